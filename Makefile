@@ -1,0 +1,47 @@
+# The commands of the README. PYTHON names the interpreter that makes .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCALING := $(BIN)/python -m experiments.scaling
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint notebooks clean
+
+help:  ## List these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in about 10 minutes
+	$(SCALING) --config=configs/scaling.py:demo
+
+test: $(VENV)/ready-test  ## Run the test suite on 8 simulated devices
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready-test  ## Check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+notebooks: $(VENV)/ready-test  ## Open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+clean:  ## Remove the virtual environment (data and results stay)
+	rm -rf $(VENV)
+
+# One environment per interpreter: another PYTHON makes it anew.
+$(VENV)/ready: requirements.txt $(VENV)/python-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo missing)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-test: requirements-test.txt $(VENV)/ready
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	@touch $@
+
+$(VENV)/python-missing:
+	@echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one: PYTHON=python3.12 make demo" >&2; exit 1
+
+$(VENV)/python-%:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is Python $*, but 3.11 or newer is needed: PYTHON=python3.12 make demo" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,112 @@
+"""Counts the FLOPs of any JAX function from its jaxpr, part by part.
+
+XLA's `cost_analysis` counts the body of a scan once, whatever its length; a jaxpr says how often it
+runs. A matrix product of [M, K] by [K, N] is 2 M K N FLOPs, an elementwise operation one a result, a
+reduction one an input; copies, gathers and conversions are none. Parts are the `jax.named_scope`s
+in which an operation was written; its gradient keeps the name.
+"""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+import jax
+
+from moe import compat
+
+PARTS = ("attention", "dense_ffn", "experts", "router", "dispatch", "head")
+
+FREE = frozenset(
+    "all_to_all broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice"
+    " dynamic_update_slice expand_dims gather iota pad pvary random_bits random_fold_in"
+    " random_split random_unwrap random_wrap reshape reshard rev select_n slice split squeeze"
+    " stop_gradient transpose axis_index pbroadcast mul_sharding sharding_constraint".split()
+)
+
+
+class Flops(NamedTuple):
+    """FLOPs of one call by part; "other" is outside every part."""
+
+    products: Counter  # matrix products
+    others: Counter  # elementwise operations, reductions, sorts
+
+    @property
+    def total(self) -> int:
+        """Matrix products: what papers call FLOPs."""
+        return sum(self.products.values())
+
+    @property
+    def everything(self) -> int:
+        """Matrix products and all the rest."""
+        return self.total + sum(self.others.values())
+
+
+def count(fn, *args) -> Flops:
+    """The FLOPs of fn(*args), over all devices of the mesh; args may be ShapeDtypeStructs.
+
+    Operations whose results nothing needs are not counted (XLA removes them too).
+
+    Raises:
+      ValueError: for a while loop, whose number of turns no jaxpr tells.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    flops = Flops(Counter(), Counter())
+    _walk(compat.without_dead_code(closed.jaxpr), flops, "", 1)
+    return flops
+
+
+def _walk(jaxpr, flops, outer, times):
+    for eqn in jaxpr.eqns:
+        scope = f"{outer}/{eqn.source_info.name_stack}"
+        name = eqn.primitive.name
+        if name == "while":
+            raise ValueError("a while loop's FLOPs cannot be counted: use scan or fori_loop")
+        inner = list(compat.inner_jaxprs(eqn))
+        for sub, repeats in _runs(eqn, inner):
+            _walk(sub, flops, scope, times * repeats)
+        if inner or name in FREE or name.startswith("random_"):
+            continue
+        kind = flops.products if name in ("dot_general", "conv_general_dilated") else flops.others
+        kind[part_of(scope)] += times * _cost(eqn, name)
+
+
+def _runs(eqn, inner):
+    """Each inner jaxpr with how often it runs; of a cond, the dearest branch once."""
+    if eqn.primitive.name == "cond":
+        return [(max(inner, key=_size), 1)]
+    if eqn.primitive.name == "scan":
+        return [(sub, eqn.params["length"]) for sub in inner]
+    if eqn.primitive.name == "shard_map":
+        return [(sub, eqn.params["mesh"].size) for sub in inner]
+    return [(sub, 1) for sub in inner]
+
+
+def _size(jaxpr):
+    flops = Flops(Counter(), Counter())
+    _walk(jaxpr, flops, "", 1)
+    return flops.everything
+
+
+def part_of(scope: str) -> str:
+    """The innermost part named in a name stack such as "transpose(jvp(Decoder))/block/router"."""
+    named = [word for word in re.findall(r"\w+", scope) if word in PARTS]
+    return named[-1] if named else "other"
+
+
+def _cost(eqn, name):
+    results = sum(math.prod(v.aval.shape) for v in eqn.outvars)
+    operands = math.prod(eqn.invars[0].aval.shape) if eqn.invars else 0
+    if name == "dot_general":
+        ((contracting, _), _) = eqn.params["dimension_numbers"]
+        return 2 * results * math.prod(eqn.invars[0].aval.shape[i] for i in contracting)
+    if name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        out_features = eqn.params["dimension_numbers"].rhs_spec[0]
+        return 2 * results * math.prod(kernel) // kernel[out_features]
+    if name == "sort":
+        axis = eqn.invars[0].aval.shape[eqn.params["dimension"]]
+        return operands * max(1, math.ceil(math.log2(max(axis, 2))))
+    if name.startswith(("reduce", "arg", "cum", "scatter", "top_k")):
+        return operands
+    return results

@@ -1,0 +1,128 @@
+"""Rows of the token stream as batches: the step is the data position, so resuming needs no state.
+
+A row is T+1 neighbouring tokens; every position is a target once per epoch. A document is
+`<doc> ids...`, so the target of its last token is the next document's <doc>, which ends it, and its
+first token is predicted from its own <doc> alone: no loss term needs a look across a boundary.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from grain import experimental as grain
+
+from moe.data import prepared, tokenizer
+
+
+class Batch(NamedTuple):
+    """int32 arrays [B, T]; B is the number of rows of this process.
+
+    segment_BT numbers the documents in a row from 1, and is 0 at padding (where all else is 0);
+    position_BT counts from 0 in each document, or from the row's start if that is later;
+    domain_BT is the source of the input token, an index into `Prepared.domain_names`.
+    """
+
+    tokens_BT: np.ndarray
+    targets_BT: np.ndarray
+    segment_BT: np.ndarray
+    position_BT: np.ndarray
+    domain_BT: np.ndarray
+
+
+def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
+    """Rows of `seq_len` inputs in a split; what is left over at its end is not used."""
+    return (len(data.tokens[split]) - 1) // seq_len
+
+
+def train_batch(
+    data: prepared.Prepared,
+    *,
+    batch_size: int,
+    seq_len: int,
+    seed: int,
+    step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """The batch of a step: a pure function of (seed, step).
+
+    Rows follow a new random order every epoch, each row once. `batch_size` is that of all processes
+    together; process p gets the p-th contiguous slice, and the slices in order are the batch that
+    one process alone would get.
+
+    Raises:
+      ValueError: fewer rows than `batch_size`, or `batch_size` not divisible by `process_count`.
+    """
+    rows = row_count(data, "train", seq_len)
+    if rows < batch_size:
+        raise ValueError(
+            f"The train split has {rows} rows of {seq_len} tokens, fewer than {batch_size=}."
+        )
+    mine = _slice(batch_size, process_index, process_count)
+    indices = range(step * batch_size + mine.start, step * batch_size + mine.stop)
+    shuffled = np.array([_shuffled(index, rows, seed) for index in indices])
+    return _rows(data, "train", shuffled, seq_len)
+
+
+def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size % process_count:
+        raise ValueError(f"{batch_size=} is not divisible by {process_count=}.")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"{process_index=} is not below {process_count=}.")
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _shuffled(index: int, rows: int, seed: int) -> int:
+    """The row at place `index` of an endless sequence of shuffled epochs."""
+    epoch, place = divmod(index, rows)
+    mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B) % 2**32  # odd constants: no two epochs alike
+    return grain.index_shuffle(place, max_index=rows - 1, seed=mixed, rounds=4)
+
+
+def eval_batches(
+    data: prepared.Prepared,
+    split: str,
+    *,
+    batch_size: int,
+    seq_len: int,
+    max_batches: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """The same batches every time, of rows spread evenly over the split.
+
+    At most `max_batches` (0: the whole split); the last one is padded to `batch_size` rows. Slices
+    per process are as in `train_batch`.
+
+    Raises:
+      ValueError: the split is shorter than a row, or `batch_size` does not divide.
+    """
+    rows = row_count(data, split, seq_len)
+    if rows < 1:
+        raise ValueError(f"The {split} split has no row of {seq_len} tokens.")
+    mine = _slice(batch_size, process_index, process_count)
+    wanted = min(rows, max_batches * batch_size) if max_batches else rows
+    spread = np.arange(wanted) * rows // wanted
+    padded = np.append(spread, np.full(-wanted % batch_size, -1))
+    # Returned, not yielded, so that the checks above run at the call.
+    return (_rows(data, split, some[mine], seq_len) for some in padded.reshape(-1, batch_size))
+
+
+def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int) -> Batch:
+    """Rows by number; -1 is a row of padding."""
+    offsets = np.maximum(rows_B, 0)[:, None] * seq_len + np.arange(seq_len + 1)
+    stream = data.tokens[split][offsets].astype(np.int32)  # [B, T+1]
+    domain_BT = data.domains[split][offsets[:, :-1]].astype(np.int32)
+    segment_BT, position_BT = number(stream[:, :-1])
+    arrays = (stream[:, :-1], stream[:, 1:], segment_BT, position_BT, domain_BT)
+    return Batch(*(np.where(rows_B[:, None] >= 0, array, 0) for array in arrays))
+
+
+def number(tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(segment, position) int32 [B, T] of rows of tokens, as `Batch` defines them."""
+    start_BT = tokens_BT == tokenizer.DOC_ID
+    start_BT[:, 0] = True  # whether or not the row begins with a document
+    index_T = np.arange(tokens_BT.shape[1])
+    began_BT = np.maximum.accumulate(np.where(start_BT, index_T, 0), axis=1)
+    return np.cumsum(start_BT, axis=1, dtype=np.int32), (index_T - began_BT).astype(np.int32)

@@ -1,0 +1,177 @@
+"""TensorFlow Datasets: a builder over the packaged domains, and any other data set by its name.
+
+Written and read as ArrayRecord, the format that needs no TensorFlow. Nothing of a packaged domain
+goes through TFDS's own downloads.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+
+import tensorflow_datasets as tfds
+
+from moe.data import corpora, packages, splits
+
+
+class PackagedText(tfds.core.GeneratorBasedBuilder):
+    """One config per domain of `corpora.DOMAINS`; documents are unique and sorted by their hash.
+
+    TFDS silently reuses a prepared directory, so the identity of the documents is part of the
+    path: data made by another interpreter, package or version of this code is never picked up.
+    TFDS writes under a temporary name and renames at the end, so half a preparation is none.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name, description=domain.description)
+        for name, domain in corpora.DOMAINS.items()
+    ]
+    url_infos = {}  # TFDS itself downloads nothing here, so it need not look for checksums
+
+    def __init__(self, *, config: str, cache_dir=None, data_dir=None, version=None):
+        """`config` names the domain; `cache_dir` is the cache of `packages`."""
+        self._cache_dir = packages.resolve_cache_dir(cache_dir)
+        self.identity = splits.digest(corpora.identity(config) + _code()).hex()[:16]
+        root = pathlib.Path(data_dir or self._cache_dir / "tfds")
+        super().__init__(data_dir=os.fspath(root / self.identity), config=config, version=version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "text": tfds.features.Text(),
+            "domain": tfds.features.ClassLabel(names=list(corpora.DOMAINS)),
+        }
+        domain = corpora.DOMAINS[self.builder_config.name]
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=domain.description,
+            license=domain.licence,
+            disable_shuffling=True,
+            features=tfds.features.FeaturesDict(features),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager  # packages.fetch verifies what it downloads
+        name = self.builder_config.name
+        divided = divide(corpora.documents(name, self._cache_dir))
+        check_not_empty(name, divided)
+        return {split: self._generate_examples(texts) for split, texts in divided.items()}
+
+    def _generate_examples(self, texts: list[str]) -> Iterator[tuple[int, dict]]:
+        for key, text in enumerate(sorted(texts, key=splits.digest)):
+            yield key, {"text": text, "domain": self.builder_config.name}
+
+
+def _code() -> str:
+    """The code that divides and orders documents."""
+    return "".join(pathlib.Path(file).read_text() for file in (__file__, splits.__file__))
+
+
+def divide(texts: Iterable[str], max_documents: int = 0) -> dict[str, list[str]]:
+    """Unique non-blank documents by split, in the order they come.
+
+    With `max_documents` each split keeps at most its share of that number (at least one), and
+    reading stops as soon as every split is full.
+    """
+    divided: dict[str, dict[str, None]] = {split: {} for split in splits.SHARES}
+    limits = {s: max(1, round(max_documents * share / 100)) for s, share in splits.SHARES.items()}
+    full: set[str] = set()
+    for text in texts:
+        split = splits.split_of(text)
+        if text.strip() and split not in full:
+            divided[split][text] = None
+        if max_documents and len(divided[split]) == limits[split]:
+            full.add(split)
+            if len(full) == len(limits):
+                break
+    return {split: list(unique) for split, unique in divided.items()}
+
+
+def check_not_empty(name: str, divided: dict[str, list[str]]) -> None:
+    """Raises ValueError if a split of the source `name` has no document."""
+    for split, texts in divided.items():
+        if not texts:
+            total = sum(map(len, divided.values()))
+            raise ValueError(
+                f"Source {name!r} has no document in its {split!r} split ({total} documents in "
+                "all). Allow more documents, or choose a larger source."
+            )
+
+
+def documents(
+    name: str,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    text_key: str = "text",
+    max_documents: int = 0,
+) -> dict[str, list[str]]:
+    """Unique documents of a source by split, prepared by TFDS at the first use.
+
+    Args:
+      name: a packaged domain, or a TFDS name ("lm1b", "wiki40b/en"), whose 'train' split is divided
+        by the same rule as the domains; TFDS keeps it where it keeps its data (TFDS_DATA_DIR).
+      text_key: the feature that holds a document.
+      max_documents: see `divide`; 0 for all. They are held in memory, so set it for a data set of
+        more than a few gigabytes.
+
+    Raises:
+      ValueError: unknown source, no such feature, or a split without documents.
+    """
+    source = _builder(name, cache_dir)
+    if text_key not in source.info.features:
+        known = sorted(source.info.features)
+        raise ValueError(f"Source {name!r} has no feature {text_key!r}; it has {known}.")
+    _prepare(source)
+    source = _builder(name, cache_dir)  # a fresh one sees what is on disk, whoever wrote it
+    parts = splits.SHARES if name in corpora.DOMAINS else ["train"]
+    texts = (text for part in parts for text in _read(source, part, text_key))
+    divided = divide(texts, max_documents)
+    check_not_empty(name, divided)
+    return divided
+
+
+def source_identity(name: str, cache_dir: str | os.PathLike | None = None) -> str:
+    """A string that changes with the documents of the source `name`."""
+    source = _builder(name, cache_dir)
+    return source.identity if name in corpora.DOMAINS else source.info.full_name
+
+
+def _builder(name: str, cache_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    if name in corpora.DOMAINS:
+        return PackagedText(config=name, cache_dir=cache_dir)
+    try:
+        return tfds.builder(name)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"Unknown source {name!r}. The packaged domains are {', '.join(corpora.DOMAINS)}; "
+            "any other source is a TFDS data set, named as in tfds.builder: 'lm1b', 'c4/en', "
+            "'wiki40b/en'."
+        ) from error
+
+
+def _prepare(source: tfds.core.DatasetBuilder) -> None:
+    """Prepares what is not prepared yet; of several processes at once the first to finish wins.
+
+    TFDS announces its work on stdout, which is for results: it goes to stderr. For a packaged
+    domain, a matter of seconds, announcements and bars are left out.
+    """
+    packaged = isinstance(source, PackagedText)
+    if packaged:
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO() if packaged else sys.stderr):
+            source.download_and_prepare(file_format="array_record")
+    except OSError:  # TFDS could not rename its work: has another process been faster?
+        if not source.data_path.exists():
+            raise
+    finally:
+        if packaged:
+            tfds.enable_progress_bar()
+
+
+def _read(source: tfds.core.DatasetBuilder, split: str, text_key: str) -> Iterator[str]:
+    for example in source.as_data_source(split=split):
+        text = example[text_key]
+        yield text.decode() if isinstance(text, bytes) else str(text)

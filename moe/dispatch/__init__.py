@@ -1,0 +1,11 @@
+"""How tokens travel. `DISPATCHERS` is the whole list.
+
+A dispatcher is a pair of pure functions over one group layout:
+`dispatch(x_GSD, slots) -> x_GECD` and `combine(y_GECD, slots, tokens=S) -> y_GSD`, where an empty
+slot carries zeros and a dropped choice returns zeros. All agree in values and in every
+gradient; `oracle` is the slow, obvious one the others are tested against.
+"""
+
+from moe.dispatch import einsum, gather, oracle
+
+DISPATCHERS = {"oracle": oracle, "einsum": einsum, "gather": gather}

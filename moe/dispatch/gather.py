@@ -1,0 +1,53 @@
+"""Sort and gather: tokens are copied into their slots and back, with no product at all.
+
+Both directions know the seats from both sides (`token_GEC` and `slot_GSK`), so each is a gather,
+and each is the other's transpose: the gradient of a gather is a gather too, where autodiff
+would emit a scatter-add.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def dispatch(x_GSD, slots):
+    """x_GSD -> x_GECD: copies each token to its slots, zeros into empty ones."""
+    G, E, C = slots.token_GEC.shape
+    x_GMD = _spread(x_GSD, slots.token_GEC.reshape(G, E * C), slots.slot_GSK)
+    return x_GMD.reshape(G, E, C, -1)
+
+
+def combine(y_GECD, slots, tokens):
+    """y_GECD -> y_GSD: each token sums its K slots, weighted by their gates."""
+    G, E, C, D = y_GECD.shape
+    z_GECD = y_GECD * slots.gate_GEC[..., None].astype(y_GECD.dtype)
+    token_GM = slots.token_GEC.reshape(G, E * C)
+    return _collect(z_GECD.reshape(G, E * C, D), token_GM, slots.slot_GSK)
+
+
+@jax.custom_vjp
+def _spread(x_GSD, token_GM, slot_GSK):
+    return _take_or_zero(x_GSD, token_GM)
+
+
+@jax.custom_vjp
+def _collect(z_GMD, token_GM, slot_GSK):
+    K = slot_GSK.shape[-1]
+    return sum(_take_or_zero(z_GMD, slot_GSK[..., k]) for k in range(K))
+
+
+def _spread_fwd(x, token, slot):
+    return _spread(x, token, slot), (token, slot)
+
+
+def _collect_fwd(z, token, slot):
+    return _collect(z, token, slot), (token, slot)
+
+
+_spread.defvjp(_spread_fwd, lambda seats, g: (_collect(g, *seats), None, None))
+_collect.defvjp(_collect_fwd, lambda seats, g: (_spread(g, *seats), None, None))
+
+
+def _take_or_zero(x_GND, index_GP):
+    """Rows of x, zeros where the index is N."""
+    rows = jax.vmap(lambda x, i: jnp.take(x, i, axis=0, mode="clip"))(x_GND, index_GP)
+    return jnp.where((index_GP < x_GND.shape[1])[..., None], rows, 0)

@@ -1,0 +1,45 @@
+"""Tokens in groups: the layout in which they are routed.
+
+A group is `group_size` tokens that compete for the same slots: a whole number of sequences,
+or a divisor of one. It is set by the config, never by the mesh, so routing and drops are the same
+on every mesh. Inside a group of several sequences the tokens lie by position first:
+slots are given out in this order, so no later token evicts an earlier one of any sequence.
+"""
+
+import jax.numpy as jnp
+
+from moe import sharding
+
+
+def split(x_BT, group_size: int):
+    """[B, T, ...] -> [G, S, ...] with S = group_size.
+
+    Raises:
+      ValueError: if group_size is neither a divisor of T nor a multiple of T that divides B * T.
+    """
+    B, T, *rest = x_BT.shape
+    check(B, T, group_size)
+    if group_size <= T:
+        return sharding.reshape_tokens(x_BT, (B * T // group_size, group_size, *rest))
+    together = group_size // T
+    x = sharding.reshape_tokens(x_BT, (B // together, together, T, *rest))
+    return sharding.reshape_tokens(jnp.swapaxes(x, 1, 2), (B // together, group_size, *rest))
+
+
+def join(x_GS, batch: int, length: int):
+    """The inverse of `split`: [G, S, ...] -> [B, T, ...]."""
+    G, S, *rest = x_GS.shape
+    if S <= length:
+        return sharding.reshape_tokens(x_GS, (batch, length, *rest))
+    x = jnp.swapaxes(sharding.reshape_tokens(x_GS, (G, length, S // length, *rest)), 1, 2)
+    return sharding.reshape_tokens(x, (batch, length, *rest))
+
+
+def check(batch: int, length: int, group_size: int) -> None:
+    """Refuses a group size that does not tile B sequences of T tokens."""
+    whole = group_size % length == 0 and batch % max(1, group_size // length) == 0
+    if not (whole or length % group_size == 0):
+        raise ValueError(
+            f"group_size={group_size} does not tile a batch of {batch} sequences of {length} tokens:"
+            f" use a divisor of {length}, or {length} times a divisor of {batch}"
+        )

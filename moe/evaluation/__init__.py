@@ -1,0 +1,1 @@
+"""Judging models: held-out loss, paired statistics."""

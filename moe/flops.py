@@ -1,0 +1,159 @@
+"""What a model costs, ideal and executed, and the matcher that makes two models cost the same.
+
+Ideal is what the mathematics needs: K experts a token and causal attention to (T + 1) / 2
+positions on average. Executed is what the compiled step does: capacity padding, router, one-hot
+dispatch, masked attention and rematerialisation included, counted from its jaxpr. Both are
+matrix-product FLOPs of one training step (forward and backward), per token.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moe import config as configs
+from moe import counting
+from moe.config import ModelConfig
+from moe.layers import feed_forward
+from moe.models import decoder
+from moe.training import loss
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters: of the whole model, and those one token meets."""
+
+    total: int
+    active: int
+
+
+class Match(NamedTuple):
+    """Two models of equal FLOPs, and how equal."""
+
+    dense: ModelConfig
+    moe: ModelConfig
+    dense_flops: float  # per token and training step
+    moe_flops: float
+    residual: float  # |moe / dense - 1|
+
+    def __str__(self):
+        return (
+            f"dense d_ff={self.dense.d_ff}: {self.dense_flops:,.0f} FLOPs/token;"
+            f" MoE expert d_ff={self.moe.moe.d_ff}: {self.moe_flops:,.0f} FLOPs/token;"
+            f" residual mismatch {self.residual:.3%}"
+        )
+
+
+def parameters(model: ModelConfig) -> Parameters:
+    """Total and active parameters, from shapes alone.
+
+    A token meets everything but the E - K experts of each layer that it was not sent to.
+    """
+    shapes = decoder.parameter_shapes(model)
+    total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    if model.moe is None:
+        return Parameters(total, total)
+    of_experts = sum(
+        math.prod(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+        if "experts" in jax.tree_util.keystr(path)
+    )
+    idle = of_experts * (model.moe.num_experts - model.moe.k) // model.moe.num_experts
+    return Parameters(total, total - idle)
+
+
+def ideal(model: ModelConfig, length: int) -> dict[str, float]:
+    """Ideal FLOPs per token of a training step by part, in closed form (3 x forward).
+
+    Args:
+      length: T, over which causal attention averages.
+    """
+    D, attended = model.d_model, model.num_heads * model.d_head
+    sparse = model.num_layers // model.every if model.moe else 0
+    dense_matrices = feed_forward.num_matrices(model.dense_activation or model.activation)
+    forward = {
+        "attention": model.num_layers * (8 * D * attended + 2 * attended * (length + 1)),
+        "dense_ffn": (model.num_layers - sparse) * 2 * dense_matrices * D * model.d_ff,
+        "head": 2 * D * model.vocab_size,
+    }
+    if model.moe:
+        matrices = feed_forward.num_matrices(model.activation)
+        forward["experts"] = sparse * model.moe.k * 2 * matrices * D * model.moe.d_ff
+    return {part: 3.0 * flops for part, flops in forward.items()}
+
+
+def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -> counting.Flops:
+    """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens."""
+    network = decoder.Decoder(model)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def step(params, key, *fields):
+        return loss.value_and_grad(network, params, loss.Inputs(*fields), key, accumulate)
+
+    return counting.count(step, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
+
+
+def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:
+    """FLOPs per token of a training step, `by` "ideal" or "executed"."""
+    configs.one_of("by", by, ("ideal", "executed"))
+    if by == "ideal":
+        return sum(ideal(model, length).values())
+    return executed(model, batch, length, accumulate).total / (batch * length)
+
+
+def match(
+    dense: ModelConfig, moe: ModelConfig, *, batch: int, length: int,
+    by: str = "executed", adjust: str = "experts", tolerance: float = 0.01,
+) -> Match:  # fmt: skip
+    """Solves for the width that gives both models the same FLOPs per token.
+
+    FLOPs are linear in a width, so two counts give the line and a third checks the answer.
+
+    Args:
+      batch, length: B and T of a training step, which set the experts' capacity.
+      by: "executed" (capacity padding, router and dispatch are charged) or "ideal".
+      adjust: "experts" sets the MoE's expert width, "dense" the dense model's d_ff.
+      tolerance: largest residual |moe / dense - 1|.
+
+    Raises:
+      ValueError: if no positive width exists, or rounding it leaves more than the tolerance.
+    """
+    configs.one_of("adjust", adjust, ("experts", "dense"))
+
+    def cost(model):
+        return per_token(model, batch, length, by)
+
+    if adjust == "experts":
+        moe = _solve(lambda w: _widen_experts(moe, w), cost, cost(dense), dense.d_ff)
+    else:
+        dense = _solve(lambda w: dataclasses.replace(dense, d_ff=w), cost, cost(moe), dense.d_ff)
+    dense_flops, moe_flops = cost(dense), cost(moe)
+    residual = abs(moe_flops / dense_flops - 1)
+    matched = Match(dense, moe, dense_flops, moe_flops, residual)
+    configs.require(
+        residual < tolerance, f"cannot match {by} FLOPs within {tolerance:.1%}: {matched}"
+    )
+    return matched
+
+
+def energy_kwh(seconds: float, watts: float) -> float:
+    """An estimate, not a measurement: time at a stated constant power, in kWh."""
+    return seconds * watts / 3.6e6
+
+
+def _widen_experts(model, width):
+    return dataclasses.replace(model, moe=dataclasses.replace(model.moe, d_ff=width))
+
+
+def _solve(make, cost, target, start):
+    """make(width) for the integer width whose cost is nearest the target."""
+    low, high = cost(make(start)), cost(make(2 * start))
+    width = round(start + (target - low) / (high - low) * start)
+    configs.require(
+        width > 0,
+        f"no width reaches {target:,.0f} FLOPs/token: at width 0 the rest already costs"
+        f" {2 * low - high:,.0f}. Use fewer experts, a smaller capacity factor or group size",
+    )
+    return make(width)

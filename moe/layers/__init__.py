@@ -1,0 +1,1 @@
+"""Linen modules that own parameters. The mathematics lives in pure functions elsewhere."""

@@ -1,0 +1,93 @@
+"""The three kinds of assignment, and the one place where capacity drops tokens.
+
+A router makes a `Choice` (tokens choose experts) or `Slots` (experts choose tokens).
+`seat` turns the first into the second: every expert of a group has C seats, taken in
+order of position, and who comes late is dropped. `mix` gives the exact one-hot form of
+GShard (Lepikhin et al. 2020, algorithm 1), which is also the form of Soft MoE.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Choice(NamedTuple):
+    """Tokens choose experts. A padded token's choices go to the non-existent expert E."""
+
+    expert_GSK: jax.Array  # int32 in [0, E]; the K of one real token are distinct
+    gate_GSK: jax.Array  # float32, 0 for padding
+
+
+class Slots(NamedTuple):
+    """Who sits in each expert's slots, with what weight the result returns."""
+
+    token_GEC: jax.Array  # int32 in [0, S]; S marks an empty slot
+    gate_GEC: jax.Array  # float32, 0 for an empty slot
+    slot_GSK: jax.Array  # int32 in [0, E * C]: the seats seen from the tokens; E * C is dropped
+
+
+class Mixing(NamedTuple):
+    """Dense weights between tokens and slots."""
+
+    dispatch_GSEC: jax.Array
+    combine_GSEC: jax.Array
+
+
+def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
+    """Slots per expert in a group: C = ceil(factor * S * K / E), at most S.
+
+    More than S slots could never be filled, since a token's K experts are distinct.
+    (Lepikhin et al. 2020, section 2.2; Fedus et al. 2021, equation 3.)
+    """
+    return min(tokens, math.ceil(round(factor * tokens * k / experts, 6)))
+
+
+def seat(choice: Choice, experts: int, slots: int) -> Slots:
+    """Gives each choice a slot of its expert, first come first served, and drops the rest.
+
+    The order of a group is the order of its S axis and then of K, so with tokens laid out
+    by position (`dispatch.groups`) no later token can evict an earlier one.
+
+    Args:
+      choice: expert and gate of every token, [G, S, K].
+      experts: E.
+      slots: C, slots per expert and group.
+
+    Returns:
+      Slots with token_GEC, gate_GEC and slot_GSK.
+    """
+    G, S, K = choice.expert_GSK.shape
+    expert_GP = choice.expert_GSK.reshape(G, S * K)
+    # One integer carries expert and order, so that a plain sort is a stable one.
+    sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)
+    pair_GP = sorted_GP % (S * K)
+    count_GE = (expert_GP[..., None] == jnp.arange(experts)).sum(1, dtype=jnp.int32)
+    end_GE = jnp.cumsum(count_GE, axis=-1)
+    start_GE = end_GE - count_GE
+
+    at_GEC = start_GE[..., None] + jnp.arange(slots)[None, None]
+    taken_GEC = at_GEC < end_GE[..., None]
+    pair_GEC = _take(pair_GP, jnp.where(taken_GEC, at_GEC, 0))
+    token_GEC = jnp.where(taken_GEC, pair_GEC // K, S)
+    gate_GEC = jnp.where(taken_GEC, _take(choice.gate_GSK.reshape(G, S * K), pair_GEC), 0.0)
+
+    order_GP = jnp.argsort(pair_GP, axis=-1)
+    rank_GP = order_GP - _take(start_GE, expert_GP)
+    kept_GP = (rank_GP < slots) & (expert_GP < experts)
+    slot_GP = jnp.where(kept_GP, expert_GP * slots + rank_GP, experts * slots)
+    return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
+
+
+def mix(slots: Slots, tokens: int) -> Mixing:
+    """The one-hot form of Slots over S tokens: dispatch in {0, 1}, combine = dispatch * gate."""
+    dispatch_GSEC = jnp.moveaxis(jax.nn.one_hot(slots.token_GEC, tokens, dtype=jnp.float32), -1, 1)
+    return Mixing(dispatch_GSEC, dispatch_GSEC * slots.gate_GEC[:, None])
+
+
+def _take(x_GP, index_G):
+    """x[g, index[g, ...]] for an index of any rank."""
+    G = x_GP.shape[0]
+    flat = jnp.take_along_axis(x_GP, index_G.reshape(G, -1), axis=1, mode="clip")
+    return flat.reshape(index_G.shape)

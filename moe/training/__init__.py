@@ -1,0 +1,1 @@
+"""Loss, state, step, optimizer, checkpoints, metrics, and the one-page loop."""

@@ -1,0 +1,82 @@
+"""The configuration of one run: model, data, optimizer, training, mesh."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from moe import config as configs
+from moe.config import ModelConfig
+from moe.data import prepare
+from moe.dispatch import groups
+from moe.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how much at once, how often to look."""
+
+    steps: int
+    batch_size: int  # sequences a step, over all devices and micro-batches
+    seq_len: int
+    seed: int = 0  # initial weights, data order, router noise
+    accumulate: int = 1  # micro-batches a step
+    log_every: int = 50
+    eval_every: int = 200
+    eval_batches: int = 8  # of the validation split, each of batch_size sequences
+    test_batches: int = 64  # of the test split, at the end; 0 is all of it
+    checkpoint_every: int = 1000
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "seq_len", "accumulate", "log_every", "eval_every")
+        configs.positive(self, "train", (*positive, "eval_batches", "checkpoint_every"))
+        configs.not_negative(self, "train", ("seed", "test_batches"))
+        configs.require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis; -1 is the rest."""
+
+    data: int = -1
+    expert: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run. The vocabulary of the model is that of the data."""
+
+    model: ModelConfig
+    train: TrainConfig
+    data: prepare.DataConfig = field(default_factory=prepare.DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        configs.require(
+            self.model.vocab_size == self.data.vocab_size,
+            f"model.vocab_size={self.model.vocab_size} differs from data.vocab_size={self.data.vocab_size}",
+        )
+        if self.model.moe:
+            groups.check(self.micro_batch, self.train.seq_len, self.group_size)
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in one forward pass."""
+        return self.train.batch_size // self.train.accumulate
+
+    @property
+    def group_size(self) -> int:
+        """S of a training step."""
+        return self.model.moe.tokens_per_group(self.micro_batch, self.train.seq_len)
+
+    @property
+    def num_groups(self) -> int | None:
+        """G of one forward pass in training, None for a dense model."""
+        return self.model.moe and self.micro_batch * self.train.seq_len // self.group_size
+
+    def replace(self, **sections) -> "RunConfig":
+        """A copy in which each section has some fields changed: `train={"seed": 1}`."""
+        changed = {k: dataclasses.replace(getattr(self, k), **v) for k, v in sections.items()}
+        return dataclasses.replace(self, **changed)

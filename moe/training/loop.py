@@ -1,0 +1,125 @@
+"""The training loop: batch, step, and now and then a log line, an evaluation, a checkpoint."""
+
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+import tqdm
+
+from moe import sharding
+from moe.data import batches, prepare
+from moe.evaluation import text
+from moe.training import checkpoint, metrics, optimizer, step
+from moe.training.config import RunConfig
+
+
+class Clock:
+    """Seconds of training, without compilation, evaluation and checkpoints."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self._since = seconds, None
+
+    def start(self) -> None:
+        """Goes on counting."""
+        self._since = time.perf_counter()
+
+    def stop(self, state) -> float:
+        """Waits for the device, stops counting, returns all seconds so far."""
+        jax.block_until_ready(state)
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+        self._since = None
+        return self.seconds
+
+
+def train(run: RunConfig, workdir: pathlib.Path, name: str = "train") -> dict:
+    """Trains to the last step, or from the last checkpoint on, and writes result.json.
+
+    Returns:
+      The result: test loss in nats, bits per byte, router statistics, seconds of training. A
+      finished run is not run again: its result is read.
+    """
+    checkpoint.open_workdir(workdir, run)
+    done = workdir / "result.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert)
+    experts = run.model.moe and run.model.moe.num_experts
+    sharding.check(mesh, batch=run.micro_batch, groups=run.num_groups, experts=experts)
+    with jax.set_mesh(mesh):
+        result = _train(run, workdir, prepare.prepare(run.data), name)
+    if jax.process_index() == 0:
+        done.write_text(json.dumps(result) + "\n")
+    return result
+
+
+def _train(run, workdir, data, name):
+    t = run.train
+    chain = optimizer.make(run.optimizer, t.steps)
+    state = step.init(run.model, chain, t.seed)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    state, seconds = checkpoints.restore(state) or (state, 0.0)
+    first, clock = int(state.step), Clock(seconds)
+    writer = metrics.Writer(workdir / "metrics.jsonl", first)
+    train_step = compiled(run, chain, state, data)
+    eval_step = step.make_eval_step(run.model)
+
+    def evaluate(split, max_batches):
+        return text.score(
+            eval_step, state.params, data, run.model.moe, split,
+            batch_size=run.micro_batch, seq_len=t.seq_len, max_batches=max_batches,
+        )  # fmt: skip
+
+    clock.start()
+    bar = tqdm.trange(first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5)
+    for i in bar:
+        state, measured = train_step(state, batch(run, data, i))
+        n = i + 1
+        if n % t.log_every == 0:
+            writer.write({"step": n, "split": "train", **measured})
+        if n % t.eval_every == 0 or n == t.steps:
+            seconds = clock.stop(state)
+            scored = evaluate("validation", t.eval_batches)
+            rate = n * t.batch_size * t.seq_len / seconds
+            writer.write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics})
+            bar.set_postfix_str(f"validation {scored.nll:.3f} nats, {rate:,.0f} tokens/s")
+            clock.start()
+        if n % t.checkpoint_every == 0:
+            checkpoints.save(n, state, clock.stop(state))
+            clock.start()
+    seconds = clock.stop(state)
+    final = evaluate("test", t.test_batches)
+    writer.close()
+    checkpoints.save(t.steps, state, seconds)
+    checkpoints.close()
+    return summary(final, seconds, t.steps)
+
+
+def compiled(run: RunConfig, chain, state, data):
+    """The training step, compiled ahead so that no compilation is timed."""
+    jitted = step.make_train_step(run.model, chain, run.train.seed, run.train.accumulate)
+    return jitted.lower(state, batch(run, data, 0)).compile()
+
+
+def batch(run: RunConfig, data, i: int):
+    """The inputs of step i on the devices, a pure function of (seed, i)."""
+    rows = batches.train_batch(
+        data, batch_size=run.train.batch_size, seq_len=run.train.seq_len, seed=run.train.seed,
+        step=i, process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    return sharding.put(text.inputs(rows))
+
+
+def summary(final: text.Score, seconds: float, steps: int) -> dict:
+    """result.json: the test score and what the run took."""
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "test_nll": final.nll,
+        "test_bits_per_byte": final.bits_per_byte,
+        "test": metrics.plain(final.metrics),
+        "test_rows_nll": np.round(final.nll_R, 4).tolist(),
+        "test_rows_tokens": final.tokens_R.tolist(),
+    }

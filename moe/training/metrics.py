@@ -1,0 +1,66 @@
+"""Metrics as JSON lines, written one step late so that the device never waits for the host."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+
+class Writer:
+    """Appends records to `metrics.jsonl`; only process 0 writes.
+
+    Opening truncates whatever a crashed run wrote after its last checkpoint, so a step never stands twice.
+    """
+
+    def __init__(self, path: pathlib.Path, first_step: int):
+        self._leads = jax.process_index() == 0
+        self._late = None
+        if not self._leads:
+            return
+        kept = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
+        path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        self._file = path.open("a")
+
+    def write(self, record: dict) -> None:
+        """Writes the previous record, which is ready by now, and keeps this one."""
+        self.flush()
+        self._late = record
+
+    def flush(self) -> None:
+        """Writes what is kept, waiting for it."""
+        if self._late is not None and self._leads:
+            self._file.write(json.dumps(plain(self._late)) + "\n")
+            self._file.flush()
+        self._late = None
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self.flush()
+        if self._leads:
+            self._file.close()
+
+
+def read(path) -> list[dict]:
+    """The records of a metrics file; a last line cut off by a crash is left out."""
+    lines = pathlib.Path(path).read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines) - 1:
+                raise ValueError(f"{path} line {number + 1} is not JSON: {error}") from error
+    return records
+
+
+def plain(tree):
+    """Arrays as numbers and lists with six digits, for JSON."""
+
+    def convert(x):
+        array = np.asarray(x)
+        if array.dtype.kind == "f":
+            array = np.vectorize(lambda v: float(f"{v:.6g}"), otypes=[float])(array)
+        return array.tolist()
+
+    return {k: v if isinstance(v, str) else convert(v) for k, v in tree.items()}

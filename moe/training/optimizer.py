@@ -1,0 +1,72 @@
+"""The optax chain: clip, adamw or adafactor, weight decay where it belongs, a schedule.
+
+Adafactor is what Switch and GLaM trained with; its second moments of an expert bank are factored
+over that array's two largest axes, as optax does it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from moe import config as configs
+
+NOT_DECAYED = ("scale", "bias", "relative")  # norms and biases, by the last part of their name
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its schedule."""
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3  # at the end of the warm-up
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.99
+
+    def __post_init__(self):
+        configs.one_of("optimizer.name", self.name, ("adamw", "adafactor"))
+        configs.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
+        configs.positive(self, "optimizer", ("learning_rate", "warmup_steps", "clip_norm"))
+        configs.not_negative(self, "optimizer", ("weight_decay", "b1", "b2"))
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up, then a cosine to a tenth or the inverse square root of the step."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, max(steps, warmup + 1), peak / 10
+        )
+    decay = lambda step: peak * (warmup / (step + warmup)) ** 0.5  # noqa: E731
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+
+def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The whole chain for a run of `steps` steps."""
+    rate = schedule(config, steps)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if config.name == "adafactor":
+        return optax.chain(
+            clip,
+            optax.adafactor(
+                rate,
+                multiply_by_parameter_scale=False,
+                weight_decay_rate=config.weight_decay or None,
+                weight_decay_mask=decayed,
+            ),
+        )
+    return optax.chain(
+        clip,
+        optax.adamw(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed
+        ),
+    )
+
+
+def decayed(params):
+    """True for the leaves that weight decay touches: matrices, not norms and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
