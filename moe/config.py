@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses that validate themselves, made from a ConfigDict at the boundary.
+"""Configurations: frozen dataclasses that validate themselves, made from a ConfigDict at the edge.
 
 Modules and pure functions see these, never a ConfigDict. A wrong value is an error that says
 what was expected, what came and what to change; an unknown key names the nearest known one.

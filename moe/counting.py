@@ -1,9 +1,9 @@
 """Counts the FLOPs of any JAX function from its jaxpr, part by part.
 
 XLA's `cost_analysis` counts the body of a scan once, whatever its length; a jaxpr says how often it
-runs. A matrix product of [M, K] by [K, N] is 2 M K N FLOPs, an elementwise operation one a result, a
-reduction one an input; copies, gathers and conversions are none. Parts are the `jax.named_scope`s
-in which an operation was written; its gradient keeps the name.
+runs. A matrix product of [m, k] by [k, n] is 2 m k n FLOPs, an elementwise operation one a result,
+a reduction one an input; copies, gathers and conversions are none. Parts are the
+`jax.named_scope`s in which an operation was written; its gradient keeps the name.
 """
 
 import math
@@ -17,12 +17,12 @@ from moe import compat
 
 PARTS = ("attention", "dense_ffn", "experts", "router", "dispatch", "head")
 
-FREE = frozenset(
-    "all_to_all broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice"
-    " dynamic_update_slice expand_dims gather iota pad pvary random_bits random_fold_in"
-    " random_split random_unwrap random_wrap reshape reshard rev select_n slice split squeeze"
-    " stop_gradient transpose axis_index pbroadcast mul_sharding sharding_constraint".split()
-)
+FREE = {
+    *("all_to_all", "axis_index", "broadcast_in_dim", "concatenate", "convert_element_type"),
+    *("copy", "copy_p", "dynamic_slice", "dynamic_update_slice", "expand_dims", "gather", "iota"),
+    *("pad", "pbroadcast", "pvary", "reshape", "reshard", "rev", "select_n", "slice", "split"),
+    *("sharding_constraint", "squeeze", "stop_gradient", "transpose"),
+}  # primitives that move data
 
 
 class Flops(NamedTuple):

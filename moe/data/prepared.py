@@ -40,14 +40,17 @@ class Prepared:
 
     @property
     def tokenizer_path(self) -> pathlib.Path:
+        """The trained tokenizer, as `tokenizers` saves it."""
         return self.path / "tokenizer.json"
 
     @property
     def vocab_size(self) -> int:
+        """V."""
         return len(self.token_bytes)
 
     @property
     def fingerprint(self) -> str:
+        """The hash of all that decided this data."""
         return self.meta["fingerprint"]
 
 

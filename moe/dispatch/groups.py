@@ -29,7 +29,7 @@ def split(x_BT, group_size: int):
 def join(x_GS, batch: int, length: int):
     """The inverse of `split`: [G, S, ...] -> [B, T, ...]."""
     G, S, *rest = x_GS.shape
-    if S <= length:
+    if length >= S:
         return sharding.reshape_tokens(x_GS, (batch, length, *rest))
     x = jnp.swapaxes(sharding.reshape_tokens(x_GS, (G, length, S // length, *rest)), 1, 2)
     return sharding.reshape_tokens(x, (batch, length, *rest))
@@ -40,6 +40,6 @@ def check(batch: int, length: int, group_size: int) -> None:
     whole = group_size % length == 0 and batch % max(1, group_size // length) == 0
     if not (whole or length % group_size == 0):
         raise ValueError(
-            f"group_size={group_size} does not tile a batch of {batch} sequences of {length} tokens:"
+            f"group_size={group_size} does not tile {batch} sequences of {length} tokens:"
             f" use a divisor of {length}, or {length} times a divisor of {batch}"
         )

@@ -1,7 +1,7 @@
 """Causal self-attention inside documents, with rotary or relative positions.
 
-Rotary: Su et al. 2021, section 3.4.2, on halves of H as in GPT-NeoX. Relative: a learned bias per head and bucket of
-distance (Raffel et al. 2020, section 2.1), which GLaM uses.
+Rotary: Su et al. 2021, section 3.4.2, on halves of H as in GPT-NeoX. Relative: a learned bias per
+head and bucket of distance (Raffel et al. 2020, section 2.1), which GLaM uses.
 """
 
 import math
@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
 from moe.layers import weights
 
 BUCKETS, FAR = 32, 128

@@ -3,6 +3,8 @@
 What happened leaves through one `sow`: the collection "router" holds a `tally.Tally` per layer.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ class MoELayer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, mask_BT, train: bool):
-        model, moe = self.config, self.config.moe
+        moe = self.config.moe
         router, dispatcher = routing.ROUTERS[moe.router], dispatch.DISPATCHERS[moe.dispatcher]
         B, T, _ = x_BTD.shape
         S = moe.tokens_per_group(B, T)
@@ -33,38 +35,41 @@ class MoELayer(nn.Module):
             choice = router.choose(logits_GSE, mask_GS, moe.k, key)
         with jax.named_scope("dispatch"):
             C = assignment.capacity(moe.factor(train), S, moe.k, moe.num_experts)
-            seat = sharding.over_groups(lambda choice: assignment.seat(choice, moe.num_experts, C))
-            slots = seat(choice)
-            x_GECD = sharding.over_groups(dispatcher.dispatch)(x_GSD, slots)
-            x_EGCD = sharding.to_experts(x_GECD)
+            seat = functools.partial(assignment.seat, experts=moe.num_experts, slots=C)
+            slots = sharding.over_groups(seat)(choice)
+            x_EGCD = sharding.to_experts(sharding.over_groups(dispatcher.dispatch)(x_GSD, slots))
         with jax.named_scope("experts"):
-            y_EGCD = feed_forward.FeedForward(
-                moe.d_ff, model.activation, model.init_scale, model.dtype, moe.num_experts,
-                name="experts",
-            )(x_EGCD)  # fmt: skip
+            y_EGCD = self.bank()(x_EGCD)
         with jax.named_scope("dispatch"):
-            y_GECD = sharding.to_tokens(y_EGCD)
-            y_GSD = sharding.over_groups(lambda y, slots: dispatcher.combine(y, slots, S))(
-                y_GECD, slots
-            )
+            combine = functools.partial(dispatcher.combine, tokens=S)
+            y_GSD = sharding.over_groups(combine)(sharding.to_tokens(y_EGCD), slots)
         with jax.named_scope("router"):
             counted = tally.count(logits_GSE, mask_GS, choice, slots)
             self.sow("router", "tally", counted, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return groups.join(y_GSD, B, T)
+
+    def bank(self):
+        """The experts, all E of them in packed weights."""
+        model, moe = self.config, self.config.moe
+        return feed_forward.FeedForward(
+            d_ff=moe.d_ff,
+            activation=model.activation,
+            init_scale=model.init_scale,
+            dtype=model.dtype,
+            num_experts=moe.num_experts,
+            name="experts",
+        )
 
     def logits(self, x_GSD, train):
         """Router logits in float32, from the router's own jittered copy of its input."""
         moe = self.config.moe
         x_GSD = x_GSD.astype(jnp.float32)
         if train and moe.jitter:
-            low, high = 1 - moe.jitter, 1 + moe.jitter
-            x_GSD *= jax.random.uniform(
-                self.make_rng("router"), x_GSD.shape, minval=low, maxval=high
-            )
-        D = x_GSD.shape[-1]
-        w_DE = weights.weight(
-            self, "router", "D.", (D, moe.num_experts), fan_in=D, scale=moe.router_scale
-        )
+            noise_GSD = jax.random.uniform(self.make_rng("router"), x_GSD.shape, minval=-1.0)
+            x_GSD *= 1 + moe.jitter * noise_GSD
+        shape = (x_GSD.shape[-1], moe.num_experts)
+        # Replicated, not spread by E: every device routes its own tokens over all experts.
+        w_DE = weights.weight(self, "router", "D.", shape, fan_in=shape[0], scale=moe.router_scale)
         return jnp.einsum("GSD,DE->GSE", x_GSD, w_DE)
 
     def no_logits(self, x_GSD):

@@ -1,7 +1,7 @@
 """A GLaM-style decoder (Du et al. 2022, section 4), and its dense twin.
 
-Pre-norm, rotary or relative positions, tied embedding, MoE in every n-th layer. Layers are scanned in
-blocks of n, so the program's size does not grow with depth. With `moe=None` the same
+Pre-norm, rotary or relative positions, tied embedding, MoE in every n-th layer. Layers are scanned
+in blocks of n, so the program's size does not grow with depth. With `moe=None` the same
 code is the dense baseline: same names, so the same key gives both the same shared weights.
 """
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """`config.every` layers, the last of them MoE if the model has experts; the body of the scan."""
+    """`config.every` layers, the last MoE if the model has experts; the body of the scan."""
 
     config: ModelConfig
 

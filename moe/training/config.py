@@ -31,7 +31,7 @@ class TrainConfig:
         configs.not_negative(self, "train", ("seed", "test_batches"))
         configs.require(
             self.batch_size % self.accumulate == 0,
-            f"train.batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}",
+            f"train.batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}",
         )
 
 
@@ -56,7 +56,8 @@ class RunConfig:
     def __post_init__(self):
         configs.require(
             self.model.vocab_size == self.data.vocab_size,
-            f"model.vocab_size={self.model.vocab_size} differs from data.vocab_size={self.data.vocab_size}",
+            f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
+            f"{self.data.vocab_size}: set both",
         )
         if self.model.moe:
             groups.check(self.micro_batch, self.train.seq_len, self.group_size)

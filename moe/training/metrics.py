@@ -10,7 +10,7 @@ import numpy as np
 class Writer:
     """Appends records to `metrics.jsonl`; only process 0 writes.
 
-    Opening truncates whatever a crashed run wrote after its last checkpoint, so a step never stands twice.
+    Opening removes what a crashed run wrote after its last checkpoint: no step stands twice.
     """
 
     def __init__(self, path: pathlib.Path, first_step: int):

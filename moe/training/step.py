@@ -41,7 +41,7 @@ def make_train_step(model: ModelConfig, optimizer, seed: int, accumulate: int = 
 
 
 def make_eval_step(model: ModelConfig):
-    """The jitted (params, inputs, index) -> (Sums, nll_BT); a random router draws from the index."""
+    """The jitted (params, inputs, index) -> (Sums, nll_BT); random routers draw by the index."""
     network = decoder.Decoder(model)
 
     @jax.jit
