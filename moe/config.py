@@ -110,7 +110,7 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
             raise ValueError(f"unknown key {path}{key}: did you mean {path}{near[0]}?")
-    needed = (f.name for f in fields.values() if f.default is dataclasses.MISSING)
+    needed = (f.name for f in fields.values() if f.default is f.default_factory)  # both MISSING
     missing = [path + name for name in needed if name not in config]
     require(not missing, f"missing {', '.join(missing)} for a {kind.__name__}")
     values = {k: _value(hints[k], config[k], path + k) for k in config}

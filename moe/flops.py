@@ -7,6 +7,7 @@ matrix-product FLOPs of one training step (forward and backward), per token.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -136,6 +137,15 @@ def match(
         residual < tolerance, f"cannot match {by} FLOPs within {tolerance:.1%}: {matched}"
     )
     return matched
+
+
+def dense_of(
+    dense: ModelConfig, times: float, *, batch: int, length: int, by: str = "executed"
+) -> ModelConfig:
+    """The dense model widened (d_ff) to `times` its FLOPs per token."""
+    cost = functools.partial(per_token, batch=batch, length=length, by=by)
+    widen = lambda width: dataclasses.replace(dense, d_ff=width)  # noqa: E731
+    return _solve(widen, cost, times * cost(dense), dense.d_ff)
 
 
 def energy_kwh(seconds: float, watts: float) -> float:

@@ -34,8 +34,14 @@ class Clock:
         return self.seconds
 
 
-def train(run: RunConfig, workdir: pathlib.Path, name: str = "train") -> dict:
+def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0) -> dict:
     """Trains to the last step, or from the last checkpoint on, and writes result.json.
+
+    Args:
+      run: the configuration.
+      workdir: gets config.json, metrics.jsonl, checkpoints/ and result.json.
+      name: what the progress bar shows.
+      bar: the line of the progress bar, when several processes share a terminal.
 
     Returns:
       The result: test loss in nats, bits per byte, router statistics, seconds of training. A
@@ -49,13 +55,13 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train") -> dict:
     experts = run.model.moe and run.model.moe.num_experts
     sharding.check(mesh, batch=run.micro_batch, groups=run.num_groups, experts=experts)
     with jax.set_mesh(mesh):
-        result = _train(run, workdir, prepare.prepare(run.data), name)
+        result = _train(run, workdir, prepare.prepare(run.data), name, bar)
     if jax.process_index() == 0:
         done.write_text(json.dumps(result) + "\n")
     return result
 
 
-def _train(run, workdir, data, name):
+def _train(run, workdir, data, name, line):
     t = run.train
     chain = optimizer.make(run.optimizer, t.steps)
     state = step.init(run.model, chain, t.seed)
@@ -73,7 +79,9 @@ def _train(run, workdir, data, name):
         )  # fmt: skip
 
     clock.start()
-    bar = tqdm.trange(first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5)
+    bar = tqdm.trange(
+        first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
+    )
     for i in bar:
         state, measured = train_step(state, batch(run, data, i))
         n = i + 1

@@ -1,0 +1,140 @@
+"""Equal FLOPs on real text: a dense decoder, and MoE decoders that cost the same per token.
+
+    python -m experiments.scaling --config=configs/scaling.py:demo   # 10 minutes, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:cpu    # up to 4 hours, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:gpu    # one accelerator
+
+All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
+dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what came out.
+"""
+
+from ml_collections import ConfigDict
+
+CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "cloud_docs")
+
+
+def get_config(size: str = "demo") -> ConfigDict:
+    """The config of one size: demo, cpu or gpu."""
+    return {"demo": demo, "cpu": cpu, "gpu": gpu}[size]()
+
+
+def experts(number: int, **overrides) -> dict:
+    """A variant with so many experts, at the MoE models' own best learning rate."""
+    return {"moe": {"num_experts": number, **overrides}, "learning_rate": 0.008}
+
+
+RANDOM = {"router": "random", "balance_weight": 0.0, "z_weight": 0.0}  # no weights, no losses
+
+
+def cpu() -> ConfigDict:
+    """Three paired seeds of seven models: 12.3M tokens each, half an epoch."""
+    config = ConfigDict()
+    config.name = "scaling_cpu"
+    config.seeds = 3
+    config.jobs = 2  # runs at a time, each on its own share of the cores
+    config.match = "executed"
+    config.watts = 60.0  # assumed draw of the machine, for the energy estimate
+    config.base = {
+        "data": {"source": CORPUS, "vocab_size": 1024},
+        "model": {
+            "vocab_size": 1024,
+            "num_layers": 2,
+            "every": 1,
+            "d_model": 64,
+            "num_heads": 2,
+            "d_head": 32,
+            "d_ff": 512,
+            "activation": "relu",
+            "dtype": "float32",
+            "scan_unroll": 2,
+        },
+        "optimizer": {
+            "learning_rate": 0.016,  # best for dense of 0.004, 0.008, 0.016 at 3M tokens
+            "schedule": "inverse_sqrt",
+            "warmup_steps": 200,
+        },
+        "train": {
+            "steps": 6000,
+            "batch_size": 32,
+            "seq_len": 64,
+            "eval_every": 200,
+            "eval_batches": 16,
+            "test_batches": 0,
+            "log_every": 200,
+            "checkpoint_every": 1000,
+        },
+    }
+    # What the experts' variants share; d_ff is solved for.
+    config.moe = {
+        "group_size": 2048,
+        "capacity_factor": 1.0,
+        "eval_capacity_factor": 2.0,
+        "router_scale": 2.0,
+    }
+    config.variants = {
+        "dense": {},
+        "e4": experts(4),
+        "e16": experts(16),
+        "e64": experts(64),
+        "e16_top2": experts(16, k=2),
+        "e16_random": experts(16, **RANDOM),
+        "dense_2x": {"flops": 2.0},
+    }
+    return config
+
+
+def demo() -> ConfigDict:
+    """The subset that shows the effect in ten minutes: one seed, 2.7M tokens each.
+
+    Top-2, because at so few tokens it learns faster than top-1 of the same FLOPs.
+    """
+    config = cpu()
+    config.name = "scaling_demo"
+    config.seeds = 1
+    config.base.train.steps = 1300
+    config.base.train.eval_every = 100
+    config.base.train.log_every = 50
+    config.base.train.test_batches = 64
+    config.base.train.checkpoint_every = 500
+    config.variants = {
+        "dense": {},
+        "e4_top2": experts(4, k=2),
+        "e16_top2": experts(16, k=2),
+        "e16_top2_random": experts(16, k=2, **RANDOM),
+    }
+    return config
+
+
+def gpu() -> ConfigDict:
+    """Up to 256 experts on all seven packaged domains: 65M tokens each, bfloat16."""
+    config = cpu()
+    config.name = "scaling_gpu"
+    config.jobs = 1
+    config.watts = 700.0
+    domains = (*CORPUS, "web_api_docs", "framework_docs")
+    config.base.data = {"source": domains, "vocab_size": 4096}
+    config.base.model = {
+        "vocab_size": 4096,
+        "num_layers": 8,
+        "every": 2,
+        "d_model": 256,
+        "num_heads": 4,
+        "d_head": 64,
+        "d_ff": 1024,
+        "activation": "relu",
+        "dtype": "bfloat16",
+    }
+    config.base.optimizer.learning_rate = 0.003
+    config.base.optimizer.warmup_steps = 500
+    config.base.train.steps = 4000
+    config.base.train.batch_size = 64
+    config.base.train.seq_len = 256
+    config.base.train.eval_batches = 8
+    config.moe.group_size = 4096
+    config.moe.capacity_factor = 1.25
+    config.variants.e256 = experts(256)
+    config.variants.e64_top2 = experts(64, k=2)
+    for variant in config.variants.values():
+        if "learning_rate" in variant:
+            variant.learning_rate = 0.003
+    return config

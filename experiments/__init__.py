@@ -1,0 +1,1 @@
+"""One question each: thin programs over `moe`."""

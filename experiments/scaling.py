@@ -1,0 +1,80 @@
+"""What do experts buy at equal FLOPs? Dense and MoE decoders on the same tokens, side by side.
+
+    python -m experiments.scaling --config=configs/scaling.py:demo
+
+Trains every variant over paired seeds (same data order, same shared initial weights), then prints
+and writes the table and the figure. Interrupted, the same command goes on; finished runs are kept.
+Pointed by --workdir at a finished study, it only reports.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import study
+from moe import config as configs
+from moe import flops
+from moe.analysis import plots, scaling
+from moe.config import MoEConfig
+from moe.training.config import RunConfig
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/scaling.py:demo", "The study.")
+WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
+
+
+def variants(config) -> study.Runs:
+    """The runs of the study, each matched to the dense baseline, by number of experts."""
+    base = configs.from_config_dict(RunConfig, config.base, "base.")
+    runs = {name: _variant(name, v, base, config) for name, v in config.variants.items()}
+    return dict(sorted(runs.items(), key=lambda item: _place(*item)))
+
+
+def _variant(name, variant, base, config):
+    known = {"moe", "flops", "learning_rate"}
+    configs.require(
+        set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
+    )
+    size = {"batch": base.micro_batch, "length": base.train.seq_len, "by": config.match}
+    model, sections = base.model, {}
+    if "flops" in variant:
+        model = flops.dense_of(model, variant.flops, **size)
+    if "moe" in variant:
+        shared = {"d_ff": model.d_ff, **config.moe, **variant.moe}
+        matched = flops.match(model, dataclasses.replace(model, moe=MoEConfig(**shared)), **size)
+        print(f"{name:>16}: {config.match} FLOPs, {matched}")
+        model = matched.moe
+    if "learning_rate" in variant:
+        sections["optimizer"] = {"learning_rate": variant.learning_rate}
+    return dataclasses.replace(base, model=model).replace(**sections)
+
+
+def _place(name, run):
+    moe = run.model.moe
+    return (moe.num_experts, moe.k, name) if moe else (0, 0, name)
+
+
+def report(records: list[dict], root: pathlib.Path, watts: float) -> None:
+    """Prints the table, writes table.md and scaling.png, says where they are."""
+    table = scaling.table(records, watts)
+    (root / "table.md").write_text(table + "\n")
+    plots.save(plots.scaling_figure(records), root / "scaling.png")
+    print(f"\n{table}\n")
+    for name in ("results.jsonl", "table.md", "scaling.png"):
+        print(root / name)
+
+
+def main(argv):
+    """Runs the study and reports."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
+    config = CONFIG.value
+    root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
+    runs = variants(config)
+    records = study.run(runs, root, config.seeds, config.jobs)
+    report(records, root, config.watts)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,205 @@
+"""Runs many models over paired seeds: resumable, several at a time, each finished run kept.
+
+A study lives in one folder: <variant>/seed<n>/ is a workdir of `moe.training.loop`, timing.json has
+step times measured side by side, and results.jsonl gathers one line per finished run.
+"""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import tqdm
+
+from moe import flops, sharding
+from moe.data import prepare
+from moe.training import loop, metrics, optimizer, step
+from moe.training.config import RunConfig
+
+Runs = dict[str, RunConfig]  # by variant, at seed 0
+ROUNDS = 20  # step times taken of each variant
+
+
+def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
+    """Does what is not done yet, then gathers results.jsonl.
+
+    Args:
+      runs: the variants.
+      root: the study's folder.
+      seeds: every variant is trained with seeds 0 to seeds - 1.
+      jobs: runs at a time, each in a process with its own share of the CPU cores.
+
+    Returns:
+      The lines of results.jsonl.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
+        prepare.prepare(next(iter(runs.values())).data)  # once, before the workers need it
+        _in_processes(_work, jobs, jobs, runs, root, seeds)
+    if not (root / "timing.json").exists():
+        _in_processes(_time_steps, 1, jobs, runs, root)
+    return collect(runs, root, seeds)
+
+
+def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
+    """Writes results.jsonl from the finished runs and returns its records."""
+    timing = json.loads(path.read_text()) if (path := root / "timing.json").exists() else None
+    costs = {name: cost(run) for name, run in runs.items()}
+    records = [
+        {
+            "variant": name,
+            "seed": seed,
+            **costs[name],
+            **({"step_seconds": timing["median"][name]} if timing else {}),
+            **_finished(path),
+        }
+        for name, path, seed in _all(runs, root, seeds)
+        if (path / "result.json").exists()
+    ]
+    new = root / f"results.{os.getpid()}"
+    new.write_text("".join(json.dumps(r) + "\n" for r in records))
+    new.replace(root / "results.jsonl")
+    return records
+
+
+def cost(run: RunConfig) -> dict:
+    """What one variant costs: parameters and training FLOPs per token, by part."""
+    counts, t = flops.parameters(run.model), run.train
+    executed = flops.executed(run.model, run.micro_batch, t.seq_len, t.accumulate)
+    tokens = run.micro_batch * t.seq_len
+    return {
+        "experts": run.model.moe.num_experts if run.model.moe else 0,
+        "total_parameters": counts.total,
+        "active_parameters": counts.active,
+        "ideal_flops": sum(flops.ideal(run.model, t.seq_len).values()),
+        "executed_flops": executed.total / (tokens * t.accumulate),
+        "executed_parts": {k: v / (tokens * t.accumulate) for k, v in executed.products.items()},
+        "tokens_per_step": t.batch_size * t.seq_len,
+    }
+
+
+def _finished(path):
+    """The result of a run with its validation curve and the routing of its last quarter."""
+    records = metrics.read(path / "metrics.jsonl")
+    curve = [r for r in records if r["split"] == "validation"]
+    train = [r for r in records if r["split"] == "train"]
+    late = train[-max(1, len(train) // 4) :]
+    routing = {
+        key: float(np.mean([r[key] for r in late]))
+        for key in ("dropped", "max_load", "unused", "entropy", "gate", "realised_capacity")
+        if key in late[0]
+    }
+    return {
+        **json.loads((path / "result.json").read_text()),
+        "curve_steps": [r["step"] for r in curve],
+        "curve_nll": [r["nll"] for r in curve],
+        "train_routing": routing,
+    }
+
+
+def _all(runs: Runs, root, seeds) -> Iterator[tuple[str, pathlib.Path, int]]:
+    """(variant, workdir, seed), seed by seed, so that whole pairs are finished first."""
+    for seed in range(seeds):
+        for name in runs:
+            yield name, root / name / f"seed{seed}", seed
+
+
+def _in_processes(target, number, jobs, *args):
+    """target(*args) in `number` processes, process i on the i-th of `jobs` shares of the cores.
+
+    One process alone runs right here if it may have every core.
+    """
+    if jobs == 1:
+        return target(0, *args)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_pinned, args=(target, i, jobs, *args)) for i in range(number)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    failed = [p.exitcode for p in processes if p.exitcode]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {number} processes failed (exit codes {failed}); the error stands"
+            " above. What is finished is kept: run the same command to go on."
+        )
+
+
+def _pinned(target, index, jobs, *args):
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[index::jobs] or cores)
+    target(index, *args)
+
+
+def _work(index, runs, root, seeds):
+    """Trains every run that is neither finished nor in another worker's hands."""
+    for name, path, seed in _all(runs, root, seeds):
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            seeded = runs[name].replace(train={"seed": seed})
+            loop.train(seeded, path, f"{name} seed {seed}", bar=index)
+            collect(runs, root, seeds)
+
+
+def _time_steps(index, runs, root):
+    """Times one training step of every variant in turn, so that noise falls on all alike."""
+    del index
+    seconds = {name: [] for name in runs}
+    first = next(iter(runs.values()))
+    with jax.set_mesh(sharding.make_mesh(first.mesh.data, first.mesh.expert)):
+        data = prepare.prepare(first.data)
+        states = {name: _state(run) for name, run in runs.items()}
+        ready = {name: _ready(run, states[name], data) for name, run in runs.items()}
+        for _ in tqdm.trange(ROUNDS + 1, desc="timing steps side by side"):
+            for name, (train_step, inputs) in ready.items():
+                began = time.perf_counter()
+                states[name], _ = jax.block_until_ready(train_step(states[name], inputs))
+                seconds[name].append(time.perf_counter() - began)
+    timing = {
+        "machine": machine(),
+        "median": {name: float(np.median(s[1:])) for name, s in seconds.items()},
+        "seconds": {name: [round(x, 6) for x in s[1:]] for name, s in seconds.items()},
+    }
+    (root / "timing.json").write_text(json.dumps(timing) + "\n")
+
+
+def _chain(run):
+    return optimizer.make(run.optimizer, run.train.steps)
+
+
+def _state(run):
+    return step.init(run.model, _chain(run), run.train.seed)
+
+
+def _ready(run, state, data):
+    return loop.compiled(run, _chain(run), state, data), loop.batch(run, data, 0)
+
+
+def machine() -> dict:
+    """The hardware and versions behind a number."""
+    processor = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].split(":")[1].strip() if names else processor
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "processor": processor,
+        "cores_per_run": len(affinity(0)) if affinity else os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }

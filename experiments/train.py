@@ -1,0 +1,43 @@
+"""One training run.
+
+    python -m experiments.train --config=configs/train.py --workdir=runs/first
+    python -m experiments.train --config=configs/train.py --workdir=runs/second \
+        --config.model.moe.num_experts=64 --config.train.steps=2000
+
+Interrupted, the same command goes on from the last checkpoint.
+"""
+
+import json
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from moe import config as configs
+from moe import flops
+from moe.training import loop
+from moe.training.config import RunConfig
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/train.py", "The run.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", "runs/train", "Where metrics, checkpoints, result go.")
+
+
+def main(argv):
+    """Trains, then prints the result."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
+    run = configs.from_config_dict(RunConfig, CONFIG.value)
+    counts, t = flops.parameters(run.model), run.train
+    print(f"parameters: {counts.total:,} total, {counts.active:,} active")
+    for by in ("ideal", "executed"):
+        print(
+            f"{by} FLOPs/token: {flops.per_token(run.model, run.micro_batch, t.seq_len, by):,.0f}"
+        )
+    result = loop.train(run, pathlib.Path(WORKDIR.value))
+    shown = {k: v for k, v in result.items() if not k.startswith("test_rows")}
+    print(json.dumps(shown, indent=2))
+    print(f"metrics, checkpoints and result are in {WORKDIR.value}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""What the numbers say: paired comparisons, tables, plots."""

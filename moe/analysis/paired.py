@@ -1,0 +1,70 @@
+"""Paired comparisons: the same seed gives two models the same data and shared initial weights.
+
+So differences and ratios are taken within a seed first, and only then averaged: what is common to
+both cancels. Intervals are Student's t over seeds.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """A mean with its 95% confidence interval; half is NaN when one value is all there is."""
+
+    mean: float
+    half: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Is the mean further from zero than the interval is wide?"""
+        return abs(self.mean) > self.half
+
+    def __str__(self):
+        return (
+            f"{self.mean:+.4f} ± {self.half:.4f}" if self.half == self.half else f"{self.mean:+.4f}"
+        )
+
+
+def interval(values) -> Interval:
+    """Mean and half width of the 95% t interval of independent values (one per seed)."""
+    values = np.asarray(values, float)
+    n = len(values)
+    if n < 2:
+        return Interval(float(values.mean()), math.nan)
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    return Interval(float(values.mean()), float(half))
+
+
+def difference_over_rows(nll_R, baseline_R, tokens_R) -> Interval:
+    """The difference of two models' loss in nats per token, with its interval over test rows.
+
+    Args:
+      nll_R, baseline_R: sum of nats of each row (sequence) of the same test set, in the same order.
+      tokens_R: real tokens of each row.
+
+    Returns:
+      An interval of sampling the test set, for one pair of models. It says nothing of other
+      seeds; with several seeds use `interval` over them.
+    """
+    tokens_R = np.asarray(tokens_R, float)
+    per_row = (np.asarray(nll_R, float) - np.asarray(baseline_R, float)) / tokens_R.mean()
+    return interval(per_row)
+
+
+def first_reach(steps, losses, target: float) -> float:
+    """The step at which a loss curve first comes down to the target; NaN if it never does.
+
+    Linear between the evaluations on both sides.
+    """
+    previous = None
+    for step, loss in zip(steps, losses, strict=True):
+        if loss <= target:
+            if previous is None or previous[1] == loss:
+                return float(step)
+            fraction = (previous[1] - target) / (previous[1] - loss)
+            return float(previous[0] + fraction * (step - previous[0]))
+        previous = step, loss
+    return math.nan

@@ -1,0 +1,80 @@
+"""The figures of the equal-FLOPs comparison."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+from matplotlib import figure
+
+from moe.analysis import scaling
+
+
+def scaling_figure(records: list[dict]) -> figure.Figure:
+    """Validation loss against steps, FLOPs and seconds, and test loss against experts.
+
+    Lines are means over seeds, bands run from the lowest seed to the highest.
+    """
+    runs = scaling.by_variant(records)
+    drawn = figure.Figure(figsize=(14, 8.5), layout="constrained")
+    axes = drawn.subplots(2, 2)
+    colours = matplotlib.colormaps["tab10"]
+    for i, (name, seeds) in enumerate(runs.items()):
+        one = next(iter(seeds.values()))
+        steps = np.array(one["curve_steps"])
+        per_step = {
+            "steps": 1.0,
+            "training FLOPs (executed)": one["executed_flops"] * one["tokens_per_step"],
+            "seconds (step times side by side)": one.get("step_seconds", np.nan),
+        }
+        curves = np.array([r["curve_nll"] for r in seeds.values()])
+        for axis, (label, scale) in zip(axes.flat, per_step.items(), strict=False):
+            _curve(axis, steps * scale, curves, colours(i), name)
+            axis.set(xlabel=label, ylabel="validation loss, nats per token")
+    _baseline(axes.flat[0], runs)
+    _zoom(axes.flat[:3], runs)
+    axes.flat[0].legend(fontsize=8)
+    _against_experts(axes.flat[3], runs)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    return drawn
+
+
+def save(drawn: figure.Figure, path: pathlib.Path) -> None:
+    """Writes a PNG."""
+    drawn.savefig(path, dpi=110)
+
+
+def _curve(axis, x, curves, colour, name):
+    axis.plot(x, curves.mean(0), color=colour, label=name, lw=1.6)
+    axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
+
+
+def _baseline(axis, runs):
+    if scaling.BASELINE in runs:
+        last = np.mean([r["curve_nll"][-1] for r in runs[scaling.BASELINE].values()])
+        axis.axhline(last, color="black", ls=":", lw=1)
+
+
+def _zoom(axes, runs):
+    """Shows the last three quarters of training: the first steps would flatten all the rest."""
+    curves = [r["curve_nll"] for seeds in runs.values() for r in seeds.values()]
+    top = max(c[len(c) // 4] for c in curves)
+    bottom = min(min(c) for c in curves)
+    for axis in axes:
+        axis.set_ylim(bottom - 0.05 * (top - bottom), top)
+
+
+def _against_experts(axis, runs):
+    """Top-1 variants by E with dense at 1, everything else as a labelled point."""
+    for name, seeds in runs.items():
+        losses = [r["test_nll"] for r in seeds.values()]
+        experts = next(iter(seeds.values()))["experts"]
+        axis.errorbar(
+            max(experts, 1), np.mean(losses),
+            yerr=[[np.mean(losses) - min(losses)], [max(losses) - np.mean(losses)]],
+            fmt="o", ms=5, capsize=3, color="black" if experts else "grey",
+        )  # fmt: skip
+        axis.annotate(name, (max(experts, 1), np.mean(losses)), fontsize=8,
+                      xytext=(6, 3), textcoords="offset points")  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.set(xlabel="experts (1: dense)", ylabel="test loss, nats per token")
