@@ -10,6 +10,9 @@ dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what cam
 
 from ml_collections import ConfigDict
 
+from moe import config as configs
+from moe.training.config import RunConfig
+
 CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "cloud_docs")
 
 
@@ -34,7 +37,7 @@ def cpu() -> ConfigDict:
     config.jobs = 2  # runs at a time, each on its own share of the cores
     config.match = "executed"
     config.watts = 60.0  # assumed draw of the machine, for the energy estimate
-    config.base = {
+    base = {
         "data": {"source": CORPUS, "vocab_size": 1024},
         "model": {
             "vocab_size": 1024,
@@ -64,6 +67,7 @@ def cpu() -> ConfigDict:
             "checkpoint_every": 1000,
         },
     }
+    config.base = configs.complete(RunConfig, base)
     # What the experts' variants share; d_ff is solved for.
     config.moe = {
         "group_size": 2048,
@@ -111,19 +115,19 @@ def gpu() -> ConfigDict:
     config.name = "scaling_gpu"
     config.jobs = 1
     config.watts = 700.0
-    domains = (*CORPUS, "web_api_docs", "framework_docs")
-    config.base.data = {"source": domains, "vocab_size": 4096}
-    config.base.model = {
-        "vocab_size": 4096,
-        "num_layers": 8,
-        "every": 2,
-        "d_model": 256,
-        "num_heads": 4,
-        "d_head": 64,
-        "d_ff": 1024,
-        "activation": "relu",
-        "dtype": "bfloat16",
-    }
+    data = {"source": (*CORPUS, "web_api_docs", "framework_docs"), "vocab_size": 4096}
+    config.base.data.update(data)
+    config.base.model.update(
+        vocab_size=4096,
+        num_layers=8,
+        every=2,
+        d_model=256,
+        num_heads=4,
+        d_head=64,
+        d_ff=1024,
+        dtype="bfloat16",
+        scan_unroll=1,
+    )
     config.base.optimizer.learning_rate = 0.003
     config.base.optimizer.warmup_steps = 500
     config.base.train.steps = 4000

@@ -10,7 +10,7 @@ Pointed by --workdir at a finished study, it only reports.
 import dataclasses
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import study
@@ -36,7 +36,9 @@ def _variant(name, variant, base, config):
     configs.require(
         set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
     )
-    size = {"batch": base.micro_batch, "length": base.train.seq_len, "by": config.match}
+    t = base.train
+    size = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
+    size["by"] = config.match
     model, sections = base.model, {}
     if "flops" in variant:
         model = flops.dense_of(model, variant.flops, **size)
@@ -69,6 +71,7 @@ def main(argv):
     """Runs the study and reports."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
+    logging.set_verbosity(logging.WARNING)
     config = CONFIG.value
     root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
     runs = variants(config)

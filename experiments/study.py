@@ -71,16 +71,16 @@ def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
 def cost(run: RunConfig) -> dict:
     """What one variant costs: parameters and training FLOPs per token, by part."""
     counts, t = flops.parameters(run.model), run.train
-    executed = flops.executed(run.model, run.micro_batch, t.seq_len, t.accumulate)
-    tokens = run.micro_batch * t.seq_len
+    executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
+    tokens = t.batch_size * t.seq_len
     return {
         "experts": run.model.moe.num_experts if run.model.moe else 0,
         "total_parameters": counts.total,
         "active_parameters": counts.active,
         "ideal_flops": sum(flops.ideal(run.model, t.seq_len).values()),
-        "executed_flops": executed.total / (tokens * t.accumulate),
-        "executed_parts": {k: v / (tokens * t.accumulate) for k, v in executed.products.items()},
-        "tokens_per_step": t.batch_size * t.seq_len,
+        "executed_flops": executed.total / tokens,
+        "executed_parts": {k: v / tokens for k, v in executed.products.items()},
+        "tokens_per_step": tokens,
     }
 
 

@@ -10,7 +10,8 @@ Interrupted, the same command goes on from the last checkpoint.
 import json
 import pathlib
 
-from absl import app, flags
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from moe import config as configs
@@ -20,19 +21,24 @@ from moe.training.config import RunConfig
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/train.py", "The run.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", "runs/train", "Where metrics, checkpoints, result go.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One process per host; JAX finds the others (TPU pod, Slurm, Open MPI)."
+)
 
 
 def main(argv):
     """Trains, then prints the result."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
+    logging.set_verbosity(logging.WARNING)
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
     run = configs.from_config_dict(RunConfig, CONFIG.value)
     counts, t = flops.parameters(run.model), run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
     for by in ("ideal", "executed"):
-        print(
-            f"{by} FLOPs/token: {flops.per_token(run.model, run.micro_batch, t.seq_len, by):,.0f}"
-        )
+        cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)
+        print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
     result = loop.train(run, pathlib.Path(WORKDIR.value))
     shown = {k: v for k, v in result.items() if not k.startswith("test_rows")}
     print(json.dumps(shown, indent=2))

@@ -117,6 +117,11 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
     return kind(**values)
 
 
+def complete(kind: type, given: dict) -> ml_collections.ConfigDict:
+    """`given` with the defaults of every other field of `kind`, so that flags can override them."""
+    return ml_collections.ConfigDict(to_dict(from_config_dict(kind, given)))
+
+
 def to_dict(config) -> dict:
     """A dataclass as plain nested dictionaries, for JSON."""
     return dataclasses.asdict(config)

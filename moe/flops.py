@@ -85,7 +85,12 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
 
 
 def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -> counting.Flops:
-    """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens."""
+    """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
+
+    Args:
+      batch: sequences in a step, over all devices and micro-batches.
+      accumulate: micro-batches; more than one costs a recomputed forward pass.
+    """
     network = decoder.Decoder(model)
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -105,7 +110,7 @@ def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: 
 
 
 def match(
-    dense: ModelConfig, moe: ModelConfig, *, batch: int, length: int,
+    dense: ModelConfig, moe: ModelConfig, *, batch: int, length: int, accumulate: int = 1,
     by: str = "executed", adjust: str = "experts", tolerance: float = 0.01,
 ) -> Match:  # fmt: skip
     """Solves for the width that gives both models the same FLOPs per token.
@@ -113,7 +118,8 @@ def match(
     FLOPs are linear in a width, so two counts give the line and a third checks the answer.
 
     Args:
-      batch, length: B and T of a training step, which set the experts' capacity.
+      batch, length, accumulate: B and T of a training step and its micro-batches, which set the
+        experts' capacity and what is recomputed.
       by: "executed" (capacity padding, router and dispatch are charged) or "ideal".
       adjust: "experts" sets the MoE's expert width, "dense" the dense model's d_ff.
       tolerance: largest residual |moe / dense - 1|.
@@ -122,14 +128,11 @@ def match(
       ValueError: if no positive width exists, or rounding it leaves more than the tolerance.
     """
     configs.one_of("adjust", adjust, ("experts", "dense"))
-
-    def cost(model):
-        return per_token(model, batch, length, by)
-
+    cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
     if adjust == "experts":
-        moe = _solve(lambda w: _widen_experts(moe, w), cost, cost(dense), dense.d_ff)
+        moe = _solve(functools.partial(_widen_experts, moe), cost, cost(dense), dense.d_ff)
     else:
-        dense = _solve(lambda w: dataclasses.replace(dense, d_ff=w), cost, cost(moe), dense.d_ff)
+        dense = _solve(functools.partial(_widen, dense), cost, cost(moe), dense.d_ff)
     dense_flops, moe_flops = cost(dense), cost(moe)
     residual = abs(moe_flops / dense_flops - 1)
     matched = Match(dense, moe, dense_flops, moe_flops, residual)
@@ -139,18 +142,19 @@ def match(
     return matched
 
 
-def dense_of(
-    dense: ModelConfig, times: float, *, batch: int, length: int, by: str = "executed"
-) -> ModelConfig:
-    """The dense model widened (d_ff) to `times` its FLOPs per token."""
-    cost = functools.partial(per_token, batch=batch, length=length, by=by)
-    widen = lambda width: dataclasses.replace(dense, d_ff=width)  # noqa: E731
-    return _solve(widen, cost, times * cost(dense), dense.d_ff)
+def dense_of(dense: ModelConfig, times: float, **size) -> ModelConfig:
+    """The dense model widened (d_ff) to `times` its FLOPs per token; `size` as in `per_token`."""
+    cost = functools.partial(per_token, **size)
+    return _solve(functools.partial(_widen, dense), cost, times * cost(dense), dense.d_ff)
 
 
 def energy_kwh(seconds: float, watts: float) -> float:
     """An estimate, not a measurement: time at a stated constant power, in kWh."""
     return seconds * watts / 3.6e6
+
+
+def _widen(model, width):
+    return dataclasses.replace(model, d_ff=width)
 
 
 def _widen_experts(model, width):

@@ -11,6 +11,7 @@ Without a mesh (`jax.set_mesh` not called) every function here is the identity i
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -70,9 +71,16 @@ def put(batch):
     With several processes each gives its own rows, and the result is the whole batch.
     """
     if not current():
-        return jax.tree.map(jax.numpy.asarray, batch)
+        return jax.tree.map(jnp.asarray, batch)
     layout = NamedSharding(jax.sharding.get_mesh(), spec("BT"))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, x), batch)
+
+
+def put_whole(batch):
+    """As `put`, where every process gives all rows."""
+    if not current():
+        return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch, NamedSharding(jax.sharding.get_mesh(), spec("BT")))
 
 
 def reshard(x: jax.Array, letters: str) -> jax.Array:

@@ -27,17 +27,17 @@ class Score(NamedTuple):
 def score(eval_step, params, data, moe, split, *, batch_size, seq_len, max_batches) -> Score:
     """Runs the fixed batches of a split; identical batches for every model and seed.
 
-    Bits per byte divides by the UTF-8 bytes the target tokens stand for, so that models with
-    different vocabularies compare. A <doc> target costs bits and stands for no byte.
+    Every process reads all rows and computes its share. Bits per byte divides by the UTF-8 bytes
+    that the target tokens stand for, so that models with different vocabularies compare. A <doc>
+    target costs bits and stands for no byte.
     """
     sums, rows, lengths, length_in_bytes = None, [], [], 0
     fixed = batches.eval_batches(
-        data, split, batch_size=batch_size, seq_len=seq_len, max_batches=max_batches,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
+        data, split, batch_size=batch_size, seq_len=seq_len, max_batches=max_batches
+    )
     for index, batch in enumerate(fixed):
         real_BT = batch.segment_BT > 0
-        part, nll_BT = eval_step(params, sharding.put(inputs(batch)), jnp.int32(index))
+        part, nll_BT = eval_step(params, sharding.put_whole(inputs(batch)), jnp.int32(index))
         sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
         rows.append(np.asarray(nll_BT).sum(1)[real_BT.any(1)])
         lengths.append(real_BT.sum(1)[real_BT.any(1)])

@@ -82,18 +82,21 @@ def _train(run, workdir, data, name, line):
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
     )
+    shown = {}
     for i in bar:
         state, measured = train_step(state, batch(run, data, i))
         n = i + 1
         if n % t.log_every == 0:
-            writer.write({"step": n, "split": "train", **measured})
+            late = writer.write({"step": n, "split": "train", **measured})
+            shown |= {"train": f"{float(late['nll']):.3f}"} if late else {}
         if n % t.eval_every == 0 or n == t.steps:
             seconds = clock.stop(state)
             scored = evaluate("validation", t.eval_batches)
-            rate = n * t.batch_size * t.seq_len / seconds
             writer.write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics})
-            bar.set_postfix_str(f"validation {scored.nll:.3f} nats, {rate:,.0f} tokens/s")
+            rate = n * t.batch_size * t.seq_len / seconds
+            shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
             clock.start()
+        bar.set_postfix(shown, refresh=False)
         if n % t.checkpoint_every == 0:
             checkpoints.save(n, state, clock.stop(state))
             clock.start()

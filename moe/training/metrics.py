@@ -22,10 +22,12 @@ class Writer:
         path.write_text("".join(json.dumps(r) + "\n" for r in kept))
         self._file = path.open("a")
 
-    def write(self, record: dict) -> None:
-        """Writes the previous record, which is ready by now, and keeps this one."""
+    def write(self, record: dict) -> dict | None:
+        """Writes the previous record, which is ready by now, keeps this one, returns the former."""
+        previous = self._late
         self.flush()
         self._late = record
+        return previous
 
     def flush(self) -> None:
         """Writes what is kept, waiting for it."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from moe import sharding
 from moe.config import ModelConfig
 from moe.models import decoder
 from moe.training import loss
@@ -47,6 +48,7 @@ def make_eval_step(model: ModelConfig):
     @jax.jit
     def eval_step(params, inputs: loss.Inputs, index):
         key = jax.random.fold_in(jax.random.key(0), index)
-        return loss.forward(network, params, inputs, key, False)
+        sums, nll_BT = loss.forward(network, params, inputs, key, False)
+        return sums, sharding.reshard(nll_BT, "..")  # every process sees every row
 
     return eval_step
