@@ -18,7 +18,10 @@ CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "clou
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or gpu."""
-    return {"demo": demo, "cpu": cpu, "gpu": gpu}[size]()
+    sizes = {"demo": demo, "cpu": cpu, "gpu": gpu}
+    if size not in sizes:
+        raise ValueError(f"configs/scaling.py:{size} is unknown: use demo, cpu or gpu")
+    return sizes[size]()
 
 
 def experts(number: int, **overrides) -> dict:

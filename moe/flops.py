@@ -84,6 +84,7 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
     return {part: 3.0 * flops for part, flops in forward.items()}
 
 
+@functools.cache
 def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 

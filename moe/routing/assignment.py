@@ -63,7 +63,7 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
     # One integer carries expert and order, so that a plain sort is a stable one.
     sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)
     pair_GP = sorted_GP % (S * K)
-    count_GE = (expert_GP[..., None] == jnp.arange(experts)).sum(1, dtype=jnp.int32)
+    count_GE = (expert_GP[..., None] == jnp.arange(experts)[None, None]).sum(1, dtype=jnp.int32)
     end_GE = jnp.cumsum(count_GE, axis=-1)
     start_GE = end_GE - count_GE
 

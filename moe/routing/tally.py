@@ -32,10 +32,10 @@ def count(logits_GSE, mask_GS, choice, slots) -> Tally:
     p_GSE = jnp.exp(log_p_GSE) * real_GS1
     z_GS1 = jax.nn.logsumexp(logits_GSE, axis=-1, keepdims=True)
     filled_GEC = slots.token_GEC < mask_GS.shape[1]
-    expert_GSK1 = choice.expert_GSK[..., None]
+    chosen_GSKE = choice.expert_GSK[..., None] == jnp.arange(E)[None, None, None]
     return Tally(
         tokens=real_GS1.sum(),
-        chosen_E=(expert_GSK1 == jnp.arange(E)).sum((0, 1, 2), dtype=jnp.float32),
+        chosen_E=chosen_GSKE.sum((0, 1, 2), dtype=jnp.float32),
         kept_E=filled_GEC.sum((0, 2), dtype=jnp.float32),
         probability_E=p_GSE.sum((0, 1)),
         entropy=-(p_GSE * log_p_GSE).sum(),

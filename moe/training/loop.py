@@ -1,5 +1,6 @@
 """The training loop: batch, step, and now and then a log line, an evaluation, a checkpoint."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -62,27 +63,36 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
 
 
 def _train(run, workdir, data, name, line):
-    t = run.train
-    chain = optimizer.make(run.optimizer, t.steps)
-    state = step.init(run.model, chain, t.seed)
-    checkpoints = checkpoint.Checkpoints(workdir)
-    state, seconds = checkpoints.restore(state) or (state, 0.0)
-    first, clock = int(state.step), Clock(seconds)
-    writer = metrics.Writer(workdir / "metrics.jsonl", first)
-    train_step = compiled(run, chain, state, data)
+    chain = optimizer.make(run.optimizer, run.train.steps)
+    state = step.init(run.model, chain, run.train.seed)
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        state, seconds = checkpoints.restore(state) or (state, 0.0)
+        train_step = compiled(run, chain, state, data)
+        path, first = workdir / "metrics.jsonl", int(state.step)
+        with contextlib.closing(metrics.Writer(path, first)) as writer:
+            state, seconds, evaluate = _loop(
+                run, data, state, train_step, Clock(seconds), writer, checkpoints, name, line
+            )
+        final = evaluate(state, "test", run.train.test_batches)
+        checkpoints.save(run.train.steps, state, seconds)
+    return summary(final, seconds, run.train.steps)
+
+
+def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
+    t, first = run.train, int(state.step)
     eval_step = step.make_eval_step(run.model)
 
-    def evaluate(split, max_batches):
+    def evaluate(state, split, max_batches):
         return text.score(
             eval_step, state.params, data, run.model.moe, split,
             batch_size=run.micro_batch, seq_len=t.seq_len, max_batches=max_batches,
         )  # fmt: skip
 
-    clock.start()
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
     )
     shown = {}
+    clock.start()
     for i in bar:
         state, measured = train_step(state, batch(run, data, i))
         n = i + 1
@@ -91,7 +101,7 @@ def _train(run, workdir, data, name, line):
             shown |= {"train": f"{float(late['nll']):.3f}"} if late else {}
         if n % t.eval_every == 0 or n == t.steps:
             seconds = clock.stop(state)
-            scored = evaluate("validation", t.eval_batches)
+            scored = evaluate(state, "validation", t.eval_batches)
             writer.write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics})
             rate = n * t.batch_size * t.seq_len / seconds
             shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
@@ -100,12 +110,7 @@ def _train(run, workdir, data, name, line):
         if n % t.checkpoint_every == 0:
             checkpoints.save(n, state, clock.stop(state))
             clock.start()
-    seconds = clock.stop(state)
-    final = evaluate("test", t.test_batches)
-    writer.close()
-    checkpoints.save(t.steps, state, seconds)
-    checkpoints.close()
-    return summary(final, seconds, t.steps)
+    return state, clock.stop(state), evaluate
 
 
 def compiled(run: RunConfig, chain, state, data):

@@ -35,7 +35,7 @@ def make_train_step(model: ModelConfig, optimizer, seed: int, accumulate: int = 
         (_, metrics), grads = loss.value_and_grad(network, state.params, inputs, key, accumulate)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return State(state.step + 1, params, optimizer_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)

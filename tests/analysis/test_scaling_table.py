@@ -1,0 +1,100 @@
+"""The table says what the records say."""
+
+import pytest
+
+from moe.analysis import plots, scaling
+
+
+def record(variant, seed, losses, **changes):
+    fields = {
+        "variant": variant,
+        "seed": seed,
+        "experts": 0,
+        "total_parameters": 1_000_000,
+        "active_parameters": 1_000_000,
+        "ideal_flops": 9e5,
+        "executed_flops": 1e6,
+        "tokens_per_step": 100,
+        "step_seconds": 0.1,
+        "steps": 40,
+        "curve_steps": [10, 20, 30, 40],
+        "curve_nll": losses,
+        "test_nll": losses[-1] + 0.1,
+        "test_bits_per_byte": 2.0,
+        "test_rows_nll": [10.0 * losses[-1], 11.0 * losses[-1]],
+        "test_rows_tokens": [10, 10],
+        "train_routing": {},
+    }
+    return {**fields, **changes}
+
+
+def moe(seed, losses, **changes):
+    routing = {"dropped": 0.05, "max_load": 1.5}
+    return record(
+        "e8", seed, losses, experts=8, train_routing=routing, step_seconds=0.15, **changes
+    )
+
+
+DENSE = [5.0, 4.0, 3.5, 3.0]
+
+
+def test_speed_up_counts_steps_flops_and_seconds():
+    records = [
+        record("dense", 0, DENSE),
+        moe(0, [4.0, 3.0, 2.5, 2.0], executed_flops=1.5e6),
+    ]
+    row = cells(records, "e8")
+    assert row["steps"] == "50% (2.00x)"
+    assert row["FLOPs"] == "75% (1.33x)"
+    assert row["seconds"] == "75% (1.33x)"
+    assert row["against dense"] == "+50.00%"
+    assert row["dropped"] == "5.0%"
+    assert row["max load"] == "1.50"
+
+
+def test_interval_is_over_seeds_when_there_are_several():
+    records = [record("dense", s, DENSE) for s in range(3)]
+    records += [moe(s, [5.0, 4.0, 3.0, 2.0 + 0.1 * s]) for s in range(3)]
+    # differences -1, -0.9, -0.8: mean -0.9, half 4.302653 * 0.1 / sqrt(3)
+    assert cells(records, "e8")["Δ nats (95%)"] == "-0.9000 ± 0.2484"
+    assert "interval over seeds" in scaling.table(records, 60)
+    assert cells(records, "e8")["seeds"] == "3"
+
+
+def test_one_seed_says_that_its_interval_is_over_test_rows():
+    records = [record("dense", 0, DENSE), moe(0, DENSE)]
+    assert "interval over test rows" in scaling.table(records, 60)
+
+
+def test_never_reached_is_said():
+    records = [record("dense", 0, DENSE), moe(0, [6.0, 5.0, 4.0, 3.1])]
+    assert cells(records, "e8")["steps"] == "not reached"
+
+
+def test_one_seed_of_several_that_never_reaches_is_not_averaged_away():
+    records = [record("dense", s, DENSE) for s in range(2)]
+    records += [moe(0, [4.0, 3.0, 2.0, 1.0]), moe(1, [6.0, 5.0, 4.0, 3.1])]
+    assert cells(records, "e8")["steps"] == "not reached"
+
+
+def test_nothing_to_compare_with_is_said():
+    assert "no finished run of 'dense'" in scaling.table([moe(0, DENSE)], 60)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_figure_draws_every_variant(tmp_path, timed):
+    records = [record("dense", 0, DENSE), moe(0, DENSE)]
+    if not timed:
+        for r in records:
+            del r["step_seconds"]
+    drawn = plots.scaling_figure(records)
+    labels = {t.get_text() for t in drawn.axes[0].get_legend().get_texts()}
+    assert labels == {"dense", "e8"}
+    plots.save(drawn, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def cells(records, variant):
+    lines = scaling.table(records, 60).splitlines()
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    return next(dict(zip(split[0], row, strict=True)) for row in split[2:] if row[0] == variant)

@@ -1,0 +1,168 @@
+"""All dispatchers agree with plain arithmetic, in values and every gradient, on every mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe import dispatch
+from moe.layers import moe
+from moe.routing import assignment
+from tests import tiny
+
+G, S, D, E = 3, 8, 5, 4
+NAMES = pytest.mark.parametrize("name", dispatch.DISPATCHERS)
+
+
+def arrays(k, seed=0):
+    """x, gates and weights; choices that overload expert 0, with padding in the last group."""
+    rng = np.random.default_rng(seed)
+    score = rng.random((G, S, E)) + np.array([1.0, 0, 0, -0.5])
+    expert_GSK = np.argsort(-score, axis=-1)[..., :k].astype(np.int32)
+    expert_GSK[2, 5:] = E
+    gate_GSK = np.where(expert_GSK < E, rng.random((G, S, k)), 0)
+    floats = rng.normal(size=(G, S, D)), gate_GSK, rng.normal(size=(E, D, D))
+    return expert_GSK, tuple(x.astype(np.float32) for x in floats)
+
+
+def kept(expert_GSK, slots):
+    """Which choices find a slot: tokens in order, their choices in order."""
+    keep_GSK = np.zeros(expert_GSK.shape, np.float32)
+    for g in range(G):
+        used = [0] * E
+        for s, k in np.ndindex(expert_GSK.shape[1:]):
+            e = expert_GSK[g, s, k]
+            if e < E and used[e] < slots:
+                used[e] += 1
+                keep_GSK[g, s, k] = 1
+    return keep_GSK
+
+
+def expert(x, w_EDF, letters):
+    """An expert that makes something of the zeros in an empty slot, which nobody must see."""
+    return jnp.cos(jnp.einsum(f"{letters}D,EDF->{letters}F", x, w_EDF))
+
+
+def plain(expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
+    """y_s = sum_k gate_sk f_e(x_s) over kept choices."""
+    keep_GSK = kept(expert_GSK, slots)
+    y_GESD = expert(jnp.broadcast_to(x_GSD[:, None], (G, E, S, D)), w_EDF, "GES")
+    hit_GSKE = jax.nn.one_hot(expert_GSK, E) * (keep_GSK * gate_GSK)[..., None]
+    return jnp.einsum("GSKE,GESD->GSD", hit_GSKE, y_GESD)
+
+
+def travelled(name, expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
+    dispatcher = dispatch.DISPATCHERS[name]
+    seats = assignment.seat(assignment.Choice(expert_GSK, gate_GSK), E, slots)
+    y_GECD = expert(dispatcher.dispatch(x_GSD, seats), w_EDF, "GEC")
+    return dispatcher.combine(y_GECD, seats, tokens=S)
+
+
+def value_and_gradients(fn, floats):
+    """y, and the gradients of a sum of y with weights that differ everywhere."""
+    weight = np.random.default_rng(9).normal(size=(G, S, D)).astype(np.float32)
+
+    def weighted(*floats):
+        y_GSD = fn(*floats)
+        return (y_GSD * weight).sum(), y_GSD
+
+    (_, y_GSD), grads = jax.jit(jax.value_and_grad(weighted, (0, 1, 2), has_aux=True))(*floats)
+    return y_GSD, grads
+
+
+@functools.cache
+def expected(k, slots):
+    expert_GSK, floats = arrays(k)
+    return value_and_gradients(functools.partial(plain, expert_GSK, slots), floats)
+
+
+@NAMES
+@pytest.mark.parametrize(("k", "slots"), [(1, 2), (1, 8), (2, 3), (2, 8), (4, 5), (4, 8)])
+def test_values_and_gradients_are_those_of_plain_arithmetic(name, k, slots):
+    expert_GSK, floats = arrays(k)
+    dropped = (expert_GSK < E).sum() - kept(expert_GSK, slots).sum()
+    assert (dropped > 0) == (slots < 8)
+    got = value_and_gradients(functools.partial(travelled, name, expert_GSK, slots), floats)
+    tiny.assert_close(got, expected(k, slots))
+
+
+@NAMES
+def test_tokens_nobody_keeps_get_zeros(name):
+    expert_GSK, floats = arrays(1)
+    y_GSD, (dx_GSD, dgate_GSK, _) = value_and_gradients(
+        functools.partial(travelled, name, expert_GSK, 2), floats
+    )
+    lost_GS = kept(expert_GSK, 2)[..., 0] == 0
+    assert lost_GS.any() and not np.asarray(y_GSD)[lost_GS].any()
+    assert not np.asarray(dx_GSD)[lost_GS].any() and not np.asarray(dgate_GSK)[lost_GS].any()
+    assert np.asarray(y_GSD)[~lost_GS].all()
+
+
+@NAMES
+def test_an_expert_without_tokens_gets_no_gradient(name):
+    expert_GSK, floats = arrays(2)
+    expert_GSK = np.where(expert_GSK == 3, E, expert_GSK)
+    fn = functools.partial(travelled, name, expert_GSK, 8)
+    _, (_, _, dw_EDF) = value_and_gradients(fn, floats)
+    assert not np.asarray(dw_EDF)[3].any() and np.asarray(dw_EDF)[:3].all()
+
+
+@NAMES
+def test_low_precision_stays_low_and_close(name):
+    expert_GSK, (x_GSD, gate_GSK, w_EDF) = arrays(2)
+    fn = jax.jit(functools.partial(travelled, name, expert_GSK, 3))
+    got = fn(x_GSD.astype(jnp.bfloat16), gate_GSK, w_EDF.astype(jnp.bfloat16))
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(np.float32), expected(2, 3)[0], atol=0.1)
+
+
+# The same through the layer, where tokens travel between devices.
+
+GROUPS = {"one sequence": 0, "two sequences": 16, "half a sequence": 4}
+BATCH, LENGTH = 16, 8
+
+
+@functools.cache
+def through_layer(name, k, group_size, mesh):
+    """(y, tally), and the gradients for x, router and experts, of a layer with 8 experts."""
+    config = tiny.sparse(num_experts=8, k=k, dispatcher=name, group_size=group_size)
+    layer = moe.MoELayer(config)
+    weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
+
+    def weighted(params, x_BTD, mask_BT, weight_BTD):
+        y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["tally"])
+
+    with tiny.on(mesh):
+        inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))
+        step = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))
+        (_, results), grads = step(tiny.experts_params(config), *inputs)
+        return tiny.host((results, grads))
+
+
+@NAMES
+@pytest.mark.parametrize("mesh", ["none", "2x4"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_one_device_and_many(name, mesh, group):
+    agree(name, 2, group, mesh)
+
+
+@NAMES
+@pytest.mark.parametrize(
+    ("mesh", "group"), [("8x1", "two sequences"), ("1x8", "half a sequence")]
+)
+def test_only_one_axis(name, mesh, group):
+    agree(name, 1, group, mesh)
+
+
+def agree(name, k, group, mesh):
+    (y, tally), grads = through_layer(name, k, GROUPS[group], mesh)
+    (y_want, tally_want), grads_want = through_layer("oracle", k, GROUPS[group], "none")
+    assert 0.05 < 1 - tally_want.kept_E.sum() / tally_want.chosen_E.sum() < 0.5
+    tiny.assert_close(y, y_want)
+    tiny.assert_close(grads, grads_want)
+    assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
+    unlike = {"slots": 0} if name == "oracle" else {"slots": tally.slots}
+    tiny.assert_close(tally._replace(**unlike), tally_want._replace(**unlike))

@@ -1,0 +1,137 @@
+"""The study end to end on a corpus of a few hundred words."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import scaling as config_file
+from configs import train as train_config
+from experiments import scaling, study
+from moe import config as configs
+from moe.data import prepare, prepared
+from moe.training import loop
+from moe.training.config import RunConfig
+
+TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A prepared directory of random tokens, in place of the packaged corpus."""
+    rng = np.random.default_rng(0)
+    with prepared.writing(tmp_path / "data") as directory:
+        for split in ("train", "validation", "test"):
+            ids = rng.integers(0, 300, 4000).astype(np.uint16)
+            np.save(directory / f"{split}.npy", ids)
+            np.save(directory / f"{split}_domain.npy", np.zeros(4000, np.uint8))
+        np.save(directory / "token_bytes.npy", np.ones(300, np.int32))
+        (directory / "tokenizer.json").write_text("{}")
+        prepared.write_meta(
+            directory,
+            {"format": prepared.FORMAT, "fingerprint": "toy", "source": ["toy"], "splits": {}},
+        )
+    opened = prepared.load(tmp_path / "data")
+    monkeypatch.setattr(prepare, "prepare", lambda config: opened)
+    return opened
+
+
+def tiny():
+    """The demo's config, made small enough for a test."""
+    config = config_file.get_config("demo")
+    config.jobs = 1
+    config.base.model.update(TINY)
+    config.base.data.vocab_size = 300
+    config.base.train.update(
+        steps=4, batch_size=8, seq_len=8, eval_every=2, eval_batches=1, log_every=1,
+        test_batches=1, checkpoint_every=2,
+    )  # fmt: skip
+    config.base.optimizer.warmup_steps = 1
+    config.moe.group_size = 8
+    config.variants = {
+        "dense": {},
+        "e2": config_file.experts(2),
+        "e2_random": config_file.experts(2, **config_file.RANDOM),
+        "dense_2x": {"flops": 2.0},
+    }
+    return config
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "ROUNDS", 2)
+    return tmp_path / "study"
+
+
+def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
+    runs = scaling.variants(tiny())
+    assert "residual mismatch" in capsys.readouterr().out
+    train = loop.train
+    monkeypatch.setattr(loop, "train", fails_at("e2_random", train))
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(runs, root, 1, 1)
+    kept = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
+    assert [r["variant"] for r in kept] == ["dense", "dense_2x", "e2"]
+
+    trained = []
+    monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
+    records = study.run(runs, root, 1, 1)
+    assert [r["variant"] for r in records] == ["dense", "dense_2x", "e2", "e2_random"]
+    assert [{**r, "step_seconds": 0} for r in records[:3]] == [
+        {**r, "step_seconds": 0} for r in kept
+    ]
+    scaling.report(records, root, 60.0)
+    assert (root / "scaling.png").exists()
+    assert "e2_random" in (root / "table.md").read_text()
+
+    trained.clear()
+    monkeypatch.setattr(prepare, "prepare", lambda config: pytest.fail("finished, yet data wanted"))
+    assert study.run(runs, root, 1, 1) == records
+    assert trained == []
+
+
+def fails_at(variant, train):
+    def failing(run, path, name, **kwargs):
+        if name.startswith(variant + " "):
+            raise RuntimeError("power cut")
+        return train(run, path, name, **kwargs)
+
+    return failing
+
+
+def test_costs_are_matched_and_honest(data):
+    runs = scaling.variants(tiny())
+    costs = {name: study.cost(run) for name, run in runs.items()}
+    dense = costs["dense"]["executed_flops"]
+    assert abs(costs["e2"]["executed_flops"] / dense - 1) < 0.01
+    assert abs(costs["e2_random"]["executed_flops"] / dense - 1) < 0.01
+    assert abs(costs["dense_2x"]["executed_flops"] / dense - 2) < 0.01
+    assert costs["e2"]["ideal_flops"] < costs["e2"]["executed_flops"]
+    assert sum(costs["e2"]["executed_parts"].values()) == costs["e2"]["executed_flops"]
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+def test_every_size_matches_at_full_size(size):
+    runs = scaling.variants(config_file.get_config(size))
+    costs = {name: study.cost(run) for name, run in runs.items()}
+    for name, cost in costs.items():
+        if name != "dense_2x":
+            assert abs(cost["executed_flops"] / costs["dense"]["executed_flops"] - 1) < 0.01, name
+
+
+def test_unknown_size_and_variant_are_refused():
+    with pytest.raises(ValueError, match="demo, cpu or gpu"):
+        config_file.get_config("huge")
+    config = tiny()
+    config.variants = {"dense": {}, "odd": {"layers": 3}}
+    with pytest.raises(ValueError, match=r"variants.odd has \['layers'\]"):
+        scaling.variants(config)
+
+
+def test_train_config_is_complete():
+    """Every field stands in the config, so that every field can be overridden by a flag."""
+    config = train_config.get_config()
+    run = configs.from_config_dict(RunConfig, config)
+    assert json.dumps(configs.to_dict(run), sort_keys=True) == json.dumps(
+        json.loads(config.to_json()), sort_keys=True
+    )

@@ -1,0 +1,145 @@
+"""Attention: against a loop in NumPy, positions that are relative, documents that do not mix."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.layers import attention
+from tests import tiny
+
+B, T, N, H, D = 2, 6, 2, 4, 8
+SEGMENT = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
+POSITION = np.array([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0]])
+
+attend = jax.jit(attention.attend)
+rotate = jax.jit(attention.rotate)
+
+
+def qkv(seed=0):
+    return np.random.default_rng(seed).normal(size=(3, B, T, N, H)).astype(np.float32)
+
+
+def by_loop(q, k, v, bias_NTT):
+    """softmax(q k / sqrt(H) + bias) v over earlier positions of the same segment."""
+    y = np.zeros((B, T, N, H))
+    for b, t, n in np.ndindex(B, T, N):
+        seen = [u for u in range(t + 1) if SEGMENT[b, u] == SEGMENT[b, t]]
+        score = np.array([q[b, t, n] @ k[b, u, n] / 2 + bias_NTT[n, t, u] for u in seen])
+        p = np.exp(score - score.max())
+        y[b, t, n] = (p / p.sum()) @ v[b, seen, n]
+    return y
+
+
+def test_against_the_loop():
+    q, k, v = qkv()
+    bias_NTT = np.random.default_rng(1).normal(size=(N, T, T)).astype(np.float32)
+    tiny.assert_close(attend(q, k, v, SEGMENT, bias_NTT), by_loop(q, k, v, bias_NTT), rtol=1e-4)
+    tiny.assert_close(attend(q, k, v, SEGMENT), by_loop(q, k, v, 0 * bias_NTT), rtol=1e-4)
+
+
+def test_softmax_is_float32_whatever_the_input():
+    """Among 4,000 equal positions each gets 1/4000: bfloat16 sums would lose most of them."""
+    length = 4000
+    zeros = jnp.zeros((1, length, 1, 2), jnp.bfloat16)
+    segment = jnp.ones((1, length), jnp.int32)
+    y = jax.eval_shape(attention.attend, zeros, zeros, zeros, segment)
+    assert y.dtype == jnp.bfloat16
+    jaxpr = str(jax.make_jaxpr(attention.attend)(zeros, zeros, zeros, segment))
+    assert f"f32[1,1,{length},{length}] = exp" in jaxpr
+    assert f"bf16[1,1,{length},{length}] = exp" not in jaxpr
+
+
+@pytest.mark.parametrize("position", ["rotary", "relative"])
+def test_no_gradient_from_the_future_or_another_document(position):
+    """dy_t / dx_u is exactly zero unless u <= t in the same document, and then it is not."""
+    layer = attention.Attention(N, H, position, 1.0, "float32")
+    x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    params = {f"w_{n}": rng.normal(size=(D, N, H)).astype(np.float32) for n in "qkv"}
+    params["w_o"] = rng.normal(size=(N, H, D)).astype(np.float32)
+    if position == "relative":
+        params["relative"] = rng.normal(size=(N, attention.BUCKETS)).astype(np.float32)
+
+    def row(x_TD, b):
+        y = layer.apply({"params": params}, x_TD[None], SEGMENT[b][None], POSITION[b][None])
+        return y[0].sum(-1)
+
+    for b in range(B):
+        jacobian_TUD = np.asarray(jax.jit(jax.jacrev(row), static_argnums=1)(x_BTD[b], b))
+        for t, u in np.ndindex(T, T):
+            visible = u <= t and SEGMENT[b, u] == SEGMENT[b, t]
+            assert jacobian_TUD[t, u].any() == visible, (b, t, u)
+
+
+def test_a_document_does_not_know_where_in_the_row_it_stands():
+    """The same document alone and as the second of a row gives the same outputs."""
+    layer = attention.Attention(N, H, "rotary", 1.0, "float32")
+    rng = np.random.default_rng(0)
+    x_BTD = rng.normal(size=(1, T, D)).astype(np.float32)
+    params = {f"w_{n}": rng.normal(size=(D, N, H)).astype(np.float32) for n in "qkv"}
+    params["w_o"] = rng.normal(size=(N, H, D)).astype(np.float32)
+    apply = jax.jit(functools.partial(layer.apply, {"params": params}))
+    together = apply(x_BTD, SEGMENT[:1], POSITION[:1])
+    swapped = apply(np.roll(x_BTD, 3, axis=1), SEGMENT[:1], POSITION[:1])
+    tiny.assert_close(np.roll(swapped, 3, axis=1), together, atol=1e-5)
+
+
+def test_rotary_scores_depend_on_distance_only():
+    q, k, _ = qkv()
+    position = np.array([[0, 3, 5, 9, 1, 2]] * B)
+
+    def scores(shift):
+        turned = (rotate(x, position + shift) for x in (q, k))
+        return np.einsum("BTNH,BUNH->BNTU", *turned)
+
+    tiny.assert_close(scores(0), scores(100), rtol=1e-3, atol=1e-4)
+    unlike = np.einsum("BTNH,BUNH->BNTU", rotate(q, position), rotate(k, position + 1))
+    assert np.abs(unlike - scores(0)).max() > 0.1
+
+
+def test_rotary_by_hand():
+    """H = 4: the pair (0, 2) turns by t radians, the pair (1, 3) by t / 100."""
+    x = np.array([1.0, 1, 0, 0], np.float32).reshape(1, 1, 1, 4)
+    t = 2
+    want = [np.cos(t), np.cos(t / 100), np.sin(t), np.sin(t / 100)]
+    np.testing.assert_allclose(rotate(x, np.array([[t]]))[0, 0, 0], want, rtol=1e-5)
+    np.testing.assert_array_equal(rotate(x, np.array([[0]])), x)
+
+
+def test_rotary_keeps_lengths_and_type():
+    q = qkv()[0]
+    turned = rotate(q, POSITION)
+    tiny.assert_close(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1))
+    assert rotate(q.astype(jnp.bfloat16), POSITION).dtype == jnp.bfloat16
+
+
+# T5's `_relative_position_bucket(bidirectional=False, num_buckets=32, max_distance=128)`.
+T5_BUCKETS = {
+    0: 0, 1: 1, 8: 8, 15: 15, 16: 16, 17: 16, 18: 16, 19: 17, 20: 17, 21: 18, 23: 18, 24: 19,
+    26: 19, 27: 20, 30: 20, 31: 21, 34: 21, 35: 22, 39: 22, 40: 23, 45: 23, 46: 24, 51: 24,
+    52: 25, 58: 25, 59: 26, 66: 26, 67: 27, 76: 27, 77: 28, 86: 28, 87: 29, 98: 29, 99: 30,
+    112: 30, 113: 31, 127: 31, 128: 31, 1000: 31,
+}  # fmt: skip
+
+
+def test_buckets_are_those_of_t5():
+    distance = np.array(list(T5_BUCKETS))
+    assert jax.jit(attention.bucket)(distance).tolist() == list(T5_BUCKETS.values())
+
+
+def test_the_future_falls_into_bucket_0():
+    """It is masked, but the table must be read inside its bounds."""
+    assert attention.bucket(np.array([-1, -500])).tolist() == [0, 0]
+
+
+def test_the_relative_bias_is_that_of_the_distance():
+    layer = attention.Attention(N, H, "relative", 1.0, "float32")
+    table_NX = np.arange(N * attention.BUCKETS, dtype=np.float32).reshape(N, -1)
+    bias_NTT = layer.apply(
+        {"params": {"relative": table_NX}}, 40, method=attention.Attention.relative_bias
+    )
+    for t, u in [(0, 0), (5, 0), (5, 4), (39, 0), (39, 24)]:
+        assert bias_NTT[:, t, u].tolist() == table_NX[:, T5_BUCKETS.get(t - u, t - u)].tolist()

@@ -1,0 +1,145 @@
+"""The smallest models and batches in which everything that can go wrong still can."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from moe import config as configs
+from moe import sharding
+from moe.models import decoder
+from moe.training import loss
+
+B, T, D, E, V = 8, 8, 8, 4, 32
+MESHES = {"1x1": (1, 1), "8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4), "4x2": (4, 2)}
+
+
+def moe(**changes) -> configs.MoEConfig:
+    fields = {"num_experts": E, "d_ff": 8, "capacity_factor": 1.0, "eval_capacity_factor": 1.0}
+    return configs.MoEConfig(**{**fields, **changes})
+
+
+def model(**changes) -> configs.ModelConfig:
+    """Two layers, the second MoE, in float32 so that equalities are tight."""
+    fields = {
+        "vocab_size": V, "num_layers": 2, "every": 2, "d_model": D, "num_heads": 2, "d_head": 4,
+        "d_ff": 16, "dtype": "float32", "moe": moe(),
+    }  # fmt: skip
+    return configs.ModelConfig(**{**fields, **changes})
+
+
+def sparse(**changes) -> configs.ModelConfig:
+    """`model` with some fields of its experts changed."""
+    return model(moe=moe(**changes))
+
+
+def without_router_losses(config: configs.ModelConfig) -> configs.ModelConfig:
+    silent = dataclasses.replace(config.moe, balance_weight=0.0, z_weight=0.0)
+    return dataclasses.replace(config, moe=silent)
+
+
+def params(config: configs.ModelConfig, seed=0):
+    """Random parameters on the current mesh; compiling the initializers takes seconds a model."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        x = rng.normal(size=shape.shape).astype(np.float32)
+        x = 1 + 0.1 * x if path[-1].key == "scale" else x / np.float32(shape.shape[-2] ** 0.5)
+        if not sharding.current():
+            return jnp.asarray(x)
+        return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec))
+
+    return jax.tree_util.tree_map_with_path(draw, decoder.parameter_shapes(config))
+
+
+@functools.cache
+def gradients(config: configs.ModelConfig, accumulate=1):
+    """The compiled (params, inputs, key) -> ((loss, metrics), gradients), one per test process."""
+    network = decoder.Decoder(config)
+    return jax.jit(
+        lambda params, batch, key: loss.value_and_grad(network, params, batch, key, accumulate)
+    )
+
+
+def value_and_grad(config, batch, mesh="none", accumulate=1, key=0):
+    """((loss, metrics), gradients) of `params(config)` as NumPy arrays."""
+    with on(mesh):
+        function = gradients(config, accumulate)
+        return host(function(params(config), put(batch), jax.random.key(key)))
+
+
+def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
+    """Random ids in rows of two documents, the last quarter of odd rows padding."""
+    rng = np.random.default_rng(seed)
+    tokens, targets = rng.integers(0, V, (2, batch, length))
+    place = np.broadcast_to(np.arange(length), (batch, length))
+    cut = length // 2
+    segment = 1 + (place >= cut)
+    if padded:
+        segment = np.where((place >= length - length // 4) & (np.arange(batch) % 2)[:, None], 0, segment)
+    fields = (tokens, targets, segment, place % cut)
+    return loss.Inputs(*(jnp.asarray(x, jnp.int32) for x in fields))
+
+
+@contextlib.contextmanager
+def on(mesh: str):
+    """On the named mesh, or without one."""
+    if mesh == "none":
+        yield
+        return
+    data, expert = MESHES[mesh]
+    devices = jax.devices()[: data * expert]
+    with jax.set_mesh(sharding.make_mesh(data, expert, devices=devices)):
+        yield
+
+
+def put(tree):
+    """A batch laid out on the current mesh."""
+    return sharding.put(jax.tree.map(np.asarray, tree))
+
+
+def host(tree):
+    """Everything as NumPy arrays, so that results of different meshes compare."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def assert_close(got, want, rtol=1e-5, atol=1e-6) -> None:
+    """Equal trees, up to float32 rounding; the message names the leaf."""
+    jax.tree_util.tree_map_with_path(
+        lambda path, a, b: np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=atol,
+            err_msg=jax.tree_util.keystr(path),
+        ),  # fmt: skip
+        got, want,
+    )  # fmt: skip
+
+
+def assert_equal(got, want) -> None:
+    """Equal trees, bit for bit."""
+    jax.tree_util.tree_map_with_path(
+        lambda path, a, b: np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path)),
+        got, want,
+    )  # fmt: skip
+
+
+def experts_params(config: configs.ModelConfig, seed=0):
+    """Parameters of one `MoELayer` on the current mesh."""
+    rng = np.random.default_rng(seed)
+    D, F, E = config.d_model, config.moe.d_ff, config.moe.num_experts
+
+    def draw(letters, *shape):
+        x = (rng.normal(size=shape) / shape[-2] ** 0.5).astype(np.float32)
+        return sharding.reshard(jnp.asarray(x), letters)
+
+    w_in, w_out = draw("EDF", E, D, F), draw("EFD", E, F, D)
+    return {"router": draw("D.", D, E), "experts": {"w_in": w_in, "w_out": w_out}}
+
+
+def layer_inputs(batch, length, seed=0):
+    """x_BTD and its mask, with padding at the end of odd rows, on the current mesh."""
+    x_BTD = np.random.default_rng(seed).normal(size=(batch, length, D)).astype(np.float32)
+    return put((x_BTD, np.array(inputs(batch, length, seed).segment_BT > 0)))
