@@ -108,6 +108,7 @@ def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
             clock.start()
         bar.set_postfix(shown, refresh=False)
         if n % t.checkpoint_every == 0:
+            writer.flush()
             checkpoints.save(n, state, clock.stop(state))
             clock.start()
     return state, clock.stop(state), evaluate

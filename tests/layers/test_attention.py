@@ -22,6 +22,13 @@ def qkv(seed=0):
     return np.random.default_rng(seed).normal(size=(3, B, T, N, H)).astype(np.float32)
 
 
+def random_params(position):
+    shapes = {"w_q": (D, N, H), "w_k": (D, N, H), "w_v": (D, N, H), "w_o": (N, H, D)}
+    shapes |= {"relative": (N, attention.BUCKETS)} if position == "relative" else {}
+    rng = np.random.default_rng(1)
+    return {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
+
+
 def by_loop(q, k, v, bias_NTT):
     """softmax(q k / sqrt(H) + bias) v over earlier positions of the same segment."""
     y = np.zeros((B, T, N, H))
@@ -57,11 +64,7 @@ def test_no_gradient_from_the_future_or_another_document(position):
     """dy_t / dx_u is exactly zero unless u <= t in the same document, and then it is not."""
     layer = attention.Attention(N, H, position, 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
-    rng = np.random.default_rng(1)
-    params = {f"w_{n}": rng.normal(size=(D, N, H)).astype(np.float32) for n in "qkv"}
-    params["w_o"] = rng.normal(size=(N, H, D)).astype(np.float32)
-    if position == "relative":
-        params["relative"] = rng.normal(size=(N, attention.BUCKETS)).astype(np.float32)
+    params = random_params(position)
 
     def row(x_TD, b):
         y = layer.apply({"params": params}, x_TD[None], SEGMENT[b][None], POSITION[b][None])
@@ -77,10 +80,8 @@ def test_no_gradient_from_the_future_or_another_document(position):
 def test_a_document_does_not_know_where_in_the_row_it_stands():
     """The same document alone and as the second of a row gives the same outputs."""
     layer = attention.Attention(N, H, "rotary", 1.0, "float32")
-    rng = np.random.default_rng(0)
-    x_BTD = rng.normal(size=(1, T, D)).astype(np.float32)
-    params = {f"w_{n}": rng.normal(size=(D, N, H)).astype(np.float32) for n in "qkv"}
-    params["w_o"] = rng.normal(size=(N, H, D)).astype(np.float32)
+    x_BTD = np.random.default_rng(0).normal(size=(1, T, D)).astype(np.float32)
+    params = random_params("rotary")
     apply = jax.jit(functools.partial(layer.apply, {"params": params}))
     together = apply(x_BTD, SEGMENT[:1], POSITION[:1])
     swapped = apply(np.roll(x_BTD, 3, axis=1), SEGMENT[:1], POSITION[:1])
@@ -136,10 +137,21 @@ def test_the_future_falls_into_bucket_0():
 
 
 def test_the_relative_bias_is_that_of_the_distance():
-    layer = attention.Attention(N, H, "relative", 1.0, "float32")
-    table_NX = np.arange(N * attention.BUCKETS, dtype=np.float32).reshape(N, -1)
-    bias_NTT = layer.apply(
-        {"params": {"relative": table_NX}}, 40, method=attention.Attention.relative_bias
-    )
-    for t, u in [(0, 0), (5, 0), (5, 4), (39, 0), (39, 24)]:
-        assert bias_NTT[:, t, u].tolist() == table_NX[:, T5_BUCKETS.get(t - u, t - u)].tolist()
+    """Without a query, and with one-hot values, the output is softmax(bias) itself."""
+    length = 40
+    eye = jnp.eye(length)
+    bias_X = np.random.default_rng(0).normal(size=attention.BUCKETS).astype(np.float32)
+    params = {
+        "w_q": jnp.zeros((length, 1, length)),
+        "w_k": eye[:, None],
+        "w_v": eye[:, None],
+        "w_o": eye[None],
+        "relative": jnp.asarray(bias_X[None]),
+    }
+    layer = attention.Attention(1, length, "relative", 1.0, "float32")
+    ones = jnp.ones((1, length), jnp.int32)
+    p_TU = np.asarray(jax.jit(layer.apply)({"params": params}, eye[None], ones, ones))[0]
+    np.testing.assert_allclose(p_TU.sum(-1), 1, rtol=1e-5)
+    for t, u in [(5, 0), (5, 4), (15, 0), (16, 0), (39, 0), (39, 24), (39, 23), (30, 0)]:
+        want = bias_X[T5_BUCKETS.get(t - u, t - u)] - bias_X[0]
+        np.testing.assert_allclose(np.log(p_TU[t, u] / p_TU[t, t]), want, atol=1e-5)

@@ -41,10 +41,10 @@ def test_variance_and_truncation(fan_in, scale):
 
 def test_born_sharded_and_equal_on_every_mesh():
     want = born((8, 4, 6), "EDF")
-    for mesh, axes in {"2x4": ("expert",), "1x8": ("expert",), "8x1": ("expert",)}.items():
+    for mesh in ("2x4", "8x1"):
         with tiny.on(mesh):
             w = born((8, 4, 6), "EDF")
-            assert w.sharding.spec == jax.sharding.PartitionSpec(axes, None, None)
+            assert w.sharding.spec == jax.sharding.PartitionSpec("expert", None, None)
         np.testing.assert_array_equal(w, want)
 
 

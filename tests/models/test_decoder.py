@@ -1,0 +1,209 @@
+"""The decoder: causal to the last bit, equal to its dense twin where it must be."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe import config as configs
+from moe import routing
+from moe.models import decoder
+from tests import tiny
+
+B, T = 4, 8
+CAUSAL = [name for name, router in routing.ROUTERS.items() if router.causal]
+GROUPS = {"one sequence": 0, "all sequences": B * T, "half a sequence": T // 2}
+
+
+def tight(router: str, group_size: int) -> configs.ModelConfig:
+    """Capacity for half of all tokens at best."""
+    losses = {} if routing.ROUTERS[router].learned else {"balance_weight": 0.0, "z_weight": 0.0}
+    experts = tiny.moe(router=router, k=2, capacity_factor=0.5, group_size=group_size, **losses)
+    return tiny.model(moe=experts)
+
+
+@functools.cache
+def block(config):
+    """The compiled (params, x) -> (y, kept tokens by expert, dy / dx) of one block of layers."""
+    fields = tiny.inputs(B, T, padded=False)
+
+    def forward(params, x_BTD):
+        y_BTD, aux = decoder.Block(config).apply(
+            {"params": params}, x_BTD, fields.segment_BT, fields.position_BT, True,
+            rngs={"router": jax.random.key(0)}, mutable=["router"],
+        )  # fmt: skip
+        tally = jax.tree.leaves(aux, is_leaf=lambda x: hasattr(x, "kept_E"))[0]
+        return y_BTD[0], tally
+
+    @jax.jit
+    def run(params, x_BTD):
+        y_BTD, pull, tally = jax.vjp(functools.partial(forward, params), x_BTD, has_aux=True)
+        one_hot = jnp.eye(B * T).reshape(B * T, B, T, 1) * jnp.ones((1, 1, 1, tiny.D))
+        (jacobian,) = jax.vmap(pull)(one_hot)
+        return y_BTD, tally, jacobian.reshape(B, T, B, T, tiny.D)
+
+    return run
+
+
+def block_params(config):
+    return jax.tree.map(lambda x: x[0], tiny.params(config)["block"])
+
+
+def random_x(seed):
+    return np.random.default_rng(seed).normal(size=(B, T, tiny.D)).astype(np.float32)
+
+
+def leaks(config):
+    """How often a change of all tokens after t, in all sequences, changed a y at or before t."""
+    run, params = block(config), block_params(config)
+    x_BTD, other_BTD = random_x(0), random_x(1)
+    y_BTD, tally, _ = tiny.host(run(params, x_BTD))
+    count = 0
+    for t in range(T - 1):
+        later = (np.arange(T) > t)[None, :, None]
+        changed, *_ = tiny.host(run(params, np.where(later, other_BTD, x_BTD)))
+        count += (changed[:, : t + 1] != y_BTD[:, : t + 1]).sum()
+        assert (changed[:, t + 1 :] != y_BTD[:, t + 1 :]).mean() > 0.5
+    assert tally.kept_E.sum() < 0.6 * tally.chosen_E.sum()
+    return count
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("router", CAUSAL)
+def test_no_later_token_changes_an_earlier_one(router, group):
+    """Bit for bit, where experts are so full that who came first decides."""
+    assert leaks(tight(router, GROUPS[group])) == 0
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("router", CAUSAL)
+def test_gradients_stay_in_the_document_and_its_past(router, group):
+    config = tight(router, GROUPS[group])
+    _, _, jacobian = tiny.host(block(config)(block_params(config), random_x(0)))
+    document = np.asarray(tiny.inputs(B, T, padded=False).segment_BT)
+    for b, t, c, u in np.ndindex(B, T, B, T):
+        visible = b == c and u <= t and document[b, t] == document[b, u]
+        assert jacobian[b, t, c, u].any() == visible, (b, t, c, u)
+
+
+def test_a_router_that_looks_ahead_is_caught(monkeypatch):
+    """The test above has teeth: the mean of the group decides here."""
+
+    def choose(logits_GSE, mask_GS, k, key):
+        mean = logits_GSE.mean(1, keepdims=True)
+        return routing.top_k.choose(logits_GSE - 3 * mean, mask_GS, k, key)
+
+    peeking = routing.Router(choose, learned=True, causal=False, random=False)
+    monkeypatch.setitem(routing.ROUTERS, "peeking", peeking)
+    assert leaks(tight("peeking", 0)) > 0
+
+
+def test_slots_given_out_by_sequence_first_are_caught(monkeypatch):
+    """So has it for groups of several sequences: their order inside the group matters."""
+    monkeypatch.setattr("moe.dispatch.groups.split", lambda x, S: x.reshape(-1, S, *x.shape[2:]))
+    monkeypatch.setattr(
+        "moe.dispatch.groups.join", lambda x, B, T: x.reshape(B, T, *x.shape[2:])
+    )
+    config = dataclasses.replace(tight("top_k", B * T), init_scale=2.0)  # not one compiled before
+    assert leaks(config) > 0
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def logits(config, params, inputs, train=False):
+    keys = {"router": jax.random.key(0)}
+    apply = functools.partial(decoder.Decoder(config).apply, rngs=keys, mutable=["router"])
+    tokens, _, segment, position = inputs
+    return apply({"params": params}, tokens, segment, position, train)[0]
+
+
+def test_one_expert_is_the_dense_model():
+    """E = K = 1: the gate is 1 and every token has a seat."""
+    dense = tiny.model(moe=None)
+    config = tiny.model(moe=tiny.moe(num_experts=1, d_ff=dense.d_ff))
+    params = tiny.params(config)
+    twin = jax.tree.map(lambda x: x, params)
+    twin["block"]["layer_1"]["ffn"] = {
+        name: w[:, 0] for name, w in twin["block"]["layer_1"].pop("moe")["experts"].items()
+    }
+    inputs = tiny.inputs()
+    real = np.asarray(inputs.segment_BT) > 0
+    sparse_BTV = np.asarray(logits(config, params, inputs))
+    tiny.assert_close(sparse_BTV[real], np.asarray(logits(dense, twin, inputs))[real])
+    assert np.ptp(sparse_BTV) > 1
+
+
+def test_what_stands_at_padding_changes_nothing():
+    """Not even where tokens compete for slots across sequences."""
+    config = tiny.sparse(group_size=2 * tiny.T, capacity_factor=0.5)
+    params, inputs = tiny.params(config), tiny.inputs()
+    real = np.asarray(inputs.segment_BT) > 0
+    noise = np.random.default_rng(5).integers(0, tiny.V, real.shape)
+    other = inputs._replace(tokens_BT=jnp.where(real, inputs.tokens_BT, noise))
+    a, b = (np.asarray(logits(config, params, x, True)) for x in (inputs, other))
+    assert not real.all() and (a[~real] != b[~real]).any()
+    np.testing.assert_array_equal(a[real], b[real])
+
+
+@pytest.mark.parametrize("position", ["rotary", "relative"])
+def test_packed_documents_are_documents_alone(position):
+    """Two documents in a row, or each in its own row: the same logits, as no expert overflows."""
+    config = dataclasses.replace(tiny.sparse(eval_capacity_factor=9.0), position=position)
+    params = tiny.params(config)
+    packed = tiny.inputs(B, T, padded=False)
+    half = T // 2
+    first = jax.tree.map(lambda x: x.at[:, half:].set(0), packed)
+    second = jax.tree.map(lambda x: jnp.roll(x, half, 1).at[:, half:].set(0), packed)
+    got = [np.asarray(logits(config, params, x)) for x in (packed, first, second)]
+    tiny.assert_close(got[1][:, :half], got[0][:, :half], atol=1e-5)
+    tiny.assert_close(got[2][:, :half], got[0][:, half:], atol=1e-5)
+
+
+def test_layers_are_scanned_in_their_order():
+    """The scan is one block after the other, between embedding and head."""
+    config = tiny.model(every=1)
+    params, inputs = tiny.params(config), tiny.inputs()
+
+    @jax.jit
+    def by_hand(params, inputs):
+        x_BTD = params["embed"][inputs.tokens_BT] * tiny.D**0.5
+        for i in range(2):
+            weights = jax.tree.map(lambda x, i=i: x[i], params["block"])
+            (x_BTD, _), _ = decoder.Block(config).apply(
+                {"params": weights}, x_BTD, inputs.segment_BT, inputs.position_BT, False,
+                mutable=["router"],
+            )  # fmt: skip
+        square = jnp.square(x_BTD).mean(-1, keepdims=True)
+        normed_BTD = x_BTD / jnp.sqrt(square + 1e-6) * params["norm"]["scale"][None, None]
+        return normed_BTD @ params["embed"].T
+
+    tiny.assert_close(logits(config, params, inputs), by_hand(params, inputs), atol=1e-5)
+
+
+def test_remat_and_unrolling_change_nothing():
+    config = tiny.model(every=1, moe=tiny.moe(jitter=0.1))
+    want = tiny.value_and_grad(config, tiny.inputs())
+    changed = dataclasses.replace(config, remat=True, scan_unroll=2)
+    tiny.assert_close(tiny.value_and_grad(changed, tiny.inputs()), want)
+
+
+def test_low_precision_ends_at_the_logits():
+    """The arithmetic is bfloat16; parameters, and logits with all their digits, are float32."""
+    config = tiny.model(dtype="bfloat16")
+    params = tiny.params(config)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    low_BTV = np.asarray(logits(config, params, tiny.inputs()))
+    assert low_BTV.dtype == np.float32
+    high_BTV = np.asarray(logits(tiny.model(), params, tiny.inputs()))
+    difference = np.abs(low_BTV - high_BTV)
+    assert 1e-4 < difference.mean() < 0.1
+    rounded_BTV = low_BTV.astype(jnp.bfloat16).astype(np.float32)
+    assert (low_BTV != rounded_BTV).mean() > 0.5, "the logits were rounded to bfloat16"
+
+
+def test_shapes_are_known_without_memory():
+    huge = tiny.model(d_model=2**14, moe=tiny.moe(num_experts=2048, d_ff=2**16))
+    experts = decoder.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]
+    assert experts["w_in"].shape == (1, 2048, 2**14, 2**16)
