@@ -19,7 +19,7 @@ import tqdm
 
 from moe import flops, sharding
 from moe.data import prepare
-from moe.training import loop, metrics, optimizer, step
+from moe.training import checkpoint, loop, metrics, optimizer, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
@@ -37,8 +37,12 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
 
     Returns:
       The lines of results.jsonl.
+
+    Raises:
+      ValueError: if a run in the folder, finished or not, was made by another config.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    for name, path, seed in _all(runs, root, seeds):
+        checkpoint.open_workdir(path, _seeded(runs[name], seed))
     if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
         prepare.prepare(next(iter(runs.values())).data)  # once, before the workers need it
         _in_processes(_work, jobs, jobs, runs, root, seeds)
@@ -110,6 +114,10 @@ def _all(runs: Runs, root, seeds) -> Iterator[tuple[str, pathlib.Path, int]]:
             yield name, root / name / f"seed{seed}", seed
 
 
+def _seeded(run, seed):
+    return run.replace(train={"seed": seed})
+
+
 def _in_processes(target, number, jobs, *args):
     """target(*args) in `number` processes, process i on the i-th of `jobs` shares of the cores.
 
@@ -143,14 +151,12 @@ def _pinned(target, index, jobs, *args):
 def _work(index, runs, root, seeds):
     """Trains every run that is neither finished nor in another worker's hands."""
     for name, path, seed in _all(runs, root, seeds):
-        path.mkdir(parents=True, exist_ok=True)
         with (path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            seeded = runs[name].replace(train={"seed": seed})
-            loop.train(seeded, path, f"{name} seed {seed}", bar=index)
+            loop.train(_seeded(runs[name], seed), path, f"{name} seed {seed}", bar=index)
             collect(runs, root, seeds)
 
 

@@ -80,7 +80,9 @@ def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
     cut = length // 2
     segment = 1 + (place >= cut)
     if padded:
-        segment = np.where((place >= length - length // 4) & (np.arange(batch) % 2)[:, None], 0, segment)
+        segment = np.where(
+            (place >= length - length // 4) & (np.arange(batch) % 2)[:, None], 0, segment
+        )
     fields = (tokens, targets, segment, place % cut)
     return loss.Inputs(*(jnp.asarray(x, jnp.int32) for x in fields))
 

@@ -150,9 +150,7 @@ def test_one_device_and_many(name, mesh, group):
 
 
 @NAMES
-@pytest.mark.parametrize(
-    ("mesh", "group"), [("8x1", "two sequences"), ("1x8", "half a sequence")]
-)
+@pytest.mark.parametrize(("mesh", "group"), [("8x1", "two sequences"), ("1x8", "half a sequence")])
 def test_only_one_axis(name, mesh, group):
     agree(name, 1, group, mesh)
 

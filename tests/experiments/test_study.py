@@ -88,6 +88,9 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "prepare", lambda config: pytest.fail("finished, yet data wanted"))
     assert study.run(runs, root, 1, 1) == records
     assert trained == []
+    changed = {name: run.replace(train={"steps": 8}) for name, run in runs.items()}
+    with pytest.raises(ValueError, match=r"train.steps: it has 4, you gave 8"):
+        study.run(changed, root, 1, 1)
 
 
 def fails_at(variant, train):

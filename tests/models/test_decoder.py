@@ -104,9 +104,7 @@ def test_a_router_that_looks_ahead_is_caught(monkeypatch):
 def test_slots_given_out_by_sequence_first_are_caught(monkeypatch):
     """So has it for groups of several sequences: their order inside the group matters."""
     monkeypatch.setattr("moe.dispatch.groups.split", lambda x, S: x.reshape(-1, S, *x.shape[2:]))
-    monkeypatch.setattr(
-        "moe.dispatch.groups.join", lambda x, B, T: x.reshape(B, T, *x.shape[2:])
-    )
+    monkeypatch.setattr("moe.dispatch.groups.join", lambda x, B, T: x.reshape(B, T, *x.shape[2:]))
     config = dataclasses.replace(tight("top_k", B * T), init_scale=2.0)  # not one compiled before
     assert leaks(config) > 0
 
