@@ -28,7 +28,6 @@ def test_products():
     assert count(matmul, (3, 5), (5, 7)).total == 2 * 3 * 5 * 7
     batched = functools.partial(jnp.einsum, "bij,bjk->bik")
     assert count(batched, (4, 3, 5), (4, 5, 7)).total == 4 * 2 * 3 * 5 * 7
-    assert count(functools.partial(jnp.einsum, "i,j->ij"), (3,), (5,)).total in (0, 2 * 15)
 
 
 def test_a_convolution():
@@ -58,18 +57,18 @@ def test_moving_data_is_free():
 
 
 @pytest.mark.parametrize(
-    ("fn", "cost"),
-    [
-        (lambda x: jnp.zeros(3).at[jnp.array([0, 1])].add(x[:2]), 2),
-        (jnp.sort, 16 * 4),
-        (jnp.cumsum, 16),
-        (jnp.max, 16),
-    ],
-    ids=["scatter", "sort", "cumsum", "max"],
+    ("fn", "cost"), [(jnp.sort, 16 * 4), (jnp.cumsum, 16), (jnp.max, 16), (jnp.argmax, 16)]
 )
 def test_what_operations_cost(fn, cost):
-    """One a summand, n log2 n a sort; jax may add a few to mend indices."""
-    assert cost <= count(jax.jit(fn), (16,)).everything <= cost + 6
+    """n log2 n a sort, whose order jax may have to make, else one a number read."""
+    assert cost <= count(jax.jit(fn), (16,)).everything <= cost + 1
+
+
+def test_a_scatter_adds_as_often_as_it_has_summands():
+    def scatter(x):
+        return jnp.zeros((99, 8)).at[jnp.arange(16)].add(x)
+
+    assert 16 * 8 <= count(scatter, (16, 8)).everything <= 16 * 8 + 4 * 16
 
 
 def test_a_scan_costs_its_length():
@@ -98,7 +97,9 @@ def test_remat_costs_another_forward_pass():
         return jnp.sin(jnp.sin(x @ w) @ w)
 
     once = 2 * 3 * 5 * 5
-    plain, again = (jax.grad(lambda x, w, f=f: f(x, w).sum(), (0, 1)) for f in (two, jax.remat(two)))
+    plain, again = (
+        jax.value_and_grad(lambda x, w, f=f: f(x, w).sum(), (0, 1)) for f in (two, jax.remat(two))
+    )
     assert count(plain, (3, 5), (5, 5)).total == 3 * 2 * once
     assert count(again, (3, 5), (5, 5)).total == 4 * 2 * once
 
@@ -132,7 +133,8 @@ def test_custom_gradients():
 
     double.defvjp(lambda x, w: (matmul(x, w), w), lambda w, g: (g @ w.T @ w @ w.T, w))
     assert count(double, (3, 5), (5, 5)).total == 2 * 75
-    assert count(jax.grad(lambda x, w: double(x, w).sum()), (3, 5), (5, 5)).total == 4 * 2 * 75
+    gradient = jax.value_and_grad(lambda x, w: double(x, w).sum())
+    assert count(gradient, (3, 5), (5, 5)).total == 4 * 2 * 75
 
 
 @pytest.mark.parametrize("mesh", ["2x4", "8x1"])
@@ -149,7 +151,9 @@ def test_a_shard_map_runs_on_all_devices(mesh):
             for shape in [(16, 5), (5, 5)]
         ]
         spread = jax.ShapeDtypeStruct(
-            (16, 5), jnp.float32, sharding=jax.NamedSharding(jax.sharding.get_abstract_mesh(), split)
+            (16, 5),
+            jnp.float32,
+            sharding=jax.NamedSharding(jax.sharding.get_abstract_mesh(), split),
         )
         assert counting.count(divided, spread, shapes[1]).total == 2 * 16 * 5 * 5
         assert counting.count(repeated, *shapes).total == 8 * 2 * 16 * 5 * 5
@@ -182,7 +186,7 @@ def test_parts_by_named_scope_keep_their_name_in_gradients():
 
 @pytest.mark.parametrize("dispatcher", ["gather", "einsum"])
 @pytest.mark.parametrize("remat", [False, True])
-def test_within_3_percent_of_xla(dispatcher, remat):
+def test_within_1_percent_of_xla(dispatcher, remat):
     """A scan of one turn, which XLA counts right. Wide, so that products dominate both counts."""
     experts = tiny.moe(num_experts=4, k=2, d_ff=256, dispatcher=dispatcher)
     config = tiny.model(
@@ -198,4 +202,4 @@ def test_within_3_percent_of_xla(dispatcher, remat):
     arguments = decoder.parameter_shapes(config), key, ids, ids, ids, ids
     ours = counting.count(step, *arguments).everything
     theirs = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
-    assert abs(ours / theirs - 1) < 0.03
+    assert abs(ours / theirs - 1) < 0.01

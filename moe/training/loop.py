@@ -98,7 +98,8 @@ def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
         n = i + 1
         if n % t.log_every == 0:
             late = writer.write({"step": n, "split": "train", **measured})
-            shown |= {"train": f"{float(late['nll']):.3f}"} if late else {}
+            if late and late["split"] == "train":
+                shown["train"] = f"{float(late['nll']):.3f}"
         if n % t.eval_every == 0 or n == t.steps:
             seconds = clock.stop(state)
             scored = evaluate(state, "validation", t.eval_batches)

@@ -1,0 +1,255 @@
+"""Ideal and executed FLOPs against closed forms, the parameters, and the matcher."""
+
+import dataclasses
+
+import pytest
+
+from moe import flops
+from tests import tiny
+
+B, T, D, V = tiny.B, tiny.T, tiny.D, tiny.V
+TOKENS = B * T
+N_H, F = 8, 16  # heads x width of one, and of a dense feed-forward
+
+
+def dense(**changes):
+    return tiny.model(moe=None, **changes)
+
+
+def executed(config, **changes):
+    return flops.executed(config, **{"batch": B, "length": T, **changes})
+
+
+# Forward products of one layer or part, for all tokens; a training step does each three times.
+ATTENTION = TOKENS * (2 * 4 * D * N_H + 2 * 2 * N_H * T)
+FFN = TOKENS * 2 * 2 * D * F
+HEAD = TOKENS * 2 * D * V
+
+
+def experts_forward(slots, d_ff=8):
+    return slots * 2 * 2 * D * d_ff
+
+
+def test_a_dense_model_in_closed_form():
+    got = executed(dense())
+    assert got.products == {"attention": 6 * ATTENTION, "dense_ffn": 6 * FFN, "head": 3 * HEAD}
+    assert got.total == 6 * ATTENTION + 6 * FFN + 3 * HEAD
+
+
+@pytest.mark.parametrize(("factor", "k", "slots"), [(1.0, 1, 2), (1.25, 1, 3), (1.0, 2, 4)])
+def test_a_sparse_model_in_closed_form(factor, k, slots):
+    """Experts compute all their slots, filled or not; sorting and gathering are no products."""
+    got = executed(tiny.sparse(capacity_factor=factor, k=k))
+    assert got.products == {
+        "attention": 6 * ATTENTION,
+        "dense_ffn": 3 * FFN,
+        "head": 3 * HEAD,
+        "router": 3 * TOKENS * 2 * D * tiny.E,
+        "experts": 3 * experts_forward(B * tiny.E * slots),
+    }
+
+
+@pytest.mark.parametrize("group_size", [T, 4 * T, T // 2])
+def test_the_one_hot_dispatcher_pays_for_its_products(group_size):
+    """2 S E C D a group each way; backward the same for x and y, and once for the gates."""
+    got = executed(tiny.sparse(dispatcher="einsum", group_size=group_size))
+    slots = group_size // tiny.E
+    one_way = TOKENS // group_size * 2 * group_size * tiny.E * slots * D
+    assert got.products["dispatch"] == 5 * one_way
+    plain = executed(tiny.sparse(group_size=group_size))
+    assert got.total - plain.total == 5 * one_way
+
+
+def test_the_oracle_pays_for_every_expert_on_every_token():
+    got = executed(tiny.sparse(dispatcher="oracle"))
+    assert got.products["experts"] == 3 * experts_forward(TOKENS * tiny.E)
+
+
+def test_depth_multiplies_the_blocks_but_not_the_head():
+    two, four = executed(tiny.model()), executed(tiny.model(num_layers=4))
+    for part in ("attention", "dense_ffn", "router", "experts"):
+        assert four.products[part] == 2 * two.products[part]
+    assert four.products["head"] == two.products["head"]
+
+
+def test_gates_are_a_third_matrix():
+    plain, gated = executed(dense()), executed(dense(activation="swiglu"))
+    assert gated.products["dense_ffn"] == plain.products["dense_ffn"] * 3 / 2
+    mixed = executed(tiny.model(dense_activation="geglu"))
+    assert mixed.products["dense_ffn"] == 3 * FFN * 3 / 2
+    assert mixed.products["experts"] == executed(tiny.model()).products["experts"]
+
+
+def test_remat_recomputes_the_blocks():
+    """All but the last product of a block, whose result the gradient does not need."""
+    plain, remat = executed(dense(every=1)), executed(dense(every=1, remat=True))
+    assert remat.products["attention"] == plain.products["attention"] * 4 / 3
+    assert remat.products["dense_ffn"] == 6 * FFN + 2 * FFN / 2
+    assert remat.products["head"] == plain.products["head"]
+
+
+def test_accumulation_recomputes_a_forward_pass():
+    once, twice = executed(tiny.model()), executed(tiny.model(), accumulate=2)
+    assert twice.total == once.total * 4 / 3
+    four = executed(tiny.model(), accumulate=4)
+    assert four.products == twice.products
+
+
+def test_parts_sum_to_the_total_and_cover_it():
+    got = executed(tiny.sparse(dispatcher="einsum", k=2))
+    assert sum(got.products.values()) == got.total
+    assert sum(got.others.values()) + got.total == got.everything
+    assert set(got.products) == {
+        "attention", "dense_ffn", "experts", "router", "dispatch", "head"
+    }  # fmt: skip
+
+
+def test_on_a_mesh_the_same():
+    """The count is over all devices, and the model's own collectives cost nothing."""
+    want = executed(tiny.model())
+    with tiny.on("2x4"):
+        got = flops.executed.__wrapped__(tiny.model(), B, T)  # as if not counted before
+    assert got.products == want.products
+
+
+# Ideal.
+
+
+def test_ideal_in_closed_form():
+    attention = 4 * 2 * D * N_H + 2 * 2 * N_H * (T + 1) / 2  # a token attends to (T + 1) / 2
+    assert flops.ideal(dense(), T) == {
+        "attention": 3 * 2 * attention,
+        "dense_ffn": 3 * 2 * (2 * 2 * D * F),
+        "head": 3 * 2 * D * V,
+    }
+    for k in (1, 2):
+        got = flops.ideal(tiny.sparse(k=k, capacity_factor=3.0), T)
+        assert got["experts"] == 3 * k * (2 * 2 * D * 8) and got["dense_ffn"] == 3 * (4 * D * F)
+    gated = flops.ideal(tiny.model(activation="swiglu", dense_activation="gelu"), T)
+    assert gated["experts"] == 3 * 6 * D * 8 and gated["dense_ffn"] == 3 * 4 * D * F
+
+
+def test_ideal_is_executed_but_for_what_it_leaves_out():
+    """Full capacity, K = E: only masked attention and the router are extra."""
+    config = tiny.sparse(k=tiny.E)
+    got = executed(config)
+    extra = got.products["router"] + 6 * TOKENS * 2 * N_H * (T - 1)
+    want = sum(flops.ideal(config, T).values()) * TOKENS
+    assert got.total - extra == want
+
+
+def test_per_token():
+    config = tiny.model()
+    assert flops.per_token(config, B, T, "executed") == executed(config).total / TOKENS
+    assert flops.per_token(config, B, T, "ideal") == sum(flops.ideal(config, T).values())
+    with pytest.raises(ValueError, match="by='guessed' is not one of 'ideal', 'executed'"):
+        flops.per_token(config, B, T, "guessed")
+
+
+# Parameters.
+
+
+def test_parameters():
+    attention, norms = 4 * D * N_H, 2 * D
+    shared = V * D + D + 2 * (attention + norms)
+    assert flops.parameters(dense()) == (shared + 2 * 2 * D * F, shared + 2 * 2 * D * F)
+    assert flops.parameters(dense()) == (1320, 1320)
+    router, expert = D * tiny.E, 2 * D * 8
+    got = flops.parameters(tiny.sparse(k=2))
+    assert got.total == shared + 2 * D * F + router + tiny.E * expert == 1608
+    assert got.active == shared + 2 * D * F + router + 2 * expert == 1352
+
+
+def test_parameters_of_a_model_too_large_for_this_machine():
+    """Without any memory: Switch-C's 1.6T, or near it."""
+    config = tiny.model(
+        vocab_size=32_128, num_layers=30, d_model=2080, num_heads=64, d_head=64, d_ff=6144,
+        moe=tiny.moe(num_experts=2048, d_ff=6144),
+    )  # fmt: skip
+    experts = 15 * 2048 * 2 * 2080 * 6144
+    got = flops.parameters(config)
+    assert got.total > experts and got.total - got.active == experts * 2047 // 2048
+
+
+# Matching.
+
+SIZE = {"batch": B, "length": 32}
+WIDE = {"d_model": 32, "d_head": 16, "d_ff": 128}
+
+
+@pytest.mark.parametrize("by", ["executed", "ideal"])
+@pytest.mark.parametrize("adjust", ["experts", "dense"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_match(by, adjust, k):
+    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=100, k=k, capacity_factor=1.25))
+    got = flops.match(dense(**WIDE), model, by=by, adjust=adjust, **SIZE)
+    assert got.residual < 0.01
+    cost = [flops.per_token(x, B, 32, by) for x in (got.dense, got.moe)]
+    assert cost == [got.dense_flops, got.moe_flops]
+    assert abs(cost[1] / cost[0] - 1) == got.residual
+    fixed, free = (got.dense, got.moe) if adjust == "experts" else (got.moe, got.dense)
+    assert fixed == (dense(**WIDE) if adjust == "experts" else model)
+    want = model if adjust == "experts" else dense(**WIDE)
+    if adjust == "experts":
+        assert dataclasses.replace(free, moe=dataclasses.replace(free.moe, d_ff=100)) == want
+    else:
+        assert dataclasses.replace(free, d_ff=128) == want
+
+
+def test_match_is_exact_where_it_can_be():
+    """Ideal, K = 1: an expert as wide as the dense layer it replaces; K = 2: half of it."""
+    for k in (1, 2):
+        model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7, k=k))
+        got = flops.match(dense(**WIDE), model, by="ideal", **SIZE)
+        assert got.moe.moe.d_ff == 128 // k and got.residual == 0
+
+
+def test_executed_charges_padding_to_the_experts():
+    """At capacity 2 an expert may be at most half as wide, less what the router costs."""
+    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7, capacity_factor=2.0))
+    got = flops.match(dense(**WIDE), model, **SIZE)
+    router = tiny.E / 4  # 2 D E of router against 4 D of a slot's column, at 2 slots a token
+    assert got.moe.moe.d_ff == 64 - router
+
+
+def test_match_charges_what_accumulation_recomputes():
+    """As wide as before, as both models recompute alike; but both cost more."""
+    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7))
+    one, two = (flops.match(dense(**WIDE), model, accumulate=n, **SIZE) for n in (1, 2))
+    assert two.dense_flops > 1.2 * one.dense_flops and two.residual < 0.01
+    assert abs(two.moe.moe.d_ff - one.moe.moe.d_ff) <= 1
+
+
+def test_no_match():
+    """The one-hot dispatcher alone costs more than the dense model."""
+    experts = tiny.moe(d_ff=8, dispatcher="einsum", group_size=8 * 32, capacity_factor=4.0)
+    with pytest.raises(ValueError, match="no width reaches .*at width 0 the rest already costs"):
+        flops.match(dense(**WIDE), tiny.model(**WIDE, moe=experts), **SIZE)
+
+
+def test_a_match_too_coarse():
+    """A width is a whole number: sixteen slots a token leave steps of several per cent."""
+    small = {"d_model": 32, "d_head": 2, "num_heads": 1, "d_ff": 9, "vocab_size": 2}
+    experts = tiny.moe(num_experts=16, k=16, d_ff=8)
+    with pytest.raises(ValueError, match="cannot match ideal FLOPs within 1.0%: dense d_ff=9"):
+        flops.match(dense(**small), tiny.model(**small, moe=experts), by="ideal", **SIZE)
+
+
+def test_match_says_what_it_did():
+    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7))
+    got = flops.match(dense(**WIDE), model, by="ideal", **SIZE)
+    assert str(got) == (
+        f"dense d_ff=128: {got.dense_flops:,.0f} FLOPs/token; MoE expert d_ff=128:"
+        f" {got.dense_flops:,.0f} FLOPs/token; residual mismatch 0.000%"
+    )
+
+
+@pytest.mark.parametrize("by", ["executed", "ideal"])
+def test_a_dense_model_of_several_times_the_cost(by):
+    got = flops.dense_of(dense(**WIDE), 2.0, by=by, **SIZE)
+    ratio = flops.per_token(got, B, 32, by) / flops.per_token(dense(**WIDE), B, 32, by)
+    assert abs(ratio - 2) < 0.01 and dataclasses.replace(got, d_ff=128) == dense(**WIDE)
+
+
+def test_energy():
+    assert flops.energy_kwh(seconds=3600, watts=500) == 0.5

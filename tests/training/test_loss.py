@@ -1,0 +1,255 @@
+"""The loss: worked out by hand, the same in parts as in whole, blind to padding."""
+
+import dataclasses
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.models import decoder
+from moe.routing import tally
+from moe.training import loss
+from tests import tiny
+
+B, T, E = tiny.B, tiny.T, tiny.E
+
+
+def test_cross_entropy_by_hand():
+    p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
+    nll_BT = loss.cross_entropy(jnp.log(p) + 7, jnp.array([[0, 2]]))
+    np.testing.assert_allclose(nll_BT, [[math.log(2), -math.log(0.7)]], rtol=1e-5)
+
+
+def test_cross_entropy_of_huge_logits():
+    nll_BT = loss.cross_entropy(jnp.array([[[1e4, 0.0]] * 2]), jnp.array([[0, 1]]))
+    np.testing.assert_allclose(nll_BT, [[0, 1e4]])
+
+
+def literal_tallies() -> tally.Tally:
+    """Two layers of two experts: balance losses 1 and 10/9, router z 2 and 4."""
+    return tally.Tally(
+        tokens=jnp.array([3.0, 3]),
+        chosen_E=jnp.array([[1.5, 1.5], [1, 2]]),
+        kept_E=jnp.array([[1.5, 1.5], [1, 1]]),
+        probability_E=jnp.array([[1.5, 1.5], [1, 2]]),
+        entropy=jnp.array([0.0, 0]),
+        gate=jnp.array([3.0, 3]),
+        z=jnp.array([6.0, 12]),
+        slots=jnp.array([6.0, 6]),
+    )
+
+
+def test_the_total_by_hand():
+    """6 nats over 3 tokens, plus the means over layers, each with its weight."""
+    sums = loss.Sums(jnp.float32(6), jnp.float32(3), literal_tallies())
+    moe = tiny.moe(balance_weight=0.5, z_weight=0.25)
+    value, metrics = loss.total(sums, moe)
+    np.testing.assert_allclose(value, 2 + 0.5 * (1 + 10 / 9) / 2 + 0.25 * 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["nll"], 2)
+    np.testing.assert_allclose(metrics["loss"], value)
+    np.testing.assert_allclose(metrics["router_z"], 3)
+    np.testing.assert_allclose(metrics["dropped"], 1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(metrics["load_LE"], [[0.5, 0.5], [1 / 3, 2 / 3]], rtol=1e-6)
+
+
+def test_the_total_of_a_dense_model():
+    value, metrics = loss.total(loss.Sums(jnp.float32(6), jnp.float32(3), None), None)
+    assert value == 2 and metrics.keys() == {"loss", "nll"}
+
+
+def test_a_uniform_model_loses_log_v():
+    params = jax.tree.map(jnp.zeros_like, tiny.params(tiny.model(moe=None)))
+    (value, metrics), _ = tiny.host(
+        tiny.gradients(tiny.model(moe=None))(params, tiny.inputs(), jax.random.key(0))
+    )
+    np.testing.assert_allclose(value, math.log(tiny.V), rtol=1e-6)
+    np.testing.assert_allclose(metrics["nll"], value)
+
+
+def test_weights_of_zero_leave_the_cross_entropy():
+    (value, metrics), _ = tiny.value_and_grad(silent(), tiny.inputs())
+    assert value == metrics["nll"] and metrics["balance"] > 1 and metrics["router_z"] > 0
+
+
+def silent(**changes):
+    """One layer, without any router loss."""
+    losses = {"balance_weight": 0.0, "z_weight": 0.0}
+    return tiny.model(num_layers=1, every=1, moe=tiny.moe(**losses, **changes))
+
+
+def test_the_task_alone_gives_the_router_a_gradient():
+    """K = 1, so the gate must carry it."""
+    _, grads = tiny.value_and_grad(silent(), tiny.inputs())
+    router_DE = grads["block"]["layer_0"]["moe"]["router"][0]
+    assert (np.abs(router_DE) > 1e-5).all()
+
+
+def test_a_router_that_renormalises_one_gate_is_caught():
+    """The test above has teeth: with all gates 1 the gradient would be exactly zero."""
+    params = tiny.params(silent())
+    config = silent(num_experts=1)
+    one = jax.tree.map(lambda x: x, params)
+    layer = one["block"]["layer_0"]["moe"]
+    layer["router"] = layer["router"][..., :1]
+    layer["experts"] = jax.tree.map(lambda x: x[:, :1], layer["experts"])
+    _, grads = tiny.gradients(config)(one, tiny.inputs(), jax.random.key(0))
+    assert not np.asarray(grads["block"]["layer_0"]["moe"]["router"]).any()
+
+
+def test_an_expert_without_tokens_gets_exactly_zero():
+    """Experts 2 and 3 are out of reach of the router; their weights must not move."""
+    params = tiny.params(silent())
+    params["block"]["layer_0"]["ffn_norm"]["scale"] *= 0.0  # all logits 0: ties go to expert 0
+    (_, metrics), grads = tiny.host(
+        tiny.gradients(silent())(params, tiny.inputs(), jax.random.key(0))
+    )
+    assert metrics["unused"] == E - 1 and metrics["max_load"] == E
+    experts = tiny.value_and_grad(silent(), tiny.inputs())[1]["block"]["layer_0"]["moe"]["experts"]
+    assert all(x[0, e].any() for x in experts.values() for e in range(E))
+    unused = grads["block"]["layer_0"]["moe"]["experts"]
+    assert all(not x[0, 1:].any() for x in unused.values())
+
+
+def test_all_of_it_is_float32():
+    """In a bfloat16 model: loss, metrics and gradients."""
+    config = dataclasses.replace(silent(), dtype="bfloat16")
+    (value, metrics), grads = jax.eval_shape(
+        tiny.gradients(config), tiny.params(config), tiny.inputs(), jax.random.key(0)
+    )
+    assert {x.dtype for x in jax.tree.leaves((value, metrics, grads))} == {np.dtype("float32")}
+
+
+# Accumulation.
+
+
+@pytest.mark.parametrize("group_size", [0, 2 * T, T // 2], ids=["one", "two", "half"])
+def test_micro_batches_make_the_whole_batch(group_size):
+    """Loss, all metrics and all gradients, though the balance loss is not linear."""
+    config = tiny.model(
+        num_layers=1, every=1,
+        moe=tiny.moe(k=2, group_size=group_size, balance_weight=0.5, capacity_factor=0.75),
+    )  # fmt: skip
+    whole = tiny.value_and_grad(config, tiny.inputs())
+    assert whole[0][1]["dropped"] > 0.05
+    tiny.assert_close(tiny.value_and_grad(config, tiny.inputs(), accumulate=2), whole)
+
+
+def test_many_micro_batches_of_a_dense_model():
+    config = tiny.model(moe=None, num_layers=1, every=1)
+    whole = tiny.value_and_grad(config, tiny.inputs())
+    tiny.assert_close(tiny.value_and_grad(config, tiny.inputs(), accumulate=8), whole)
+
+
+def test_micro_batches_keep_groups_together():
+    """Groups of two rows in two micro-batches: rows 0, 1, 4, 5, and then the others."""
+    rows = jnp.arange(8)[:, None] * jnp.ones((1, T), jnp.int32)
+    parts = [loss._micro_batch(rows, i, 2, 2)[:, 0].tolist() for i in range(2)]
+    assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_a_group_of_the_whole_batch_cannot_be_accumulated_silently():
+    """Groups larger than a micro-batch: the same groups as without accumulation, or an error."""
+    config = silent(group_size=B * T, capacity_factor=0.5)
+    (whole, _), _ = jax.eval_shape(
+        tiny.gradients(config), tiny.params(config), tiny.inputs(), jax.random.key(0)
+    )
+    assert whole.shape == ()
+    with pytest.raises(ValueError, match="group_size"):
+        jax.eval_shape(
+            tiny.gradients(config, 2), tiny.params(config), tiny.inputs(), jax.random.key(0)
+        )
+
+
+# Padding.
+
+
+@functools.cache
+def forward(config):
+    """The compiled (params, inputs) -> ((nll, tokens, tallies), gradients of nll)."""
+    network = decoder.Decoder(config)
+
+    def nll(params, inputs):
+        sums, _ = loss.forward(network, params, inputs, jax.random.key(0), True)
+        return sums.nll, sums
+
+    def run(params, inputs):
+        (_, sums), grads = jax.value_and_grad(nll, has_aux=True)(params, inputs)
+        return sums, grads
+
+    return jax.jit(run)
+
+
+def assert_padding_changes_nothing(config, batch, padded):
+    params = tiny.params(config)
+    sums, grads = tiny.host(forward(config)(params, batch))
+    more, more_grads = tiny.host(forward(config)(params, padded))
+    assert sums.tallies.kept_E.sum() < sums.tallies.chosen_E.sum()
+    tiny.assert_close(more._replace(tallies=None), sums._replace(tallies=None))
+    tiny.assert_close(more.tallies._replace(slots=0), sums.tallies._replace(slots=0))
+    tiny.assert_close(more_grads, grads, atol=1e-5)
+
+
+def test_rows_of_padding_change_nothing():
+    batch = tiny.inputs()
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 2), (0, 0))), batch)
+    assert_padding_changes_nothing(silent(k=2), batch, padded)
+
+
+def test_padding_after_the_documents_changes_nothing():
+    """Groups of T tokens in rows of 2T: the second half of each row is a group of padding."""
+    batch = tiny.inputs()
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, T))), batch)
+    assert_padding_changes_nothing(silent(k=2, group_size=T), batch, padded)
+
+
+def test_padding_between_documents_takes_no_seat():
+    """The same tokens in the same group with padding in front: the same seats, the same drops."""
+    batch = tiny.inputs()
+    after = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 4))), batch)
+    before = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (4, 0))), batch)
+    assert_padding_changes_nothing(silent(k=2, capacity_factor=0.5), after, before)
+
+
+# What must not be forgotten.
+
+
+class Silent(nn.Module):
+    """A network that claims experts but tells nothing of them."""
+
+    config: object
+
+    @nn.compact
+    def __call__(self, tokens_BT, segment_BT, position_BT, train):
+        return jnp.zeros((*tokens_BT.shape, tiny.V)) + self.param("w", nn.initializers.zeros, ())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_sparse_model_without_a_tally_is_an_error(accumulate):
+    network = Silent(tiny.model())
+    with pytest.raises(ValueError, match="config.moe=MoEConfig.* but the network sowed None"):
+        loss.value_and_grad(
+            network, {"w": jnp.zeros(())}, tiny.inputs(), jax.random.key(0), accumulate
+        )
+
+
+def test_a_dense_model_with_a_tally_is_an_error():
+    class Liar(decoder.Decoder):
+        """Sparse inside, dense by its config."""
+
+        def apply(self, *args, **kwargs):
+            return decoder.Decoder(tiny.model()).apply(*args, **kwargs)
+
+    network = Liar(tiny.model(moe=None))
+    with pytest.raises(ValueError, match="config.moe=None but the network sowed"):
+        loss.value_and_grad(network, tiny.params(tiny.model()), tiny.inputs(), jax.random.key(0))
+
+
+def test_every_moe_layer_counts():
+    """Four sparse layers: the tallies are stacked, and each has its own routing."""
+    config = tiny.model(every=1, num_layers=4)
+    sums, _ = jax.eval_shape(forward(config), tiny.params(config), tiny.inputs())
+    assert sums.tallies.chosen_E.shape == (4, E) and sums.tallies.z.shape == (4,)
