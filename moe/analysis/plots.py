@@ -77,4 +77,5 @@ def _against_experts(axis, runs):
         axis.annotate(name, (max(experts, 1), np.mean(losses)), fontsize=8,
                       xytext=(6, 3), textcoords="offset points")  # fmt: skip
     axis.set_xscale("log", base=2)
+    axis.margins(x=0.2)
     axis.set(xlabel="experts (1: dense)", ylabel="test loss, nats per token")

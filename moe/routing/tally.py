@@ -73,7 +73,7 @@ def statistics(tally: Tally) -> dict[str, jax.Array]:
       load_E: fraction of pairs sent to each expert, sums to 1.
       dropped: fraction of pairs without a slot.
       entropy: mean entropy of a token's probabilities, nats; log E when undecided.
-      max_load: largest load over the mean load, 1 at balance, E at collapse.
+      max_load: largest load over the mean load, 1 at balance, E / K at collapse.
       unused: number of experts that no token chose.
       gate: mean gate of a pair.
       router_z: mean logsumexp(logits)^2.

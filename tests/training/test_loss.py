@@ -126,7 +126,7 @@ def test_all_of_it_is_float32():
 # Accumulation.
 
 
-@pytest.mark.parametrize("group_size", [0, 2 * T, T // 2], ids=["one", "two", "half"])
+@pytest.mark.parametrize("group_size", [2 * T, T // 2], ids=["two", "half"])
 def test_micro_batches_make_the_whole_batch(group_size):
     """Loss, all metrics and all gradients, though the balance loss is not linear."""
     config = tiny.model(
@@ -149,19 +149,6 @@ def test_micro_batches_keep_groups_together():
     rows = jnp.arange(8)[:, None] * jnp.ones((1, T), jnp.int32)
     parts = [loss._micro_batch(rows, i, 2, 2)[:, 0].tolist() for i in range(2)]
     assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
-
-
-def test_a_group_of_the_whole_batch_cannot_be_accumulated_silently():
-    """Groups larger than a micro-batch: the same groups as without accumulation, or an error."""
-    config = silent(group_size=B * T, capacity_factor=0.5)
-    (whole, _), _ = jax.eval_shape(
-        tiny.gradients(config), tiny.params(config), tiny.inputs(), jax.random.key(0)
-    )
-    assert whole.shape == ()
-    with pytest.raises(ValueError, match="group_size"):
-        jax.eval_shape(
-            tiny.gradients(config, 2), tiny.params(config), tiny.inputs(), jax.random.key(0)
-        )
 
 
 # Padding.
@@ -236,16 +223,33 @@ def test_a_sparse_model_without_a_tally_is_an_error(accumulate):
         )
 
 
-def test_a_dense_model_with_a_tally_is_an_error():
-    class Liar(decoder.Decoder):
-        """Sparse inside, dense by its config."""
+class Wrapped(nn.Module):
+    """As many sparse decoders as there are names, under a config of its own."""
 
-        def apply(self, *args, **kwargs):
-            return decoder.Decoder(tiny.model()).apply(*args, **kwargs)
+    config: object
+    names: tuple
 
-    network = Liar(tiny.model(moe=None))
-    with pytest.raises(ValueError, match="config.moe=None but the network sowed"):
-        loss.value_and_grad(network, tiny.params(tiny.model()), tiny.inputs(), jax.random.key(0))
+    @nn.compact
+    def __call__(self, *inputs):
+        return sum(decoder.Decoder(tiny.model(), name=name)(*inputs) for name in self.names)
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "message"),
+    [
+        (tiny.model(moe=None), ("one",), "config.moe=None but the network sowed"),
+        (tiny.model(), ("one", "two"), "sowed"),
+    ],
+    ids=["a dense model with a tally", "more tallies than one stack"],
+)
+def test_a_tally_that_nobody_reads_is_an_error(config, names, message):
+    network = Wrapped(config, names)
+    params = dict.fromkeys(names, tiny.params(tiny.model()))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            lambda params: loss.forward(network, params, tiny.inputs(), jax.random.key(0), True),
+            params,
+        )
 
 
 def test_every_moe_layer_counts():

@@ -1,0 +1,110 @@
+"""Bits per byte where they can be counted on fingers."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe.data import prepared
+from moe.evaluation import text
+from moe.training import loss, step
+from tests import tiny
+
+
+def toy(tokens, token_bytes) -> prepared.Prepared:
+    stream = np.array(tokens, np.uint16)
+    return prepared.Prepared(
+        path=pathlib.Path("."),
+        tokens={"test": stream},
+        domains={"test": np.zeros(len(stream), np.uint8)},
+        domain_names=("toy",),
+        token_bytes=np.array(token_bytes, np.int32),
+        meta={},
+    )
+
+
+# Five rows of two tokens; targets 1 2, 0 3, 1 1, 2 0, 3 3 are 1 2 0 3 1 1 2 0 3 3 bytes.
+DATA = toy([0, 1, 2, 0, 3, 1, 1, 2, 0, 3, 3], token_bytes=[0, 1, 2, 3])
+
+
+@jax.jit
+def two_bits(params, inputs, index):
+    """A model that loses two bits a token, and its number of the batch in every nat of row 0."""
+    real_BT = inputs.segment_BT > 0
+    nll_BT = jnp.where(real_BT, 2 * math.log(2), 0.0)
+    return loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None), nll_BT
+
+
+def score(eval_step=two_bits, **changes):
+    size = {"batch_size": 2, "seq_len": 2, "max_batches": 0}
+    return text.score(eval_step, {}, DATA, None, "test", **{**size, **changes})
+
+
+def test_by_hand():
+    """Ten tokens of two bits over 16 bytes; the last batch has one row of padding."""
+    got = score()
+    assert got.bits_per_byte == pytest.approx(20 / 16, rel=1e-6)
+    assert got.nll == pytest.approx(2 * math.log(2), rel=1e-6)
+    np.testing.assert_allclose(got.nll_R, [4 * math.log(2)] * 5, rtol=1e-6)
+    assert got.tokens_R.tolist() == [2] * 5
+    assert got.metrics.keys() == {"loss", "nll"}
+
+
+def test_part_of_the_split():
+    """Two batches of two: rows 0, 1, 2 and 3 of five, of 1 2 0 3 1 1 2 0 bytes."""
+    got = score(max_batches=2)
+    assert got.bits_per_byte == pytest.approx(16 / 10, rel=1e-6) and len(got.nll_R) == 4
+
+
+def test_the_size_of_a_batch_changes_nothing():
+    want = score()
+    for batch_size in (1, 4, 8):
+        got = score(batch_size=batch_size)
+        assert got.bits_per_byte == pytest.approx(want.bits_per_byte, rel=1e-6)
+        np.testing.assert_allclose(got.nll_R, want.nll_R)
+
+
+def test_rows_keep_their_order():
+    """Each row has a loss of its own, that of its first token."""
+
+    def by_token(params, inputs, index):
+        nll_BT = jnp.where(inputs.segment_BT > 0, inputs.tokens_BT, 0).astype(jnp.float32)
+        nll_BT = nll_BT.at[:, 1].set(0)
+        return loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None), nll_BT
+
+    assert score(by_token).nll_R.tolist() == [0, 2, 3, 1, 0]
+
+
+def test_every_batch_has_its_number():
+    seen = []
+
+    def numbered(params, inputs, index):
+        seen.append(int(index))
+        return two_bits(params, inputs, index)
+
+    score(numbered)
+    assert seen == [0, 1, 2]
+
+
+def test_on_a_mesh_the_same():
+    with tiny.on("8x1"):
+        got = score(batch_size=8)
+    want = score(batch_size=8)
+    assert got.bits_per_byte == want.bits_per_byte
+    np.testing.assert_array_equal(got.nll_R, want.nll_R)
+
+
+def test_a_uniform_model_pays_log_v_for_every_token():
+    """A real network, all of whose weights are zero, with statistics of its router."""
+    config = tiny.model(num_layers=1, every=1)
+    params = jax.tree.map(jnp.zeros_like, tiny.params(config))
+    got = text.score(
+        step.make_eval_step(config), params, DATA, config.moe, "test",
+        batch_size=2, seq_len=2, max_batches=0,
+    )  # fmt: skip
+    assert got.bits_per_byte == pytest.approx(10 * math.log2(tiny.V) / 16, rel=1e-5)
+    assert got.metrics["entropy"] == pytest.approx(math.log(tiny.E), rel=1e-5)
+    assert got.metrics["realised_k"] == 1 and got.metrics["load_LE"].shape == (1, tiny.E)

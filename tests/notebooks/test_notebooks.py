@@ -1,0 +1,160 @@
+"""Every notebook runs from start to end, and is kept without outputs."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import nbclient
+import nbformat
+import pytest
+
+from experiments import study
+from moe.data import prepare
+from moe.routing import assignment, tally, top_k
+from moe.training import config, loss, metrics
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SCALING = ROOT / "notebooks" / "02_scaling_results.ipynb"
+V = 300
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def kernel(tmp_path, monkeypatch):
+    """Kernels as strict about shapes as the tests, with nothing from the home directory."""
+    monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name in ("JUPYTER_PATH", "MPLBACKEND"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A finished study of two seeds, of which e4_random was recorded without its metrics."""
+    root = tmp_path / "study"
+    silent = {"router": "random", "balance_weight": 0.0, "z_weight": 0.0}
+    models = {
+        "dense": tiny.model(vocab_size=V, moe=None),
+        "e4": tiny.model(vocab_size=V, every=1, moe=tiny.moe(k=2)),
+        "e4_random": tiny.model(vocab_size=V, every=1, moe=tiny.moe(**silent)),
+    }
+    runs = {name: run(model) for name, model in models.items()}
+    for name, model in models.items():
+        for seed in range(2):
+            write_run(root / name / f"seed{seed}", model.moe, seed)
+    timing = {"machine": {"devices": ["cpu"]}, "median": dict.fromkeys(models, 0.1)}
+    (root / "timing.json").write_text(json.dumps(timing))
+    study.collect(runs, root, seeds=2)
+    (root / "e4_random" / "seed0" / "metrics.jsonl").unlink()
+    monkeypatch.setenv("MOE_STUDY", str(root))
+    return root
+
+
+def run(model):
+    train = config.TrainConfig(steps=4, batch_size=tiny.B, seq_len=tiny.T)
+    data = prepare.DataConfig(vocab_size=V)
+    return config.RunConfig(model=model, train=train, data=data)
+
+
+def write_run(path, moe, seed):
+    """The files that `moe.training.loop` leaves, with routing of random logits."""
+    path.mkdir(parents=True)
+    writer = metrics.Writer(path / "metrics.jsonl", 0)
+    for step in range(1, 5):
+        measured = routed(moe, 10 * seed + step)
+        writer.write({"step": step, "split": "train", **measured})
+        writer.write({"step": step, "split": "validation", "seconds": 0.1 * step, **measured})
+    writer.close()
+    rows = {"test_rows_nll": [50.0, 60.0 + seed], "test_rows_tokens": [10, 10]}
+    result = {"steps": 4, "seconds": 0.4, "test_nll": 5.0 + seed, "test_bits_per_byte": 2.0, **rows}
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def routed(moe, seed):
+    """What a training step of two MoE layers measures; the loss falls with the seed."""
+    sums = loss.Sums(tiny.B * (6.0 - 0.1 * seed), float(tiny.B), None)
+    if moe is None:
+        return loss.total(sums, None)[1]
+    logits_LGSE = 2 * jax.random.normal(jax.random.key(seed), (2, 2, 16, moe.num_experts))
+    return total(sums, logits_LGSE, moe)
+
+
+@functools.partial(jax.jit, static_argnames="moe")
+def total(sums, logits_LGSE, moe):
+    tallies = jax.vmap(lambda logits_GSE: count(logits_GSE, moe))(logits_LGSE)
+    return loss.total(sums._replace(tallies=tallies), moe)[1]
+
+
+def count(logits_GSE, moe):
+    mask_GS = jnp.ones(logits_GSE.shape[:2], bool)
+    choice = top_k.choose(logits_GSE, mask_GS, moe.k)
+    slots = assignment.seat(choice, moe.num_experts, 16 * moe.k // moe.num_experts)
+    return tally.count(logits_GSE, mask_GS, choice, slots)
+
+
+def execute(path, start):
+    """Runs a notebook in a kernel that starts in the folder `start`; returns it with outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(start)}}
+    return nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+
+
+def outputs(notebook, kind):
+    """Cell id -> its outputs of one kind (a MIME type, stdout, stderr) as one string."""
+    texts = {}
+    for cell in notebook.cells:
+        found = [
+            output.text if output.output_type == "stream" else output.data[kind]
+            for output in cell.get("outputs", [])
+            if kind in (output.get("name"), *output.get("data", {}))
+        ]
+        if found:
+            texts[cell.id] = "".join(found)
+    return texts
+
+
+@each_notebook
+def test_is_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    clear = "clear it: jupyter nbconvert --clear-output --inplace notebooks/*.ipynb"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs, f"cell {cell.id} has outputs: {clear}"
+            assert cell.execution_count is None, f"cell {cell.id} has a number: {clear}"
+
+
+@each_notebook
+def test_runs_from_its_folder(path, folder):
+    notebook = execute(path, path.parent)
+    assert outputs(notebook, "image/png")
+    assert not outputs(notebook, "stderr"), "a notebook runs without a warning"
+
+
+def test_scaling_shows_the_study_from_the_root(folder):
+    notebook = execute(SCALING, ROOT)
+    assert "| e4_random |" in outputs(notebook, "text/markdown")["table"]
+    assert set(outputs(notebook, "image/png")) == {"curves", "parts", "load", "statistics"}
+    said = outputs(notebook, "stdout")["read-metrics"]
+    assert f"e4_random: {folder / 'e4_random' / 'seed0' / 'metrics.jsonl'} is missing" in said
+    assert "e4: 4 records to step 4, L = 2 MoE layers, E = 4" in said
+
+
+def test_scaling_shows_a_study_without_any_log(folder):
+    (folder / "e4" / "seed0" / "metrics.jsonl").unlink()
+    notebook = execute(SCALING, ROOT)
+    assert set(outputs(notebook, "image/png")) == {"curves", "parts"}
+    assert "no variant has a log of its experts" in outputs(notebook, "stdout")["read-metrics"]
+
+
+def test_scaling_without_results_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOE_STUDY", str(tmp_path / "nowhere"))
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="Run `make demo`"):
+        execute(SCALING, ROOT)

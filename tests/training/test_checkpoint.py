@@ -1,0 +1,134 @@
+"""Checkpoints come back bit for bit, on any mesh; a workdir belongs to one config."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moe.training import checkpoint, step
+from tests import tiny
+
+CHAIN = optax.adam(1e-3)
+
+
+def state(number=0, seed=0) -> step.State:
+    """A model and moments that are not zero, on the current mesh."""
+    params = tiny.params(tiny.model(), seed)
+    moments = jax.tree.map(lambda x: x * 3 if x.ndim else x, jax.jit(CHAIN.init)(params))
+    moments = (moments[0]._replace(mu=params, count=jnp.int32(number)), *moments[1:])
+    return step.State(jnp.int32(number), params, moments)
+
+
+def test_nothing_to_restore(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.restore(state()) is None
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("mesh", ["none", "1x1", "8x1", "2x4"])
+def test_from_one_mesh_to_another(tmp_path, mesh):
+    """Saved on 2 x 4; restored where and as the template lies."""
+    with tiny.on("2x4"):
+        checkpoints = checkpoint.Checkpoints(tmp_path)
+        saved = state(7)
+        checkpoints.save(7, saved, seconds=1.5)
+        checkpoints.close()
+    with tiny.on(mesh):
+        template = state(0, seed=1)
+        checkpoints = checkpoint.Checkpoints(tmp_path)
+        restored, seconds = checkpoints.restore(template)
+        checkpoints.close()
+    tiny.assert_equal(tiny.host(restored), tiny.host(saved))
+    assert seconds == 1.5 and restored.step == 7
+    assert jax.tree.structure(restored) == jax.tree.structure(saved)
+    same = jax.tree.map(lambda a, b: a.sharding == b.sharding, restored, template)
+    assert all(jax.tree.leaves(same))
+
+
+def test_the_latest_counts(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for number in (2, 10, 11):
+        checkpoints.save(number, state(number, seed=number), seconds=float(number))
+    restored, seconds = checkpoints.restore(state())
+    checkpoints.close()
+    assert restored.step == 11 and seconds == 11.0
+    tiny.assert_equal(tiny.host(restored.params), tiny.host(state(11, seed=11).params))
+
+
+def test_a_step_is_saved_once(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(3, state(3), seconds=1.0)
+    checkpoints.save(3, state(3, seed=1), seconds=2.0)
+    restored, seconds = checkpoints.restore(state())
+    checkpoints.close()
+    assert seconds == 1.0
+    tiny.assert_equal(tiny.host(restored.params), tiny.host(state(3).params))
+
+
+def test_another_model_does_not_fit(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, {"w": jnp.ones((2, 3))}, seconds=0.0)
+    with pytest.raises(ValueError):
+        checkpoints.restore({"other": jnp.ones((2, 3))})
+    checkpoints.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    a: int = 1
+    names: tuple = ("x", "y")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner | None = Inner()
+    rate: float = 0.1
+
+
+def test_a_workdir_remembers_its_config(tmp_path):
+    workdir = tmp_path / "runs" / "one"
+    checkpoint.open_workdir(workdir, Outer())
+    written = (workdir / "config.json").read_text()
+    assert json.loads(written) == {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
+    checkpoint.open_workdir(workdir, Outer())
+    assert (workdir / "config.json").read_text() == written
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    checkpoint.open_workdir(tmp_path, Outer())
+    with pytest.raises(ValueError) as error:
+        checkpoint.open_workdir(tmp_path, Outer(Inner(a=2), rate=0.2))
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} belongs to another config:",
+        "  inner.a: it has 1, you gave 2",
+        "  rate: it has 0.1, you gave 0.2",
+        "Name another workdir, or delete this one to start over.",
+    ]
+
+
+def test_difference():
+    difference = checkpoint.difference
+    assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+    assert difference({"a": None}, {"a": {"b": 1}}) == ["a: it has None, you gave {'b': 1}"]
+    assert difference({"a": 1}, {"b": 2}) == [
+        "a: it has 1, you gave '(absent)'",
+        "b: it has '(absent)', you gave 2",
+    ]
+    assert difference({"a": [1, 2]}, {"a": [1, 3]}) == ["a: it has [1, 2], you gave [1, 3]"]
+
+
+def test_numbers_survive(tmp_path):
+    """Types too: bfloat16, int32, and a number without an axis."""
+    tree = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.int32(5), "c": jnp.float32(np.pi)}
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, tree, seconds=0.0)
+    restored, _ = checkpoints.restore(jax.tree.map(jnp.zeros_like, tree))
+    checkpoints.close()
+    assert {k: (v.dtype, v.shape) for k, v in restored.items()} == {
+        k: (v.dtype, v.shape) for k, v in tree.items()
+    }
+    tiny.assert_equal(restored, tree)

@@ -1,0 +1,167 @@
+"""One step: its golden numbers, its twin, its key, and that compilation changes nothing."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moe.models import decoder
+from moe.training import loss, optimizer, step
+from tests import tiny
+
+MOE, DENSE = tiny.model(), tiny.model(moe=None)
+CHAIN = optimizer.make(optimizer.OptimizerConfig(warmup_steps=1, learning_rate=1e-2), 10)
+
+
+@functools.cache
+def initial(config, seed=0):
+    """The parameters at step 0, as NumPy arrays: a step donates those it is given."""
+    return tiny.host(step.init(config, CHAIN, seed).params)
+
+
+def state(config) -> step.State:
+    params = jax.tree.map(jnp.asarray, initial(config))
+    return step.State(jnp.int32(0), params, jax.jit(CHAIN.init)(params))
+
+
+@functools.cache
+def steps(config, count=4):
+    """The metrics of the first steps, and the last state."""
+    current, metrics, train_step = state(config), [], step.make_train_step(config, CHAIN, 0)
+    for _ in range(count):
+        current, measured = train_step(current, tiny.inputs())
+        metrics.append(tiny.host(measured))
+    return metrics, tiny.host(current)
+
+
+# The first step of seed 0. Other numbers are another model, router, loss or initial weight.
+GOLDEN = {"dense": (DENSE, 3.825266, 1.344457), "moe": (MOE, 3.812995, 1.342704)}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_first_step(name):
+    config, want_loss, want_norm = GOLDEN[name]
+    first = steps(config)[0][0]
+    np.testing.assert_allclose(first["loss"], want_loss, rtol=1e-4)
+    np.testing.assert_allclose(first["grad_norm"], want_norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_steps_lower_the_loss_and_count(name):
+    metrics, last = steps(GOLDEN[name][0])
+    losses = [float(m["loss"]) for m in metrics[1:]]  # warm-up begins at 0: step 0 moves nothing
+    assert losses == sorted(losses, reverse=True) and losses[0] > losses[2] + 0.01
+    assert last.step == 4 and last.step.dtype == np.int32
+
+
+def test_an_initial_model_is_nearly_undecided():
+    """Its logits have unit variance at most: the loss is near log V, and so is the router's."""
+    first = steps(MOE)[0][0]
+    assert np.log(tiny.V) < first["nll"] < np.log(tiny.V) + 1
+    assert 0.9 * np.log(tiny.E) < first["entropy"] <= np.log(tiny.E)
+
+
+def test_the_dense_twin_has_the_same_shared_weights():
+    sparse, dense = (dict(jax.tree_util.tree_leaves_with_path(initial(c))) for c in (MOE, DENSE))
+    shared = sparse.keys() & dense.keys()
+    assert len(dense) - len(shared) == 2  # the feed-forward that experts replace
+    assert {jax.tree_util.keystr(p) for p in sparse.keys() - shared} == {
+        f"['block']['layer_1']['moe']{name}"
+        for name in ("['router']", "['experts']['w_in']", "['experts']['w_out']")
+    }
+    for path in shared:
+        np.testing.assert_array_equal(sparse[path], dense[path], jax.tree_util.keystr(path))
+
+
+def test_no_two_weights_are_born_equal():
+    """Neither layers, nor experts, nor the matrices of one layer share a draw."""
+    leaves = [x.ravel() for x in jax.tree.leaves(initial(MOE)) if np.ptp(x) > 0]
+    values = np.concatenate(leaves)
+    assert len(np.unique(values)) > 0.98 * len(values)
+
+
+def test_parameters_are_float32_and_born_as_their_shapes_say():
+    params = initial(MOE)
+    shapes = decoder.parameter_shapes(MOE)
+    jax.tree.map(lambda x, s: np.testing.assert_equal((x.shape, x.dtype), (s.shape, s.dtype)),
+                 params, shapes)  # fmt: skip
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+def test_parameters_are_born_equal_on_a_mesh():
+    with tiny.on("2x4"):
+        born = step.init(MOE, CHAIN, 0)
+        experts = born.params["block"]["layer_1"]["moe"]["experts"]["w_in"]
+        assert experts.sharding.spec == jax.sharding.PartitionSpec(None, "expert", None, None)
+        moments = jax.tree.leaves(born.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
+        mu = next(x for x in moments if hasattr(x, "mu")).mu
+        assert mu["block"]["layer_1"]["moe"]["experts"]["w_in"].sharding == experts.sharding
+    tiny.assert_equal(tiny.host(born.params), initial(MOE))
+
+
+def test_compilation_changes_nothing():
+    config = tiny.model(num_layers=1, every=1)
+    (want, metrics), _ = tiny.value_and_grad(config, tiny.inputs())
+    params, network = tiny.params(config), decoder.Decoder(config)
+    with jax.disable_jit():
+        sums, _ = loss.forward(network, params, tiny.inputs(), jax.random.key(0), True)
+        got = loss.total(sums, config.moe)
+    tiny.assert_close(got, (want, metrics))
+
+
+def test_the_norm_is_that_of_the_gradients():
+    config = tiny.model(num_layers=1, every=1)
+    _, grads = tiny.value_and_grad(config, tiny.inputs())
+    params = tiny.params(config)
+    before = step.State(jnp.int32(0), params, optax.sgd(1.0).init(params))
+    train_step = step.make_train_step(config, optax.sgd(0.5), 0)
+    old = tiny.host(params)
+    after, metrics = train_step(before, tiny.inputs())
+    norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads)))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    tiny.assert_close(after.params, jax.tree.map(lambda p, g: p - 0.5 * g, old, grads))
+
+
+def test_the_old_state_is_given_up():
+    """Its memory is reused: a step needs room for one state."""
+    current = state(DENSE)
+    train_step = step.make_train_step(DENSE, CHAIN, 0)
+    train_step(current, tiny.inputs())
+    assert all(
+        x.is_deleted() for x in jax.tree.leaves((current.params, current.optimizer[1][0].mu))
+    )
+
+
+def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
+    """A step is a pure function of (seed, step, state, batch)."""
+    config = dataclasses.replace(
+        tiny.without_router_losses(tiny.model(num_layers=1, every=1)),
+        moe=tiny.moe(router="random", balance_weight=0.0, z_weight=0.0),
+    )
+    params, chain = tiny.host(tiny.params(config)), optax.sgd(0.0)
+    train_steps = [step.make_train_step(config, chain, seed) for seed in (0, 1)]
+
+    def load(seed, number):
+        fresh = jax.tree.map(jnp.asarray, params)
+        now = step.State(jnp.int32(number), fresh, chain.init(fresh))
+        return np.asarray(train_steps[seed](now, tiny.inputs())[1]["load_LE"]).tolist()
+
+    loads = [load(0, number) for number in range(4)]
+    assert loads[2] == load(0, 2) != load(1, 2)
+    assert len({str(x) for x in loads}) > 1
+
+
+def test_evaluation_is_a_forward_pass_with_its_own_capacity():
+    config = tiny.model(
+        num_layers=1, every=1, moe=tiny.moe(eval_capacity_factor=4.0, capacity_factor=0.5)
+    )
+    params, inputs = tiny.params(config), tiny.inputs()
+    sums, nll_BT = step.make_eval_step(config)(params, inputs, jnp.int32(0))
+    np.testing.assert_allclose(nll_BT.sum(), sums.nll, rtol=1e-5)
+    assert not np.asarray(nll_BT)[np.asarray(inputs.segment_BT) == 0].any()
+    assert sums.tokens == (inputs.segment_BT > 0).sum()
+    np.testing.assert_array_equal(sums.tallies.kept_E, sums.tallies.chosen_E)
