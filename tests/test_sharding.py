@@ -206,6 +206,24 @@ def test_tokens_travel_there_and_back_and_nothing_is_gathered(name):
     assert found.pop("all-to-all") == 4 and found.keys() == {"all-reduce"}
 
 
+@pytest.mark.parametrize("router", ["top_k", "random"])
+def test_noise_is_drawn_where_it_is_used(router):
+    """No device draws the random bits of the tokens of all the others."""
+    changes = {"jitter": 0.1} if router == "top_k" else {"balance_weight": 0.0, "z_weight": 0.0}
+    layer = moe.MoELayer(tiny.sparse(num_experts=8, router=router, **changes))
+    groups = 24
+
+    def forward(params, x_BTD, mask_BT, key):
+        rngs = {"router": key}
+        return layer.apply({"params": params}, x_BTD, mask_BT, True, rngs=rngs, mutable="router")
+
+    with tiny.on("8x1"):
+        arguments = tiny.experts_params(layer.config), *tiny.layer_inputs(groups, 10)
+        lowered = jax.jit(forward).lower(*arguments, jax.random.key(0))
+    bits = set(re.findall(r"u32\[(\d+,10,8)\]", lowered.compile().as_text()))
+    assert bits == {f"{groups // 8},10,8"}
+
+
 def test_a_training_step_gathers_nothing():
     found = collectives(first_step(EVERY_MESH, "2x4").program)
     assert found.pop("all-to-all") == 4 and found.keys() == {"all-reduce"}

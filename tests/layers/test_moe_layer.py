@@ -113,6 +113,14 @@ def test_every_router_is_the_same_on_a_mesh(name):
     tiny.assert_close(run(config, "2x4", batch=8), run(config, batch=8))
 
 
+def test_compilation_changes_nothing():
+    config = tiny.sparse(k=2)
+    x_BTD, mask_BT = tiny.layer_inputs(B, T)
+    with jax.disable_jit():
+        got = apply(config, tiny.experts_params(config), x_BTD, mask_BT, jax.random.key(0))
+    tiny.assert_close(tiny.host(got), run(config))
+
+
 @pytest.mark.parametrize("name", [name for name, r in routing.ROUTERS.items() if r.random])
 def test_a_random_router_draws_from_its_key(name):
     config = without_weights(name)

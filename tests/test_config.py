@@ -1,0 +1,271 @@
+"""Every wrong value is refused with its path, what came, and what to do."""
+
+import dataclasses
+import json
+
+import ml_collections
+import pytest
+
+from moe import config as configs
+from moe import routing
+from moe.data import prepare
+from moe.training import config as training
+from moe.training import optimizer
+from tests import tiny
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"router": "topk"}, "moe.router='topk' is not one of 'top_k', 'random'"),
+        ({"dispatcher": "sort"}, "moe.dispatcher='sort' is not one of 'oracle', 'einsum'"),
+        ({"num_experts": 0}, "moe.num_experts=0 must be above 0"),
+        ({"d_ff": -1}, "moe.d_ff=-1 must be above 0"),
+        ({"k": 0}, "moe.k=0 must be above 0"),
+        ({"router_scale": 0.0}, "moe.router_scale=0.0 must be above 0"),
+        ({"capacity_factor": 0.0}, "moe.capacity_factor=0.0 must be above 0"),
+        ({"eval_capacity_factor": -1.0}, "moe.eval_capacity_factor=-1.0 must be above 0"),
+        ({"capacity_factor": float("nan")}, "moe.capacity_factor=nan must be above 0"),
+        ({"group_size": -8}, "moe.group_size=-8 must not be negative"),
+        ({"balance_weight": -0.1}, "moe.balance_weight=-0.1 must not be negative"),
+        ({"z_weight": -0.1}, "moe.z_weight=-0.1 must not be negative"),
+        ({"jitter": -0.1}, "moe.jitter=-0.1 must not be negative"),
+        ({"jitter": 1.0}, "moe.jitter=1.0 must be below 1"),
+        ({"k": 5}, "moe.k=5 exceeds num_experts=4"),
+        ({"router": "random"}, "moe.balance_weight=0.01 does nothing with the 'random' router"),
+        ({"router": "random", "balance_weight": 0.0}, "moe.z_weight=0.001 does nothing"),
+        ({"router": "random", "balance_weight": 0.0, "z_weight": 0.0, "jitter": 0.1},
+         "moe.jitter=0.1 does nothing with the 'random' router"),
+    ],
+)  # fmt: skip
+def test_experts(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.moe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({name: 0}, f"model.{name}=0 must be above 0") for name in (
+            "vocab_size", "num_layers", "every", "d_model", "num_heads", "d_head", "d_ff",
+            "init_scale", "scan_unroll",
+        )),
+        ({"activation": "tanh"}, "model.activation='tanh' is not one of 'relu', 'gelu', 'geglu'"),
+        ({"dense_activation": "tanh"}, "model.dense_activation='tanh' is not one of ''"),
+        ({"position": "absolute"}, "model.position='absolute' is not one of 'rotary', 'relative'"),
+        ({"dtype": "float16"}, "model.dtype='float16' is not one of 'float32', 'bfloat16'"),
+        ({"d_head": 5}, "model.d_head=5 must be even for rotary positions"),
+        ({"num_layers": 3}, "model.num_layers=3 must be a multiple of model.every=2"),
+    ],
+)  # fmt: skip
+def test_models(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.model(**changes)
+
+
+def test_a_relative_model_may_have_an_odd_head():
+    assert tiny.model(position="relative", d_head=5).d_head == 5
+
+
+TRAIN = {"steps": 10, "batch_size": 8, "seq_len": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({name: 0}, f"train.{name}=0 must be above 0") for name in (
+            "steps", "batch_size", "seq_len", "accumulate", "log_every", "eval_every",
+            "eval_batches", "checkpoint_every",
+        )),
+        ({"seed": -1}, "train.seed=-1 must not be negative"),
+        ({"test_batches": -1}, "train.test_batches=-1 must not be negative"),
+        ({"accumulate": 3}, "train.batch_size=8 is not a multiple of accumulate=3"),
+    ],
+)  # fmt: skip
+def test_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        training.TrainConfig(**{**TRAIN, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "sgd"}, "optimizer.name='sgd' is not one of 'adamw', 'adafactor'"),
+        ({"schedule": "linear"}, "optimizer.schedule='linear' is not one of 'cosine', 'inv"),
+        ({"learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be above 0"),
+        ({"warmup_steps": 0}, "optimizer.warmup_steps=0 must be above 0"),
+        ({"clip_norm": 0.0}, "optimizer.clip_norm=0.0 must be above 0"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0 must not be negative"),
+        ({"b1": -0.1}, "optimizer.b1=-0.1 must not be negative"),
+        ({"b2": -0.1}, "optimizer.b2=-0.1 must not be negative"),
+        ({"b1": 1.0}, "optimizer.b1=1.0 must be below 1"),
+        ({"b2": 1.5}, "optimizer.b2=1.5 must be below 1"),
+    ],
+)
+def test_optimizers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer.OptimizerConfig(**changes)
+
+
+def run_config(model=None, data=None, **train) -> training.RunConfig:
+    return training.RunConfig(
+        model=model or tiny.model(vocab_size=300),
+        data=data or prepare.DataConfig(vocab_size=300),
+        train=training.TrainConfig(**{**TRAIN, **train}),
+    )
+
+
+def grouped(group_size) -> configs.ModelConfig:
+    return tiny.model(vocab_size=300, moe=tiny.moe(group_size=group_size))
+
+
+def test_one_vocabulary():
+    with pytest.raises(ValueError, match="model.vocab_size=32 is not data.vocab_size=300: set bo"):
+        run_config(model=tiny.model())
+
+
+@pytest.mark.parametrize(
+    ("group_size", "accumulate", "size", "number"),
+    [(0, 1, 8, 8), (16, 1, 16, 4), (16, 2, 16, 2), (4, 1, 4, 16), (64, 1, 64, 1), (0, 4, 8, 2)],
+)
+def test_groups(group_size, accumulate, size, number):
+    run = run_config(model=grouped(group_size), accumulate=accumulate)
+    assert (run.group_size, run.num_groups) == (size, number)
+    assert run.micro_batch == 8 // accumulate
+
+
+def test_a_dense_run_has_no_groups():
+    run = run_config(model=tiny.model(vocab_size=300, moe=None))
+    assert run.num_groups is None and run.micro_batch == 8
+
+
+def test_groups_that_do_not_tile():
+    with pytest.raises(ValueError, match="group_size=24 does not tile 8 sequences of 8 tokens"):
+        run_config(model=grouped(24))
+
+
+@pytest.mark.parametrize(("group_size", "accumulate"), [(64, 2), (32, 4), (128, 1)])
+def test_a_group_larger_than_a_micro_batch_is_refused(group_size, accumulate):
+    """Made smaller in silence, groups, drops and losses would follow `accumulate`."""
+    with pytest.raises(ValueError, match=f"group_size={group_size}"):
+        run_config(model=grouped(group_size), accumulate=accumulate)
+
+
+def test_replace():
+    run = run_config().replace(train={"seed": 3, "steps": 7}, optimizer={"b1": 0.5})
+    assert (run.train.seed, run.train.steps, run.optimizer.b1) == (3, 7, 0.5)
+    assert run.train.batch_size == 8 and run_config().train.seed == 0
+    with pytest.raises(ValueError, match="train.steps=0 must be above 0"):
+        run.replace(train={"steps": 0})
+
+
+# From files.
+
+
+def as_dict(**changes):
+    config = configs.to_dict(run_config())
+    for path, value in changes.items():
+        *sections, name = path.split("__")
+        inner = config
+        for section in sections:
+            inner = inner[section]
+        inner[name] = value
+    return ml_collections.ConfigDict(config)
+
+
+def read(**changes):
+    return configs.from_config_dict(training.RunConfig, as_dict(**changes))
+
+
+def test_there_and_back():
+    assert read() == run_config()
+    assert json.loads(json.dumps(configs.to_dict(read())))["model"]["moe"]["num_experts"] == 4
+
+
+def test_only_what_has_no_default_is_needed():
+    given = {
+        "model": {
+            "vocab_size": 4096, "num_layers": 2, "d_model": 8, "num_heads": 2, "d_head": 4,
+            "d_ff": 16,
+        },
+        "train": TRAIN,
+    }  # fmt: skip
+    run = configs.from_config_dict(training.RunConfig, ml_collections.ConfigDict(given))
+    assert run.data == prepare.DataConfig() and run.optimizer == optimizer.OptimizerConfig()
+    assert run.model.moe is None and run.mesh == training.MeshConfig()
+    complete = configs.complete(training.RunConfig, given)
+    assert complete.optimizer.b2 == 0.99 and complete.model.position == "rotary"
+    assert configs.from_config_dict(training.RunConfig, complete) == run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer__learning_rat": 1.0}, "unknown key optimizer.learning_rat: did you mean opt"
+         "imizer.learning_rate?"),
+        ({"model__moe__experts": 3}, "unknown key model.moe.experts: did you mean model.moe.num_e"
+         "xperts?"),
+        ({"zzz": 3}, "unknown key zzz: did you mean "),
+        ({"train__steps": 2.5}, "train.steps=2.5 must be a int"),
+        ({"train__steps": "9"}, "train.steps='9' must be a int"),
+        ({"train__steps": True}, "train.steps=True must be a int"),
+        ({"train__steps": None}, "train.steps=None must be a int"),
+        ({"model__remat": 1}, "model.remat=1 must be a bool"),
+        ({"optimizer__learning_rate": "0.1"}, "optimizer.learning_rate='0.1' must be a float"),
+        ({"model__moe__k": 9}, "moe.k=9 exceeds num_experts=4"),
+    ],
+)  # fmt: skip
+def test_what_a_file_may_not_say(changes, message):
+    with pytest.raises(ValueError) as error:
+        read(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("section", ["model", "optimizer"])
+@pytest.mark.parametrize("value", [3, "x"])
+def test_a_section_that_is_no_section(section, value):
+    with pytest.raises(ValueError, match=section):
+        read(**{section: value})
+
+
+def test_missing_keys_are_all_named():
+    given = as_dict()
+    del given.train.steps, given.train.seq_len
+    with pytest.raises(ValueError, match="missing train.steps, train.seq_len for a TrainConfig"):
+        configs.from_config_dict(training.RunConfig, given)
+
+
+def test_what_a_file_may_say_in_other_words():
+    """A whole number for a float, a list for a tuple, None for no experts."""
+    got = read(optimizer__learning_rate=1, data__source=["code"], model__moe=None)
+    assert got.optimizer.learning_rate == 1.0 and type(got.optimizer.learning_rate) is float
+    assert got.data.source == ("code",) and got.model.moe is None
+
+
+def test_configs_are_values():
+    """Frozen, equal by content and hashable: compiled functions are kept by them."""
+    assert run_config().model == run_config().model
+    assert len({run_config().model, run_config().model, tiny.model()}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run_config().train.steps = 3
+
+
+def test_capacity_factors_and_group_sizes():
+    moe = tiny.moe(capacity_factor=1.5, eval_capacity_factor=3.0)
+    assert (moe.factor(train=True), moe.factor(train=False)) == (1.5, 3.0)
+    assert moe.tokens_per_group(4, 16) == 16
+    assert tiny.moe(group_size=32).tokens_per_group(4, 16) == 32
+
+
+def test_a_router_that_looks_ahead_is_refused(monkeypatch):
+    """In a decoder, training would leak what evaluation by generating cannot know."""
+    peeking = routing.ROUTERS["top_k"]._replace(causal=False)
+    monkeypatch.setitem(routing.ROUTERS, "peeking", peeking)
+    with pytest.raises(ValueError, match="causal"):
+        tiny.sparse(router="peeking")
+
+
+def test_every_router_can_be_asked_for():
+    for name, router in routing.ROUTERS.items():
+        losses = {} if router.learned else {"balance_weight": 0.0, "z_weight": 0.0}
+        assert tiny.moe(router=name, **losses).router == name

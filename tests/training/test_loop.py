@@ -1,0 +1,245 @@
+"""Whole runs: a resumed one is one that never stopped; what cannot run says why at once."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from moe.data import prepare, prepared
+from moe.training import checkpoint, loop, metrics, optimizer, step
+from moe.training import config as configs
+from tests import tiny
+
+V = 257  # the smallest vocabulary that a tokenizer has
+STEPS, EVERY = 6, 3
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Documents of about ten tokens, of which there are five kinds."""
+    rng = np.random.default_rng(0)
+    tokens = {
+        split: np.where(rng.random(size) < 0.1, 0, rng.integers(1, 6, size)).astype(np.uint16)
+        for split, size in {"train": 400, "validation": 200, "test": 200}.items()
+    }
+    domains = {split: np.zeros(len(x), np.uint8) for split, x in tokens.items()}
+    token_bytes = np.append(0, np.ones(V - 1, np.int32))
+    return prepared.Prepared(
+        path=pathlib.Path("."), tokens=tokens, domains=domains, domain_names=("toy",),
+        token_bytes=token_bytes, meta={},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(data):
+    """Serves the toy data, and compiles equal steps once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "prepare", lambda config: data)
+        patch.setattr(optimizer, "make", functools.cache(optimizer.make))
+        for name in ("make_train_step", "make_eval_step"):
+            patch.setattr(step, name, functools.cache(getattr(step, name)))
+        yield
+
+
+def run_config(**sections) -> configs.RunConfig:
+    """Sparse, with noise in the router, on a mesh of 2 x 4."""
+    experts = tiny.moe(k=2, jitter=0.1)
+    run = configs.RunConfig(
+        model=tiny.model(vocab_size=V, num_layers=1, every=1, moe=experts),
+        data=prepare.DataConfig(vocab_size=V),
+        train=configs.TrainConfig(
+            steps=STEPS, batch_size=8, seq_len=8, log_every=1, eval_every=2, eval_batches=1,
+            test_batches=2, checkpoint_every=EVERY,
+        ),
+        optimizer=optimizer.OptimizerConfig(learning_rate=0.01, warmup_steps=1),
+        mesh=configs.MeshConfig(data=2, expert=4),
+    )  # fmt: skip
+    return run.replace(**sections)
+
+
+class Interrupted(Exception):
+    """What stops a run in these tests."""
+
+
+@contextlib.contextmanager
+def interruption(patch, at):
+    """The batch of step `at` never comes."""
+    batch = loop.batch
+
+    def failing(run, data, i):
+        if i == at:
+            raise Interrupted
+        return batch(run, data, i)
+
+    with patch.context() as inner:
+        inner.setattr(loop, "batch", failing)
+        with pytest.raises(Interrupted):
+            yield
+
+
+class Run:
+    """A finished run: its result, and what lies in its workdir."""
+
+    def __init__(self, workdir, result):
+        self.workdir, self.result = workdir, result
+        self.records = metrics.read(workdir / "metrics.jsonl")
+
+    def state(self, run):
+        """The state of the last checkpoint."""
+        with jax.set_mesh(loop.sharding.make_mesh(run.mesh.data, run.mesh.expert)):
+            template = step.init(run.model, optimizer.make(run.optimizer, STEPS), 1)
+            with contextlib.closing(checkpoint.Checkpoints(self.workdir)) as checkpoints:
+                return tiny.host(checkpoints.restore(template)[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return Run(workdir, loop.train(run_config(), workdir))
+
+
+def without_time(record):
+    return {k: v for k, v in record.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("at", [2, 3, 5], ids="before step {}".format)
+def test_a_resumed_run_never_stopped(whole, tmp_path, monkeypatch, at):
+    """Bit for bit: parameters, moments, every metric and the result; before and after step 3."""
+    with interruption(monkeypatch, at):
+        loop.train(run_config(), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    steps = []
+    batch = loop.batch
+    monkeypatch.setattr(
+        loop, "batch", lambda run, data, i: (steps.append(i), batch(run, data, i))[1]
+    )
+    resumed = Run(tmp_path, loop.train(run_config(), tmp_path))
+    begin = EVERY if at >= EVERY else 0
+    assert [i for i in steps if i] == [i for i in range(begin, STEPS) if i]
+    assert list(map(without_time, resumed.records)) == list(map(without_time, whole.records))
+    assert without_time(resumed.result) == without_time(whole.result)
+    tiny.assert_equal(resumed.state(run_config()), whole.state(run_config()))
+
+
+def test_the_state_is_that_of_the_last_step(whole):
+    state = whole.state(run_config())
+    assert state.step == STEPS
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_what_is_logged(whole):
+    by_split = {
+        split: [r["step"] for r in whole.records if r["split"] == split]
+        for split in ("train", "validation")
+    }
+    assert by_split == {"train": [1, 2, 3, 4, 5, 6], "validation": [2, 4, 6]}
+    train, validation = whole.records[0], whole.records[2]
+    statistics = {"loss", "nll", "balance", "dropped", "entropy", "load_LE", "router_z", "gate"}
+    assert statistics | {"grad_norm"} <= train.keys()
+    assert statistics | {"seconds"} <= validation.keys()
+    assert train["nll"] == pytest.approx(np.log(V), abs=1)
+    assert sum(train["load_LE"][0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_training_learns(whole):
+    losses = [r["nll"] for r in whole.records if r["split"] == "train"]
+    assert losses[-1] < losses[0]
+    seconds = [r["seconds"] for r in whole.records if r["split"] == "validation"]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] <= float(f"{whole.result['seconds']:.6g}")
+
+
+def test_the_result(whole):
+    result = whole.result
+    assert json.loads((whole.workdir / "result.json").read_text()) == result
+    rows = np.array(result["test_rows_nll"])
+    assert len(rows) == len(result["test_rows_tokens"]) == 16
+    assert result["test_nll"] == pytest.approx(
+        rows.sum() / sum(result["test_rows_tokens"]), rel=1e-4
+    )
+    assert result["steps"] == STEPS and result["test"]["nll"] == pytest.approx(
+        result["test_nll"], rel=1e-4
+    )
+
+
+def test_a_finished_run_is_not_run_again(whole, monkeypatch):
+    monkeypatch.setattr(loop, "_train", None)
+    before = (whole.workdir / "metrics.jsonl").read_text()
+    assert loop.train(run_config(), whole.workdir) == whole.result
+    assert (whole.workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_run_of_another_config_is_refused(whole):
+    other = run_config(optimizer={"learning_rate": 0.5}, train={"seed": 3})
+    with pytest.raises(ValueError, match="belongs to another config") as error:
+        loop.train(other, whole.workdir)
+    assert "optimizer.learning_rate: it has 0.01, you gave 0.5" in str(error.value)
+    assert "train.seed: it has 0, you gave 3" in str(error.value)
+
+
+def test_the_seed_decides(whole, tmp_path):
+    """Another seed has other initial weights and another order of the data."""
+    run = run_config(train={"seed": 1, "steps": 1})
+    loop.train(run, tmp_path)
+    first = metrics.read(tmp_path / "metrics.jsonl")[0]
+    assert first["nll"] != whole.records[0]["nll"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"mesh": {"data": 3, "expert": 1}}, "mesh data=3, expert=1 does not fit 8 devices"),
+        ({"train": {"batch_size": 12}}, "batch_size=12 is not divisible .*=8"),
+        ({"train": {"batch_size": 16, "accumulate": 4}}, "batch_size=4 is not divisible .*=8"),
+        ({"mesh": {"data": 1, "expert": 8}}, "num_experts=4 is not divisible .*expert=8"),
+        ({"model": {"moe": tiny.moe(group_size=16)}}, r"groups .*=4 is not divisible .*=8"),
+    ],
+    ids=["devices", "batch", "micro-batch", "experts", "groups"],
+)
+def test_what_does_not_fit_the_mesh_is_refused_with_numbers(sections, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        loop.train(run_config(**sections), tmp_path)
+
+
+def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
+    """Who mends the mesh may go on under the same name: nothing was computed there."""
+    with pytest.raises(ValueError, match="does not fit"):
+        loop.train(run_config(mesh={"data": 3, "expert": 1}), tmp_path)
+    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
+    assert loop.train(run_config(), tmp_path) == {"steps": 0}
+
+
+def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
+    """Three steps, none of which is due: the end is evaluated and saved nevertheless."""
+    never = {"log_every": 100, "eval_every": 100, "checkpoint_every": 100, "steps": 3}
+    run = run_config(model={"moe": None}, train=never, mesh={"data": 8, "expert": 1})
+    result = loop.train(run, tmp_path)
+    (record,) = metrics.read(tmp_path / "metrics.jsonl")
+    assert (record["step"], record["split"]) == (3, "validation")
+    assert result["test"].keys() == {"loss", "nll"} and Run(tmp_path, result).state(run).step == 3
+
+
+def test_the_clock_counts_only_while_it_runs(monkeypatch):
+    now = iter([10.0, 13.0, 100.0, 101.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = loop.Clock(2.0)
+    clock.start()
+    assert clock.stop(()) == 5.0
+    assert clock.stop(()) == 5.0  # it stands
+    clock.start()
+    assert clock.stop(()) == 6.5
+
+
+def test_the_batch_is_that_of_the_step(data):
+    run = run_config()
+    with tiny.on("2x4"):
+        first, again, second = (loop.batch(run, data, i) for i in (0, 0, 1))
+        assert first.tokens_BT.sharding.spec == loop.sharding.spec("BT")
+    tiny.assert_equal(tiny.host(first), tiny.host(again))
+    assert (np.asarray(first.tokens_BT) != np.asarray(second.tokens_BT)).any()
+    other = dataclasses.replace(run, train=dataclasses.replace(run.train, seed=1))
+    assert (np.asarray(loop.batch(other, data, 0).tokens_BT) != np.asarray(first.tokens_BT)).any()
