@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ml_collections
@@ -57,9 +58,9 @@ class MoEConfig:
         """The capacity factor in training or in evaluation."""
         return self.capacity_factor if train else self.eval_capacity_factor
 
-    def tokens_per_group(self, batch: int, length: int) -> int:
-        """S for a batch of B sequences of T tokens, at most the batch."""
-        return min(self.group_size or length, batch * length)
+    def tokens_per_group(self, length: int) -> int:
+        """S for sequences of T tokens."""
+        return self.group_size or length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,13 @@ class ModelConfig:
         one_of("model.position", self.position, ("rotary", "relative"))
         one_of("model.dtype", self.dtype, DTYPES)
         require(
-            self.d_head % 2 == 0, f"model.d_head={self.d_head} must be even for rotary positions"
+            self.d_head % 2 == 0 or self.position != "rotary",
+            f"model.d_head={self.d_head} must be even for rotary positions",
+        )
+        require(
+            self.moe is None or routing.ROUTERS[self.moe.router].causal,
+            f"moe.router={self.moe and self.moe.router!r} is not causal: it looks at later tokens,"
+            " which a decoder does not have when it generates",
         )
         require(
             self.num_layers % self.every == 0,
@@ -104,6 +111,10 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
     Raises:
       ValueError: for an unknown key (naming the nearest known one), a missing one, or a bad value.
     """
+    require(
+        isinstance(config, Mapping | ml_collections.ConfigDict),
+        f"{path.rstrip('.')}={config!r} must be a section with the fields of {kind.__name__}",
+    )
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in config:

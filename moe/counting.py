@@ -107,6 +107,8 @@ def _cost(eqn, name):
     if name == "sort":
         axis = eqn.invars[0].aval.shape[eqn.params["dimension"]]
         return operands * max(1, math.ceil(math.log2(max(axis, 2))))
-    if name.startswith(("reduce", "arg", "cum", "scatter", "top_k")):
+    if name.startswith("scatter"):
+        return math.prod(eqn.invars[2].aval.shape)  # one a summand
+    if name.startswith(("reduce", "arg", "cum", "top_k")):
         return operands
     return results

@@ -138,8 +138,8 @@ def check(mesh: Mesh, *, batch: int, groups: int | None, experts: int | None) ->
     )
     for what, number, size, axes in rules:
         if number is not None and number % size:
-            below, above = number // size * size, (number // size + 1) * size
+            fit = [n for n in (number // size * size, (number // size + 1) * size) if n]
             raise ValueError(
-                f"{what}={number} is not divisible by the mesh's {axes}={size}; the nearest"
-                f" that fit are {below or above} and {above}, or choose a smaller mesh"
+                f"{what}={number} is not divisible by the mesh's {axes}={size}; nearest that fit:"
+                f" {' and '.join(map(str, fit))}. Or choose a smaller mesh"
             )

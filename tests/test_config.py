@@ -253,8 +253,8 @@ def test_configs_are_values():
 def test_capacity_factors_and_group_sizes():
     moe = tiny.moe(capacity_factor=1.5, eval_capacity_factor=3.0)
     assert (moe.factor(train=True), moe.factor(train=False)) == (1.5, 3.0)
-    assert moe.tokens_per_group(4, 16) == 16
-    assert tiny.moe(group_size=32).tokens_per_group(4, 16) == 32
+    assert moe.tokens_per_group(16) == 16
+    assert tiny.moe(group_size=32).tokens_per_group(16) == 32
 
 
 def test_a_router_that_looks_ahead_is_refused(monkeypatch):

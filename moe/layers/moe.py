@@ -26,7 +26,7 @@ class MoELayer(nn.Module):
         moe = self.config.moe
         router, dispatcher = routing.ROUTERS[moe.router], dispatch.DISPATCHERS[moe.dispatcher]
         B, T, _ = x_BTD.shape
-        S = moe.tokens_per_group(B, T)
+        S = moe.tokens_per_group(T)
         x_GSD, mask_GS = groups.split(x_BTD, S), groups.split(mask_BT, S)
 
         with jax.named_scope("router"):
@@ -65,12 +65,14 @@ class MoELayer(nn.Module):
         moe = self.config.moe
         x_GSD = x_GSD.astype(jnp.float32)
         if train and moe.jitter:
-            noise_GSD = jax.random.uniform(self.make_rng("router"), x_GSD.shape, minval=-1.0)
+            noise_GSD = jax.random.uniform(
+                self.make_rng("router"), x_GSD.shape, minval=-1.0, out_sharding=sharding.out("GSD")
+            )
             x_GSD *= 1 + moe.jitter * noise_GSD
         shape = (x_GSD.shape[-1], moe.num_experts)
         # Replicated, not spread by E: every device routes its own tokens over all experts.
         w_DE = weights.weight(self, "router", "D.", shape, fan_in=shape[0], scale=moe.router_scale)
-        return jnp.einsum("GSD,DE->GSE", x_GSD, w_DE)
+        return jnp.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=jax.lax.Precision.HIGHEST)
 
     def no_logits(self, x_GSD):
         """Zeros in place of logits, for routers that have no weights."""

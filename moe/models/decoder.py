@@ -54,9 +54,8 @@ class Decoder(nn.Module):
         x_BTD, _ = scanned(config, name="block")(x_BTD, segment_BT, position_BT, train)
         with jax.named_scope("head"):
             x_BTD = norm(config.dtype, "norm")(x_BTD)
-            return jnp.einsum("BTD,VD->BTV", x_BTD, embed_VD.astype(config.dtype)).astype(
-                jnp.float32
-            )
+            w_VD = embed_VD.astype(config.dtype)
+            return jnp.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
 
 
 class Block(nn.Module):

@@ -6,11 +6,14 @@ order of position, and who comes late is dropped. `mix` gives the exact one-hot 
 GShard (Lepikhin et al. 2020, algorithm 1), which is also the form of Soft MoE.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from moe import sharding
 
 
 class Choice(NamedTuple):
@@ -78,6 +81,14 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
     kept_GP = (rank_GP < slots) & (expert_GP < experts)
     slot_GP = jnp.where(kept_GP, expert_GP * slots + rank_GP, experts * slots)
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
+
+
+def largest(score_GSE, k: int):
+    """(value_GSK, index_GSK) of the K largest, each device for its own groups.
+
+    Left to itself, the compiler gathers the scores of all devices for `top_k`.
+    """
+    return sharding.over_groups(functools.partial(jax.lax.top_k, k=k))(score_GSE)
 
 
 def mix(slots: Slots, tokens: int) -> Mixing:

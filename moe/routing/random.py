@@ -8,13 +8,14 @@ any kind of token.
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.routing import assignment
 
 
 def choose(logits_GSE, mask_GS, k, key) -> assignment.Choice:
     """Sends each token to K distinct random experts; only the shape of the logits is read."""
-    score_GSE = jax.random.uniform(key, logits_GSE.shape)
-    expert_GSK = jax.lax.top_k(score_GSE, k)[1]
+    score_GSE = jax.random.uniform(key, logits_GSE.shape, out_sharding=sharding.out("GSE"))
+    expert_GSK = assignment.largest(score_GSE, k)[1]
     mask_GS1 = mask_GS[..., None]
     return assignment.Choice(
         jnp.where(mask_GS1, expert_GSK, logits_GSE.shape[-1]).astype(jnp.int32),

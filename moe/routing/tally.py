@@ -84,7 +84,7 @@ def statistics(tally: Tally) -> dict[str, jax.Array]:
     tokens, pairs = _at_least_1(tally.tokens), _at_least_1(tally.chosen_E.sum())
     return {
         "load_E": tally.chosen_E / pairs,
-        "dropped": 1 - tally.kept_E.sum() / pairs,
+        "dropped": (tally.chosen_E.sum() - tally.kept_E.sum()) / pairs,
         "entropy": tally.entropy / tokens,
         "max_load": tally.chosen_E.max() / pairs * tally.chosen_E.shape[-1],
         "unused": (tally.chosen_E == 0).sum().astype(jnp.float32),

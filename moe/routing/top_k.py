@@ -21,7 +21,7 @@ def choose(logits_GSE, mask_GS, k, key=None) -> assignment.Choice:
       k: experts per token.
       key: unused; routers share one signature.
     """
-    p_GSK, expert_GSK = jax.lax.top_k(jax.nn.softmax(logits_GSE), k)
+    p_GSK, expert_GSK = assignment.largest(jax.nn.softmax(logits_GSE), k)
     gate_GSK = p_GSK if k == 1 else p_GSK / p_GSK.sum(-1, keepdims=True)
     return assignment.Choice(
         jnp.where(mask_GS[..., None], expert_GSK, logits_GSE.shape[-1]).astype(jnp.int32),

@@ -70,7 +70,7 @@ class RunConfig:
     @property
     def group_size(self) -> int:
         """S of a training step."""
-        return self.model.moe.tokens_per_group(self.micro_batch, self.train.seq_len)
+        return self.model.moe.tokens_per_group(self.train.seq_len)
 
     @property
     def num_groups(self) -> int | None:

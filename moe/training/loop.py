@@ -48,13 +48,14 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       The result: test loss in nats, bits per byte, router statistics, seconds of training. A
       finished run is not run again: its result is read.
     """
-    checkpoint.open_workdir(workdir, run)
     done = workdir / "result.json"
     if done.exists():
+        checkpoint.open_workdir(workdir, run)
         return json.loads(done.read_text())
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert)
     experts = run.model.moe and run.model.moe.num_experts
     sharding.check(mesh, batch=run.micro_batch, groups=run.num_groups, experts=experts)
+    checkpoint.open_workdir(workdir, run)
     with jax.set_mesh(mesh):
         result = _train(run, workdir, prepare.prepare(run.data), name, bar)
     if jax.process_index() == 0:

@@ -112,4 +112,6 @@ def _micro_batch(x_BT, i, accumulate, together):
 
 def _tallies(aux):
     found = jax.tree.leaves(aux, is_leaf=lambda x: isinstance(x, tally.Tally))
+    if len(found) > 1:
+        raise ValueError(f"the network sowed {len(found)} tallies, expected one stack of layers")
     return found[0] if found else None

@@ -7,6 +7,7 @@ over that array's two largest axes, as optax does it.
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from moe import config as configs
@@ -32,6 +33,9 @@ class OptimizerConfig:
         configs.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
         configs.positive(self, "optimizer", ("learning_rate", "warmup_steps", "clip_norm"))
         configs.not_negative(self, "optimizer", ("weight_decay", "b1", "b2"))
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            configs.require(value < 1, f"optimizer.{name}={value} must be below 1")
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -41,29 +45,21 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             0.0, peak, warmup, max(steps, warmup + 1), peak / 10
         )
-    decay = lambda step: peak * (warmup / (step + warmup)) ** 0.5  # noqa: E731
+    decay = lambda step: peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5  # noqa: E731
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
 
 
 def make(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The whole chain for a run of `steps` steps."""
-    rate = schedule(config, steps)
-    clip = optax.clip_by_global_norm(config.clip_norm)
-    if config.name == "adafactor":
-        return optax.chain(
-            clip,
-            optax.adafactor(
-                rate,
-                multiply_by_parameter_scale=False,
-                weight_decay_rate=config.weight_decay or None,
-                weight_decay_mask=decayed,
-            ),
-        )
+    """The whole chain for a run of `steps` steps; weight decay is scaled by the rate in both."""
+    scaled = {
+        "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2),
+        "adafactor": optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    }
     return optax.chain(
-        clip,
-        optax.adamw(
-            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed
-        ),
+        optax.clip_by_global_norm(config.clip_norm),
+        scaled[config.name],
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(schedule(config, steps)),
     )
 
 

@@ -61,15 +61,6 @@ def test_the_total_of_a_dense_model():
     assert value == 2 and metrics.keys() == {"loss", "nll"}
 
 
-def test_a_uniform_model_loses_log_v():
-    params = jax.tree.map(jnp.zeros_like, tiny.params(tiny.model(moe=None)))
-    (value, metrics), _ = tiny.host(
-        tiny.gradients(tiny.model(moe=None))(params, tiny.inputs(), jax.random.key(0))
-    )
-    np.testing.assert_allclose(value, math.log(tiny.V), rtol=1e-6)
-    np.testing.assert_allclose(metrics["nll"], value)
-
-
 def test_weights_of_zero_leave_the_cross_entropy():
     (value, metrics), _ = tiny.value_and_grad(silent(), tiny.inputs())
     assert value == metrics["nll"] and metrics["balance"] > 1 and metrics["router_z"] > 0
@@ -86,18 +77,6 @@ def test_the_task_alone_gives_the_router_a_gradient():
     _, grads = tiny.value_and_grad(silent(), tiny.inputs())
     router_DE = grads["block"]["layer_0"]["moe"]["router"][0]
     assert (np.abs(router_DE) > 1e-5).all()
-
-
-def test_a_router_that_renormalises_one_gate_is_caught():
-    """The test above has teeth: with all gates 1 the gradient would be exactly zero."""
-    params = tiny.params(silent())
-    config = silent(num_experts=1)
-    one = jax.tree.map(lambda x: x, params)
-    layer = one["block"]["layer_0"]["moe"]
-    layer["router"] = layer["router"][..., :1]
-    layer["experts"] = jax.tree.map(lambda x: x[:, :1], layer["experts"])
-    _, grads = tiny.gradients(config)(one, tiny.inputs(), jax.random.key(0))
-    assert not np.asarray(grads["block"]["layer_0"]["moe"]["router"]).any()
 
 
 def test_an_expert_without_tokens_gets_exactly_zero():
@@ -126,8 +105,8 @@ def test_all_of_it_is_float32():
 # Accumulation.
 
 
-@pytest.mark.parametrize("group_size", [2 * T, T // 2], ids=["two", "half"])
-def test_micro_batches_make_the_whole_batch(group_size):
+@pytest.mark.parametrize(("group_size", "accumulate"), [(2 * T, 2), (T // 2, 4)])
+def test_micro_batches_make_the_whole_batch(group_size, accumulate):
     """Loss, all metrics and all gradients, though the balance loss is not linear."""
     config = tiny.model(
         num_layers=1, every=1,
@@ -135,13 +114,8 @@ def test_micro_batches_make_the_whole_batch(group_size):
     )  # fmt: skip
     whole = tiny.value_and_grad(config, tiny.inputs())
     assert whole[0][1]["dropped"] > 0.05
-    tiny.assert_close(tiny.value_and_grad(config, tiny.inputs(), accumulate=2), whole)
-
-
-def test_many_micro_batches_of_a_dense_model():
-    config = tiny.model(moe=None, num_layers=1, every=1)
-    whole = tiny.value_and_grad(config, tiny.inputs())
-    tiny.assert_close(tiny.value_and_grad(config, tiny.inputs(), accumulate=8), whole)
+    parts = tiny.value_and_grad(config, tiny.inputs(), accumulate=accumulate)
+    tiny.assert_close(parts, whole)
 
 
 def test_micro_batches_keep_groups_together():
@@ -170,35 +144,38 @@ def forward(config):
     return jax.jit(run)
 
 
-def assert_padding_changes_nothing(config, batch, padded):
-    params = tiny.params(config)
-    sums, grads = tiny.host(forward(config)(params, batch))
-    more, more_grads = tiny.host(forward(config)(params, padded))
-    assert sums.tallies.kept_E.sum() < sums.tallies.chosen_E.sum()
+CROWDED = silent(k=2, group_size=T, capacity_factor=0.75)
+
+
+def assert_padding_changes_nothing(padded):
+    params = tiny.params(CROWDED)
+    sums, grads = tiny.host(forward(CROWDED)(params, tiny.inputs()))
+    more, more_grads = tiny.host(forward(CROWDED)(params, padded))
+    assert sums.tallies.kept_E.sum() < 0.9 * sums.tallies.chosen_E.sum()
     tiny.assert_close(more._replace(tallies=None), sums._replace(tallies=None))
     tiny.assert_close(more.tallies._replace(slots=0), sums.tallies._replace(slots=0))
     tiny.assert_close(more_grads, grads, atol=1e-5)
 
 
 def test_rows_of_padding_change_nothing():
-    batch = tiny.inputs()
-    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 2), (0, 0))), batch)
-    assert_padding_changes_nothing(silent(k=2), batch, padded)
+    assert_padding_changes_nothing(
+        jax.tree.map(lambda x: jnp.pad(x, ((0, 2), (0, 0))), tiny.inputs())
+    )
 
 
 def test_padding_after_the_documents_changes_nothing():
     """Groups of T tokens in rows of 2T: the second half of each row is a group of padding."""
-    batch = tiny.inputs()
-    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, T))), batch)
-    assert_padding_changes_nothing(silent(k=2, group_size=T), batch, padded)
+    assert_padding_changes_nothing(
+        jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, T))), tiny.inputs())
+    )
 
 
-def test_padding_between_documents_takes_no_seat():
-    """The same tokens in the same group with padding in front: the same seats, the same drops."""
-    batch = tiny.inputs()
-    after = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 4))), batch)
-    before = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (4, 0))), batch)
-    assert_padding_changes_nothing(silent(k=2, capacity_factor=0.5), after, before)
+def test_padding_before_the_documents_takes_no_seat():
+    """What stood at the end of odd rows, in front: the same seats, the same drops."""
+    assert not np.asarray(tiny.inputs().segment_BT)[1::2, -2:].any()
+    assert_padding_changes_nothing(
+        jax.tree.map(lambda x: x.at[1::2].set(jnp.roll(x[1::2], 2, axis=1)), tiny.inputs())
+    )
 
 
 # What must not be forgotten.
