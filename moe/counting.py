@@ -62,7 +62,9 @@ def _walk(jaxpr, flops, outer, times):
         name = eqn.primitive.name
         if name == "while":
             raise ValueError("a while loop's FLOPs cannot be counted: use scan or fori_loop")
-        inner = list(compat.inner_jaxprs(eqn))
+        # A scatter's or reduction's jaxpr says how to combine two numbers: `_cost` knows.
+        combines = name.startswith(("scatter", "reduce"))
+        inner = [] if combines else list(compat.inner_jaxprs(eqn))
         for sub, repeats in _runs(eqn, inner):
             _walk(sub, flops, scope, times * repeats)
         if inner or name in FREE or name.startswith("random_"):
