@@ -130,7 +130,7 @@ def test_the_old_state_is_given_up():
     current = state(DENSE)
     train_step(DENSE)(current, tiny.inputs())
     assert all(
-        x.is_deleted() for x in jax.tree.leaves((current.params, current.optimizer[1][0].mu))
+        x.is_deleted() for x in jax.tree.leaves((current.params, current.optimizer[1].mu))
     )
 
 
