@@ -129,9 +129,7 @@ def test_the_old_state_is_given_up():
     """Its memory is reused: a step needs room for one state."""
     current = state(DENSE)
     train_step(DENSE)(current, tiny.inputs())
-    assert all(
-        x.is_deleted() for x in jax.tree.leaves((current.params, current.optimizer[1].mu))
-    )
+    assert all(x.is_deleted() for x in jax.tree.leaves((current.params, current.optimizer[1].mu)))
 
 
 def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
