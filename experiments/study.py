@@ -46,21 +46,21 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
     if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
         prepare.prepare(next(iter(runs.values())).data)  # once, before the workers need it
         _in_processes(_work, jobs, jobs, runs, root, seeds)
-    if not (root / "timing.json").exists():
+    if not runs.keys() <= _step_seconds(root).keys():
         _in_processes(_time_steps, 1, jobs, runs, root)
     return collect(runs, root, seeds)
 
 
 def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
     """Writes results.jsonl from the finished runs and returns its records."""
-    timing = json.loads(path.read_text()) if (path := root / "timing.json").exists() else None
+    step_seconds = _step_seconds(root)
     costs = {name: cost(run) for name, run in runs.items()}
     records = [
         {
             "variant": name,
             "seed": seed,
             **costs[name],
-            **({"step_seconds": timing["median"][name]} if timing else {}),
+            **({"step_seconds": step_seconds[name]} if name in step_seconds else {}),
             **_finished(path),
         }
         for name, path, seed in _all(runs, root, seeds)
@@ -86,6 +86,12 @@ def cost(run: RunConfig) -> dict:
         "executed_parts": {k: v / tokens for k, v in executed.products.items()},
         "tokens_per_step": tokens,
     }
+
+
+def _step_seconds(root):
+    """Median seconds of a step by variant; empty before they were timed."""
+    path = root / "timing.json"
+    return json.loads(path.read_text())["median"] if path.exists() else {}
 
 
 def _finished(path):

@@ -93,6 +93,17 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
         study.run(changed, root, 1, 1)
 
 
+def test_a_study_can_grow_by_a_variant(data, root):
+    runs = scaling.variants(tiny())
+    first = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
+    both = study.run(runs, root, 1, 1)
+    assert len(first) == 2 and len(both) == len(runs)
+    assert all(r["step_seconds"] > 0 for r in both)
+    assert [r["test_nll"] for r in both if r["variant"] in ("dense", "e2")] == [
+        r["test_nll"] for r in first
+    ]
+
+
 def fails_at(variant, train):
     def failing(run, path, name, **kwargs):
         if name.startswith(variant + " "):
