@@ -11,7 +11,7 @@ from moe.training.config import RunConfig
 
 def get_config() -> ConfigDict:
     """The run."""
-    moe = {"num_experts": 16, "d_ff": 256, "group_size": 2048, "jitter": 0.01}
+    moe = {"num_experts": 16, "d_ff": 256, "group_size": 256, "jitter": 0.01}
     run = {
         "data": {"source": ("encyclopedia_en", "code", "cloud_docs"), "vocab_size": 1024},
         "model": {

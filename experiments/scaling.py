@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments import study
 from moe import config as configs
@@ -43,8 +43,9 @@ def _variant(name, variant, base, config):
     if "flops" in variant:
         model = flops.dense_of(model, variant.flops, **size)
     if "moe" in variant:
-        shared = {"d_ff": model.d_ff, **config.moe, **variant.moe}
-        matched = flops.match(model, dataclasses.replace(model, moe=MoEConfig(**shared)), **size)
+        shared = ConfigDict({"d_ff": model.d_ff, **config.moe, **variant.moe})
+        moe = configs.from_config_dict(MoEConfig, shared, f"variants.{name}.moe.")
+        matched = flops.match(model, dataclasses.replace(model, moe=moe), **size)
         print(f"{name:>16}: {config.match} FLOPs, {matched}")
         model = matched.moe
     if "learning_rate" in variant:

@@ -4,12 +4,12 @@ A study lives in one folder: <variant>/seed<n>/ is a workdir of `moe.training.lo
 step times measured side by side, and results.jsonl gathers one line per finished run.
 """
 
+import contextlib
 import fcntl
 import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Iterator
 
@@ -17,9 +17,10 @@ import jax
 import numpy as np
 import tqdm
 
-from moe import flops, sharding
+from moe import config as configs
+from moe import flops
 from moe.data import prepare
-from moe.training import checkpoint, loop, metrics, optimizer, step
+from moe.training import files, loop, metrics, optimizer, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
@@ -39,16 +40,40 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
       The lines of results.jsonl.
 
     Raises:
-      ValueError: if a run in the folder, finished or not, was made by another config.
+      ValueError: if a run in the folder, finished or not, was made by another config or on other
+        data, or if the study is running already.
     """
-    for name, path, seed in _all(runs, root, seeds):
-        checkpoint.open_workdir(path, _seeded(runs[name], seed))
-    if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
-        prepare.prepare(next(iter(runs.values())).data)  # once, before the workers need it
-        _in_processes(_work, jobs, jobs, runs, root, seeds)
-    if not runs.keys() <= _step_seconds(root).keys():
-        _in_processes(_time_steps, 1, jobs, runs, root)
-    return collect(runs, root, seeds)
+    configs.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
+    for run in runs.values():
+        loop.mesh_of(run)  # refuses the last variant before the first is trained
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        for name, path, seed in _all(runs, root, seeds):
+            files.claim(path / "config.json", configs.to_dict(_seeded(runs[name], seed)), "config")
+        if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
+            _prepare(runs, root, seeds)
+            _in_processes(_work, jobs, jobs, runs, root, seeds)
+        if not runs.keys() <= _step_seconds(root).keys():
+            _in_processes(_time_steps, 1, jobs, runs, root)
+        return collect(runs, root, seeds)
+
+
+@contextlib.contextmanager
+def _alone(root):
+    """Refuses a second launch of a study that is running: it would spoil the timing."""
+    with (root / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{root} is being run by another process: wait for it") from error
+        yield
+
+
+def _prepare(runs, root, seeds):
+    """The data, once, before the workers need it; all runs must be on the same."""
+    data = prepare.prepare(next(iter(runs.values())).data)
+    for _, path, _ in _all(runs, root, seeds):
+        files.claim(path / "data.json", loop.identity(data), "data")
 
 
 def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
@@ -66,9 +91,7 @@ def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
         for name, path, seed in _all(runs, root, seeds)
         if (path / "result.json").exists()
     ]
-    new = root / f"results.{os.getpid()}"
-    new.write_text("".join(json.dumps(r) + "\n" for r in records))
-    new.replace(root / "results.jsonl")
+    files.write(root / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records
 
 
@@ -83,6 +106,8 @@ def cost(run: RunConfig) -> dict:
         "active_parameters": counts.active,
         "ideal_flops": sum(flops.ideal(run.model, t.seq_len).values()),
         "executed_flops": executed.total / tokens,
+        "eval_flops": flops.evaluating(run.model, run.micro_batch, t.seq_len).total
+        / (run.micro_batch * t.seq_len),
         "executed_parts": {k: v / tokens for k, v in executed.products.items()},
         "tokens_per_step": tokens,
     }
@@ -103,7 +128,7 @@ def _finished(path):
     routing = {
         key: float(np.mean([r[key] for r in late]))
         for key in ("dropped", "max_load", "unused", "entropy", "gate", "realised_capacity")
-        if key in late[0]
+        if late and key in late[0]
     }
     return {
         **json.loads((path / "result.json").read_text()),
@@ -171,7 +196,7 @@ def _time_steps(index, runs, root):
     del index
     seconds = {name: [] for name in runs}
     first = next(iter(runs.values()))
-    with jax.set_mesh(sharding.make_mesh(first.mesh.data, first.mesh.expert)):
+    with jax.set_mesh(loop.mesh_of(first)):
         data = prepare.prepare(first.data)
         states = {name: _state(run) for name, run in runs.items()}
         ready = {name: _ready(run, states[name], data) for name, run in runs.items()}
@@ -181,11 +206,11 @@ def _time_steps(index, runs, root):
                 states[name], _ = jax.block_until_ready(train_step(states[name], inputs))
                 seconds[name].append(time.perf_counter() - began)
     timing = {
-        "machine": machine(),
+        "machine": files.machine(),
         "median": {name: float(np.median(s[1:])) for name, s in seconds.items()},
         "seconds": {name: [round(x, 6) for x in s[1:]] for name, s in seconds.items()},
     }
-    (root / "timing.json").write_text(json.dumps(timing) + "\n")
+    files.write(root / "timing.json", json.dumps(timing) + "\n")
 
 
 def _chain(run):
@@ -198,20 +223,3 @@ def _state(run):
 
 def _ready(run, state, data):
     return loop.compiled(run, _chain(run), state, data), loop.batch(run, data, 0)
-
-
-def machine() -> dict:
-    """The hardware and versions behind a number."""
-    processor = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].split(":")[1].strip() if names else processor
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "processor": processor,
-        "cores_per_run": len(affinity(0)) if affinity else os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }

@@ -6,6 +6,7 @@ what was expected, what came and what to change; an unknown key names the neares
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -147,6 +148,9 @@ def _value(hint, value, path):
     if dataclasses.is_dataclass(kind):
         return from_config_dict(kind, value, path + ".")
     if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        fits = isinstance(value, list | tuple) and all(type(v) is element for v in value)
+        require(fits, f"{path}={value!r} must be a tuple of {element.__name__}: ({value!r},)")
         return tuple(value)
     if kind is float and type(value) is int:
         return float(value)
@@ -169,11 +173,11 @@ def positive(config, path: str, names) -> None:
     """Refuses fields that are not above 0."""
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{path}.{name}={value} must be above 0")
+        require(0 < value < math.inf, f"{path}.{name}={value} must be above 0 and finite")
 
 
 def not_negative(config, path: str, names) -> None:
     """Refuses fields below 0."""
     for name in names:
         value = getattr(config, name)
-        require(value >= 0, f"{path}.{name}={value} must not be negative")
+        require(0 <= value < math.inf, f"{path}.{name}={value} must not be negative, and finite")

@@ -102,6 +102,19 @@ def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -
     return counting.count(step, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
 
 
+@functools.cache
+def evaluating(model: ModelConfig, batch: int, length: int) -> counting.Flops:
+    """Executed FLOPs of evaluating `batch` x `length` tokens at the evaluation capacity."""
+    network = decoder.Decoder(model)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def forward(params, key, *fields):
+        return loss.forward(network, params, loss.Inputs(*fields), key, train=False)
+
+    return counting.count(forward, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
+
+
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:
     """FLOPs per token of a training step, `by` "ideal" or "executed"."""
     configs.one_of("by", by, ("ideal", "executed"))

@@ -26,30 +26,38 @@ def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
 def difference(runs: dict[int, dict], baseline: dict[int, dict]) -> tuple[paired.Interval, str]:
     """The test loss against the baseline's, nats per token, and what its interval is over.
 
-    Over seeds if two or more are paired, else over the rows of the test set.
+    Over seeds if two or more are paired, else over the documents of the test set.
+
+    Raises:
+      ValueError: if no seed is in both.
     """
-    seeds = sorted(runs.keys() & baseline.keys())
+    seeds = _shared(runs, baseline)
     if len(seeds) > 1:
-        return paired.interval(
-            [runs[s]["test_nll"] - baseline[s]["test_nll"] for s in seeds]
-        ), "seeds"
+        changes = [runs[s]["test_nll"] - baseline[s]["test_nll"] for s in seeds]
+        return paired.interval(changes), f"{len(seeds)} seeds"
     a, b = runs[seeds[0]], baseline[seeds[0]]
-    of_rows = paired.difference_over_rows(
-        a["test_rows_nll"], b["test_rows_nll"], a["test_rows_tokens"]
+    over = paired.difference_over_documents(
+        a["test_rows_nll"], b["test_rows_nll"], a["test_rows_tokens"], a["test_rows_document"]
     )
-    return of_rows, "test rows"
+    return over, "documents"
 
 
 def steps_to_baseline(runs: dict[int, dict], baseline: dict[int, dict]) -> list[float]:
-    """Per seed: the step at which validation loss reaches the baseline's last, over all steps."""
+    """Per seed: steps to the baseline's last validation loss, over those of the baseline to it."""
+    pairs = [(runs[s], baseline[s]) for s in _shared(runs, baseline)]
+    return [_reach(run, base["curve_nll"][-1]) / _reach(base, base["curve_nll"][-1])
+            for run, base in pairs]  # fmt: skip
+
+
+def _reach(run, target):
+    return paired.first_reach(run["curve_steps"], run["curve_nll"], target)
+
+
+def _shared(runs, baseline):
     seeds = sorted(runs.keys() & baseline.keys())
-    return [
-        paired.first_reach(
-            runs[s]["curve_steps"], runs[s]["curve_nll"], baseline[s]["curve_nll"][-1]
-        )
-        / baseline[s]["steps"]
-        for s in seeds
-    ]
+    if not seeds:
+        raise ValueError(f"no common seed: {sorted(runs)} against {sorted(baseline)} of {BASELINE}")
+    return seeds
 
 
 def table(records: list[dict], watts: float) -> str:
@@ -62,18 +70,21 @@ def table(records: list[dict], watts: float) -> str:
     runs = by_variant(records)
     if BASELINE not in runs:
         return f"no finished run of {BASELINE!r} yet: nothing to compare with"
-    rows = [_row(name, seeds, runs[BASELINE], watts) for name, seeds in runs.items()]
+    baseline = runs[BASELINE]
+    paired_only = {
+        name: {s: r for s, r in seeds.items() if s in baseline} for name, seeds in runs.items()
+    }
+    rows = [_row(name, seeds, baseline, watts) for name, seeds in paired_only.items() if seeds]
     head = list(rows[0])
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     lines += [" | ".join(row[column] for column in head) for row in rows]
-    _, over = difference(runs[BASELINE], runs[BASELINE])
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(over, watts)
+    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(watts)
 
 
 def _row(name, runs, baseline, watts):
     one = next(iter(runs.values()))
     ratios = steps_to_baseline(runs, baseline)
-    change, _ = difference(runs, baseline)
+    change, over = difference(runs, baseline)
     flops_ratio = one["executed_flops"] / _one(baseline)["executed_flops"]
     routing = one["train_routing"]
     row = {
@@ -83,11 +94,12 @@ def _row(name, runs, baseline, watts):
         "ideal FLOPs/token": _count(one["ideal_flops"]),
         "executed": _count(one["executed_flops"]),
         "against dense": f"{flops_ratio - 1:+.2%}",
+        "evaluating": f"{one['eval_flops'] / _one(baseline)['eval_flops'] - 1:+.2%}",
         "tokens": _count(one["steps"] * one["tokens_per_step"]),
         "seeds": str(len(runs)),
         "test nats": f"{_mean(runs, 'test_nll'):.4f}",
         "bits/byte": f"{_mean(runs, 'test_bits_per_byte'):.4f}",
-        "Δ nats (95%)": "" if runs is baseline else str(change),
+        "Δ nats (95%)": "" if name == BASELINE else f"{change} ({over})",
         "steps": _share(ratios),
         "FLOPs": _share([r * flops_ratio for r in ratios]),
     }
@@ -106,12 +118,14 @@ def _row(name, runs, baseline, watts):
     return row
 
 
-def _legend(over, watts):
+def _legend(watts):
     return (
-        f"Δ is the paired difference of test loss from {BASELINE}, with a 95% interval over {over}."
+        f"Δ is the paired difference of test loss from {BASELINE}, with a 95% interval over seeds,"
+        " or over test documents where there is one seed."
         f" steps, FLOPs, seconds: what it takes to reach {BASELINE}'s last validation loss, as a"
         f" share of what {BASELINE} took (50% is 2x faster). FLOPs are those of the matrix products"
-        " of a training step, per token; against dense compares the executed."
+        " of a training step, per token; against dense compares the executed ones, evaluating those"
+        " of evaluation."
         " Seconds and ms/step are"
         " from step times measured side by side. kWh is an estimate: seconds of training times"
         f" {watts:g} W. dropped and max load (largest over mean): last quarter of training."

@@ -90,23 +90,38 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """The same batches every time, of rows spread evenly over the split.
+    """The same batches every time, of the rows of `eval_rows` in their order.
 
-    At most `max_batches` (0: the whole split); the last one is padded to `batch_size` rows. Slices
-    per process are as in `train_batch`.
+    The last one is padded to `batch_size` rows. Slices per process are as in `train_batch`.
 
     Raises:
       ValueError: the split is shorter than a row, or `batch_size` does not divide.
     """
+    mine = _slice(batch_size, process_index, process_count)
+    rows = eval_rows(data, split, seq_len, max_batches * batch_size)
+    padded = np.append(rows, np.full(-len(rows) % batch_size, -1))
+    # Returned, not yielded, so that the checks above run at the call.
+    return (_rows(data, split, some[mine], seq_len) for some in padded.reshape(-1, batch_size))
+
+
+def eval_rows(data: prepared.Prepared, split: str, seq_len: int, most: int) -> np.ndarray:
+    """Numbers of at most `most` (0: all) rows, spread evenly over a split, in a fixed mixed order.
+
+    Mixed, because rows that are routed together compete for the same slots: neighbours are
+    of one document and want the same experts, which rows of a training batch seldom do.
+    """
     rows = row_count(data, split, seq_len)
     if rows < 1:
         raise ValueError(f"The {split} split has no row of {seq_len} tokens.")
-    mine = _slice(batch_size, process_index, process_count)
-    wanted = min(rows, max_batches * batch_size) if max_batches else rows
-    spread = np.arange(wanted) * rows // wanted
-    padded = np.append(spread, np.full(-wanted % batch_size, -1))
-    # Returned, not yielded, so that the checks above run at the call.
-    return (_rows(data, split, some[mine], seq_len) for some in padded.reshape(-1, batch_size))
+    wanted = min(rows, most) if most else rows
+    order = np.array([_shuffled(place, wanted, seed=0) for place in range(wanted)])
+    return order * rows // wanted
+
+
+def document_of(data: prepared.Prepared, split: str, rows: np.ndarray, seq_len: int) -> np.ndarray:
+    """The number, in its split, of the document that each row begins in."""
+    starts = np.flatnonzero(data.tokens[split] == tokenizer.DOC_ID)
+    return np.searchsorted(starts, rows * seq_len, side="right") - 1
 
 
 def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int) -> Batch:

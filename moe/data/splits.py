@@ -1,7 +1,8 @@
 """Which split a document belongs to: a pure function of its text.
 
 So a split never changes when documents are added, and equal documents, even of different domains,
-always land together: nothing of the test split can be met in training.
+always land together: no document of the test split is met in training. Near-copies are not
+looked for; a domain whose documents copy each other leaves them out (`corpora`).
 """
 
 import hashlib

@@ -26,7 +26,9 @@ def weight(module: nn.Module, name: str, letters: str, shape, *, fan_in: int, sc
     deviation = math.sqrt(scale / fan_in) / 0.87962566103423978
 
     def init(key):
-        unit = random.truncated_normal(key, -2, 2, shape, jnp.float32)
-        return sharding.reshard(unit * deviation, letters)
+        layout = sharding.out(letters)
+        return deviation * random.truncated_normal(
+            key, -2, 2, shape, jnp.float32, out_sharding=layout
+        )
 
     return module.param(name, init)

@@ -1,45 +1,12 @@
-"""Checkpoints by orbax, and the workdir that belongs to exactly one config."""
+"""Checkpoints by orbax: the training state, and the seconds that it took."""
 
-import json
+import collections
 import pathlib
 
 import jax
 from orbax.checkpoint.experimental import v1 as orbax
 
-from moe import config as configs
-
 policies = orbax.training.preservation_policies
-
-
-def open_workdir(workdir: pathlib.Path, config) -> None:
-    """Makes the workdir and writes config.json there.
-
-    Raises:
-      ValueError: if the workdir was made by a different config; the difference is shown.
-    """
-    path = workdir / "config.json"
-    wanted = json.loads(json.dumps(configs.to_dict(config)))
-    if path.exists():
-        lines = difference(json.loads(path.read_text()), wanted)
-        if lines:
-            raise ValueError(
-                f"{workdir} belongs to another config:\n  " + "\n  ".join(lines)
-                + "\nName another workdir, or delete this one to start over."
-            )  # fmt: skip
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        path.write_text(json.dumps(wanted, indent=2) + "\n")
-
-
-def difference(old, new, path: str = "") -> list[str]:
-    """One line for every leaf in which two nested dictionaries differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        missing = "(absent)"
-        pairs = ((old.get(k, missing), new.get(k, missing), f"{path}.{k}") for k in keys)
-        return [line for a, b, p in pairs for line in difference(a, b, p)]
-    return [] if old == new else [f"{path.lstrip('.')}: it has {old!r}, you gave {new!r}"]
 
 
 class Checkpoints:
@@ -58,14 +25,30 @@ class Checkpoints:
             self._checkpointer.save(step, state, force=True, custom_metadata={"seconds": seconds})
 
     def restore(self, template):
-        """(state, seconds) of the latest checkpoint laid out as the template, or None."""
+        """(state, seconds) of the latest checkpoint laid out as the template, or None.
+
+        Raises:
+          ValueError: if the checkpoint is of another structure, as after a change of the code.
+        """
         latest = self._checkpointer.latest
         if latest is None:
             return None
         metadata = self._checkpointer.metadata(latest.step)
+        saved, wanted = _shapes(metadata.metadata), _shapes(template)
+        if saved != wanted:
+            raise ValueError(
+                f"{self._checkpointer.directory}, step {latest.step}, was saved by other code: it"
+                f" has arrays of shapes {sorted((saved - wanted).elements())} and lacks"
+                f" {sorted((wanted - saved).elements())}. Start over in another workdir"
+            )
         state = self._checkpointer.load(latest.step, template)
         return state, metadata.custom_metadata["seconds"]
 
     def close(self) -> None:
         """Waits for writes to end."""
         self._checkpointer.close()
+
+
+def _shapes(tree):
+    """How many arrays of each shape a tree has."""
+    return collections.Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))

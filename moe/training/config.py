@@ -21,7 +21,7 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches a step
     log_every: int = 50
     eval_every: int = 200
-    eval_batches: int = 8  # of the validation split, each of batch_size sequences
+    eval_batches: int = 8  # of the validation split, each of batch_size / accumulate sequences
     test_batches: int = 64  # of the test split, at the end; 0 is all of it
     checkpoint_every: int = 1000
 

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import tqdm
 
+from moe import config as configs
 from moe import sharding
 from moe.data import batches, prepare
 from moe.evaluation import text
-from moe.training import checkpoint, metrics, optimizer, step
+from moe.training import checkpoint, files, metrics, optimizer, step
 from moe.training.config import RunConfig
 
 
@@ -40,27 +41,49 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
 
     Args:
       run: the configuration.
-      workdir: gets config.json, metrics.jsonl, checkpoints/ and result.json.
+      workdir: gets config.json, data.json, metrics.jsonl, checkpoints/ and result.json.
       name: what the progress bar shows.
       bar: the line of the progress bar, when several processes share a terminal.
 
     Returns:
       The result: test loss in nats, bits per byte, router statistics, seconds of training. A
       finished run is not run again: its result is read.
+
+    Raises:
+      ValueError: if the workdir was made by another config or on other data, or the mesh does not
+        divide the run.
     """
     done = workdir / "result.json"
-    if done.exists():
-        checkpoint.open_workdir(workdir, run)
+    finished = done.exists()
+    mesh = None if finished else mesh_of(run)  # a refused run leaves no trace
+    files.claim(workdir / "config.json", configs.to_dict(run), "config")
+    if finished:
         return json.loads(done.read_text())
+    data = prepare.prepare(run.data)
+    files.claim(workdir / "data.json", identity(data), "data")
+    with jax.set_mesh(mesh):
+        result = _train(run, workdir, data, name, bar)
+    if jax.process_index() == 0:
+        files.write(done, json.dumps(result) + "\n")
+    return result
+
+
+def mesh_of(run: RunConfig):
+    """The run's mesh over all devices.
+
+    Raises:
+      ValueError: if it does not fit the devices or does not divide the run.
+    """
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert)
     experts = run.model.moe and run.model.moe.num_experts
     sharding.check(mesh, batch=run.micro_batch, groups=run.num_groups, experts=experts)
-    checkpoint.open_workdir(workdir, run)
-    with jax.set_mesh(mesh):
-        result = _train(run, workdir, prepare.prepare(run.data), name, bar)
-    if jax.process_index() == 0:
-        done.write_text(json.dumps(result) + "\n")
-    return result
+    return mesh
+
+
+def identity(data) -> dict:
+    """What was trained on: the same config gives other text under another Python's library."""
+    tokens = {split: len(stream) for split, stream in data.tokens.items()}
+    return {"fingerprint": data.fingerprint, "tokens": tokens}
 
 
 def _train(run, workdir, data, name, line):
@@ -74,8 +97,8 @@ def _train(run, workdir, data, name, line):
             state, seconds, evaluate = _loop(
                 run, data, state, train_step, Clock(seconds), writer, checkpoints, name, line
             )
-        final = evaluate(state, "test", run.train.test_batches)
         checkpoints.save(run.train.steps, state, seconds)
+        final = evaluate(state, "test", run.train.test_batches)
     return summary(final, seconds, run.train.steps)
 
 
@@ -136,9 +159,12 @@ def summary(final: text.Score, seconds: float, steps: int) -> dict:
     return {
         "steps": steps,
         "seconds": seconds,
+        "machine": files.machine(),
         "test_nll": final.nll,
         "test_bits_per_byte": final.bits_per_byte,
+        "test_domain_nll": final.domain_nll,
         "test": metrics.plain(final.metrics),
         "test_rows_nll": np.round(final.nll_R, 4).tolist(),
         "test_rows_tokens": final.tokens_R.tolist(),
+        "test_rows_document": final.document_R.tolist(),
     }

@@ -6,6 +6,8 @@ import pathlib
 import jax
 import numpy as np
 
+from moe.training import files
+
 
 class Writer:
     """Appends records to `metrics.jsonl`; only process 0 writes.
@@ -19,7 +21,7 @@ class Writer:
         if not self._leads:
             return
         kept = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
-        path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        files.write(path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = path.open("a")
 
     def write(self, record: dict) -> dict | None:

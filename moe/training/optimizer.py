@@ -25,8 +25,8 @@ class OptimizerConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.99
+    b1: float = 0.9  # of adamw
+    b2: float = 0.99  # of adamw
 
     def __post_init__(self):
         configs.one_of("optimizer.name", self.name, ("adamw", "adafactor"))

@@ -18,7 +18,7 @@ def toy(ids, domains=None) -> prepared.Prepared:
         domains={"train": domains, "test": domains},
         domain_names=("a", "b"),
         token_bytes=np.ones(600, np.int32),
-        meta={},
+        meta={"fingerprint": "toy"},
     )
 
 
@@ -43,6 +43,10 @@ def test_packing_by_hand():
     data = toy(ids, domains)
     assert batches.row_count(data, "test", 6) == 3
     (batch,) = batches.eval_batches(data, "test", batch_size=4, seq_len=6, max_batches=1)
+    rows = batches.eval_rows(data, "test", 6, 0)
+    assert sorted(rows) == [0, 1, 2]
+    assert batches.document_of(data, "test", np.arange(3), 6).tolist() == [0, 1, 3]
+    batch = batches.Batch(*(array[[*np.argsort(rows), 3]] for array in batch))
     zeros = [0] * 6
     assert batch.tokens_BT.tolist() == [
         [0, 5, 6, 7, 8, 9],
@@ -137,7 +141,8 @@ def evaluate(data, **changes):
 def test_eval_covers_the_split_and_pads_the_last():
     got = evaluate(counting(10, 8))
     assert len(got) == 3
-    assert row_numbers(got[0]) + row_numbers(got[1]) + row_numbers(got[2])[:2] == list(range(10))
+    rows = row_numbers(got[0]) + row_numbers(got[1]) + row_numbers(got[2])[:2]
+    assert sorted(rows) == list(range(10)) and rows != list(range(10))
     for array in got[2]:
         assert array.shape == (4, 8) and not array[2:].any()
     assert (got[2].segment_BT[:2] == 1).all()
@@ -147,7 +152,10 @@ def test_eval_is_spread_evenly():
     data = counting(1000, 8)
     got = evaluate(data, max_batches=5)
     rows = sum(map(row_numbers, got), [])
-    assert rows == list(range(0, 1000, 50))
+    assert sorted(rows) == list(range(0, 1000, 50))
+    assert rows == batches.eval_rows(data, "test", 8, 20).tolist()
+    neighbours = np.abs(np.diff(rows)) == 50
+    assert neighbours.mean() < 0.4  # mixed: rows of one document seldom meet in a group
     assert all(
         (a == b).all() for a, b in zip(got[3], evaluate(data, max_batches=5)[3], strict=True)
     )

@@ -30,6 +30,7 @@ def test_code(tmp_path):
         "b.py": b"b = 1\n",
         "a/z.py": "# coding: latin-1\ns = 'é'\n".encode("latin-1"),
         "a/test/t.py": b"left out",
+        "encodings/cp1.py": b"left out",
         "site-packages/p.py": b"left out",
         "_sysconfigdata_x.py": b"left out",
         "c.txt": b"left out",
@@ -85,6 +86,7 @@ def test_framework_docs(tmp_path):
     files = {
         "django-5.2.8/docs/intro/b.txt": "B é",
         "django-5.2.8/docs/a.txt": "A",
+        "django-5.2.8/docs/releases/5.2.txt": "left out",
         "django-5.2.8/tests/c.txt": "C",
     }
     with tarfile.open(tmp_path / "d.tar.gz", "w:gz") as archive:

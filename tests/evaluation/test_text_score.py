@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.data import prepared
+from moe.data import batches, prepared
 from moe.evaluation import text
 from moe.training import loss, step
 from tests import tiny
@@ -22,7 +22,7 @@ def toy(tokens, token_bytes) -> prepared.Prepared:
         domains={"test": np.zeros(len(stream), np.uint8)},
         domain_names=("toy",),
         token_bytes=np.array(token_bytes, np.int32),
-        meta={},
+        meta={"fingerprint": "toy"},
     )
 
 
@@ -51,10 +51,14 @@ def test_by_hand():
     np.testing.assert_allclose(got.nll_R, [4 * math.log(2)] * 5, rtol=1e-6)
     assert got.tokens_R.tolist() == [2] * 5
     assert got.metrics.keys() == {"loss", "nll"}
+    assert got.domain_nll == {"toy": pytest.approx(2 * math.log(2), rel=1e-6)}
+    rows = batches.eval_rows(DATA, "test", 2, 0)
+    # Documents begin at tokens 0, 3 and 8; rows at 0, 2, 4, 6 and 8.
+    assert got.document_R.tolist() == [[0, 0, 1, 1, 2][row] for row in rows]
 
 
 def test_part_of_the_split():
-    """Two batches of two: rows 0, 1, 2 and 3 of five, of 1 2 0 3 1 1 2 0 bytes."""
+    """Two batches of two: rows 0, 1, 2 and 3 of five, mixed, of 1 2 0 3 1 1 2 0 bytes."""
     got = score(max_batches=2)
     assert got.bits_per_byte == pytest.approx(16 / 10, rel=1e-6) and len(got.nll_R) == 4
 
@@ -75,7 +79,8 @@ def test_rows_keep_their_order():
         nll_BT = nll_BT.at[:, 1].set(0)
         return loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None), nll_BT
 
-    assert score(by_token).nll_R.tolist() == [0, 2, 3, 1, 0]
+    rows = batches.eval_rows(DATA, "test", 2, 0)
+    assert score(by_token).nll_R.tolist() == [[0, 2, 3, 1, 0][row] for row in rows]
 
 
 def test_every_batch_has_its_number():

@@ -72,6 +72,7 @@ def write_run(path, moe, seed):
         writer.write({"step": step, "split": "validation", "seconds": 0.1 * step, **measured})
     writer.close()
     rows = {"test_rows_nll": [50.0, 60.0 + seed], "test_rows_tokens": [10, 10]}
+    rows["test_rows_document"] = [0, 1]
     result = {"steps": 4, "seconds": 0.4, "test_nll": 5.0 + seed, "test_bits_per_byte": 2.0, **rows}
     (path / "result.json").write_text(json.dumps(result))
 

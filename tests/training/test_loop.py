@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ def data():
     token_bytes = np.append(0, np.ones(V - 1, np.int32))
     return prepared.Prepared(
         path=pathlib.Path("."), tokens=tokens, domains=domains, domain_names=("toy",),
-        token_bytes=token_bytes, meta={},
+        token_bytes=token_bytes, meta={"fingerprint": "toy"},
     )  # fmt: skip
 
 
@@ -171,6 +172,17 @@ def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     before = (whole.workdir / "metrics.jsonl").read_text()
     assert loop.train(run_config(), whole.workdir) == whole.result
     assert (whole.workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_on_other_data_is_refused(whole, tmp_path, data, monkeypatch):
+    """The same config, but the text behind it changed: no resuming, no pairing."""
+    root = tmp_path / "other"
+    shutil.copytree(whole.workdir, root)
+    (root / "result.json").unlink()
+    other = dataclasses.replace(data, meta={"fingerprint": "other"})
+    monkeypatch.setattr(loop.prepare, "prepare", lambda config: other)
+    with pytest.raises(ValueError, match="another data.*\n.*fingerprint: it has 'toy', you gave"):
+        loop.train(run_config(), root)
 
 
 def test_a_finished_run_of_another_config_is_refused(whole):

@@ -1,0 +1,73 @@
+"""A workdir belongs to one config and one text; files are whole or absent."""
+
+import dataclasses
+import json
+
+import pytest
+
+from moe.training import files
+
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write(path, "old")
+    monkeypatch.setattr(files.pathlib.Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(path, "new")
+    assert path.read_text() == "old"
+
+
+def crash(*args):
+    raise KeyboardInterrupt
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    a: int = 1
+    names: tuple = ("x", "y")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner | None = Inner()
+    rate: float = 0.1
+
+
+def test_a_workdir_remembers_its_config(tmp_path):
+    workdir = tmp_path / "runs" / "one"
+    files.claim(workdir / "config.json", dataclasses.asdict(Outer()), "config")
+    written = (workdir / "config.json").read_text()
+    assert json.loads(written) == {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
+    files.claim(workdir / "config.json", dataclasses.asdict(Outer()), "config")
+    assert (workdir / "config.json").read_text() == written
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    files.claim(tmp_path / "config.json", dataclasses.asdict(Outer()), "config")
+    with pytest.raises(ValueError) as error:
+        files.claim(
+            tmp_path / "config.json", dataclasses.asdict(Outer(Inner(a=2), rate=0.2)), "config"
+        )
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} belongs to another config:",
+        "  inner.a: it has 1, you gave 2",
+        "  rate: it has 0.1, you gave 0.2",
+        "Name another workdir, or delete this one to start over.",
+    ]
+
+
+def test_difference():
+    difference = files.difference
+    assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) == []
+    assert difference({"a": None}, {"a": {"b": 1}}) == ["a: it has None, you gave {'b': 1}"]
+    assert difference({"a": 1}, {"b": 2}) == [
+        "a: it has 1, you gave '(absent)'",
+        "b: it has '(absent)', you gave 2",
+    ]
+    assert difference({"a": [1, 2]}, {"a": [1, 3]}) == ["a: it has [1, 2], you gave [1, 3]"]
+
+
+def test_a_machine_has_a_name_and_versions():
+    machine = files.machine()
+    assert machine["processor"] and machine["cores"] >= 1
+    assert machine["devices"][0].startswith("cpu")
