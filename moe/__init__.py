@@ -6,12 +6,15 @@ routing/     who goes where: logits (or ids) -> an assignment, a tally of what h
 dispatch/    how tokens travel to the experts and back
 layers/      Linen modules that own parameters: attention, feed-forward, experts, MoE
 models/      whole networks built from the layers
+compat.py    what differs between versions of JAX
 config.py    frozen dataclasses that validate themselves
 sharding.py  the device mesh and the one table of PartitionSpecs
+counting.py  FLOPs of a jaxpr, by part of the model
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
 training/    state, step, loop, optimizer, checkpoints, metrics
-evaluation/  loss and bits per byte on held-out text, paired statistics
+evaluation/  loss and bits per byte on held-out text
+analysis/    paired statistics, tables, figures
 
 The letters
 -----------

@@ -150,7 +150,7 @@ def _value(hint, value, path):
     if typing.get_origin(kind) is tuple:
         element = typing.get_args(kind)[0]
         fits = isinstance(value, list | tuple) and all(type(v) is element for v in value)
-        require(fits, f"{path}={value!r} must be a tuple of {element.__name__}: ({value!r},)")
+        require(fits, f"{path}={value!r} must be a tuple of {element.__name__}: {(value,)}")
         return tuple(value)
     if kind is float and type(value) is int:
         return float(value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import ml_collections
 import pytest
@@ -93,6 +94,8 @@ def test_training(changes, message):
         ({"name": "sgd"}, "optimizer.name='sgd' is not one of 'adamw', 'adafactor'"),
         ({"schedule": "linear"}, "optimizer.schedule='linear' is not one of 'cosine', 'inv"),
         ({"learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be above 0"),
+        ({"learning_rate": math.inf}, "optimizer.learning_rate=inf must be above 0 and finite"),
+        ({"name": "adafactor", "b1": 0.5}, "b1=0.5 does nothing with adafactor"),
         ({"warmup_steps": 0}, "optimizer.warmup_steps=0 must be above 0"),
         ({"clip_norm": 0.0}, "optimizer.clip_norm=0.0 must be above 0"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0 must not be negative"),
@@ -212,6 +215,9 @@ def test_only_what_has_no_default_is_needed():
         ({"train__steps": None}, "train.steps=None must be a int"),
         ({"model__remat": 1}, "model.remat=1 must be a bool"),
         ({"optimizer__learning_rate": "0.1"}, "optimizer.learning_rate='0.1' must be a float"),
+        ({"data__source": "code"}, "data.source='code' must be a tuple of str: ('code',)"),
+        ({"data__source": (1, 2)}, "data.source=(1, 2) must be a tuple of str"),
+        ({"data__source": 3}, "data.source=3 must be a tuple of str"),
         ({"model__moe__k": 9}, "moe.k=9 exceeds num_experts=4"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,10 +123,7 @@ def assert_close(got, want, rtol=1e-5, atol=1e-6) -> None:
 
 def assert_equal(got, want) -> None:
     """Equal trees, bit for bit."""
-    jax.tree_util.tree_map_with_path(
-        lambda path, a, b: np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path)),
-        got, want,
-    )  # fmt: skip
+    chex.assert_trees_all_equal(got, want)
 
 
 def experts_params(config: configs.ModelConfig, seed=0):

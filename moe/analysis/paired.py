@@ -17,11 +17,6 @@ class Interval(NamedTuple):
     mean: float
     half: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Is the mean further from zero than the interval is wide?"""
-        return abs(self.mean) > self.half
-
     def __str__(self):
         return (
             f"{self.mean:+.4f} ± {self.half:.4f}" if self.half == self.half else f"{self.mean:+.4f}"

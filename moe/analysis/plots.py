@@ -65,7 +65,7 @@ def _zoom(axes, runs):
 
 
 def _against_experts(axis, runs):
-    """Top-1 variants by E with dense at 1, everything else as a labelled point."""
+    """Every variant as a labelled point over its number of experts, dense at 1."""
     for name, seeds in runs.items():
         losses = [r["test_nll"] for r in seeds.values()]
         experts = next(iter(seeds.values()))["experts"]

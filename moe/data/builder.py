@@ -135,7 +135,9 @@ def documents(
 def source_identity(name: str, cache_dir: str | os.PathLike | None = None) -> str:
     """A string that changes with the documents of the source `name`."""
     source = _builder(name, cache_dir)
-    return source.identity if name in corpora.DOMAINS else source.info.full_name
+    if name in corpora.DOMAINS:
+        return source.identity
+    return f"{source.info.full_name} {splits.digest(_code()).hex()}"
 
 
 def _builder(name: str, cache_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:

@@ -1,1 +1,1 @@
-"""Judging models: held-out loss, paired statistics."""
+"""Judging models: held-out loss and bits per byte."""

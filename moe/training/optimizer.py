@@ -36,6 +36,10 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             value = getattr(self, name)
             configs.require(value < 1, f"optimizer.{name}={value} must be below 1")
+            configs.require(
+                self.name == "adamw" or value == getattr(OptimizerConfig, name),
+                f"optimizer.{name}={value} does nothing with {self.name}: leave it out",
+            )
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -11,6 +11,8 @@ from moe.config import ModelConfig
 from moe.models import decoder
 from moe.training import loss
 
+EVALUATION = 2**31 - 1  # the seed of evaluation's draws; training has small ones
+
 
 class State(NamedTuple):
     """All that a checkpoint holds. The step is also the position in the data."""
@@ -47,7 +49,7 @@ def make_eval_step(model: ModelConfig):
 
     @jax.jit
     def eval_step(params, inputs: loss.Inputs, index):
-        key = jax.random.fold_in(jax.random.key(0), index)
+        key = jax.random.fold_in(jax.random.key(EVALUATION), index)
         sums, nll_BT = loss.forward(network, params, inputs, key, False)
         return sums, sharding.reshard(nll_BT, "..")  # every process sees every row
 

@@ -148,12 +148,15 @@ def test_divide_drops_duplicates_and_blanks():
     assert sorted(text for texts in divided.values() for text in texts) == ["a", "b"]
 
 
-def test_another_data_set_by_name(elsewhere):
+def test_another_data_set_by_name(elsewhere, monkeypatch):
     divided = builder.documents("twenty_words", text_key="body")
     assert sum(map(len, divided.values())) == 390
     for split, texts in divided.items():
         assert {splits.split_of(text) for text in texts} == {split}
-    assert builder.source_identity("twenty_words") == "twenty_words/2.0.0"
+    identity = builder.source_identity("twenty_words")
+    assert identity.startswith("twenty_words/2.0.0 ")
+    monkeypatch.setattr(builder, "_code", lambda: "another rule of splitting")
+    assert builder.source_identity("twenty_words") != identity
 
 
 def test_a_published_data_set_by_name(tmp_path, elsewhere):

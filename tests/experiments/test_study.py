@@ -1,5 +1,6 @@
 """The study end to end on a corpus of a few hundred words."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from experiments import scaling, study
 from moe import config as configs
 from moe.data import prepare, prepared
 from moe.training import loop
-from moe.training.config import RunConfig
+from moe.training.config import MeshConfig, RunConfig
 
 TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
 
@@ -129,8 +130,17 @@ def test_every_size_matches_at_full_size(size):
     runs = scaling.variants(config_file.get_config(size))
     costs = {name: study.cost(run) for name, run in runs.items()}
     for name, cost in costs.items():
-        if name != "dense_2x":
-            assert abs(cost["executed_flops"] / costs["dense"]["executed_flops"] - 1) < 0.01, name
+        times = 2 if name == "dense_2x" else 1
+        for count in ("executed_flops", "eval_flops"):
+            assert abs(cost[count] / costs["dense"][count] / times - 1) < 0.01, name
+
+
+def test_the_configs_run_on_eight_devices():
+    """The README's commands: train.py on 2 x 4, and every model of :gpu over all devices."""
+    run = configs.from_config_dict(RunConfig, train_config.get_config())
+    assert loop.mesh_of(dataclasses.replace(run, mesh=MeshConfig(data=2, expert=4))).size == 8
+    for run in scaling.variants(config_file.get_config("gpu")).values():
+        assert loop.mesh_of(run).size == 8
 
 
 def test_unknown_size_and_variant_are_refused():
@@ -140,6 +150,28 @@ def test_unknown_size_and_variant_are_refused():
     config.variants = {"dense": {}, "odd": {"layers": 3}}
     with pytest.raises(ValueError, match=r"variants.odd has \['layers'\]"):
         scaling.variants(config)
+    config.variants = {"dense": {}, "odd": {"moe": {"num_experts": 4, "jiter": 0.1}}}
+    with pytest.raises(ValueError, match="variants.odd.moe.jiter: did you mean .*jitter"):
+        scaling.variants(config)
+    config.variants = {"dense": {}, "odd": {"moe": {"num_experts": 4.0}}}
+    with pytest.raises(ValueError, match="variants.odd.moe.num_experts=4.0 must be a int"):
+        scaling.variants(config)
+
+
+def test_a_study_that_cannot_run_is_refused_at_once(data, root):
+    runs = scaling.variants(tiny())
+    for seeds, jobs in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="must be above 0"):
+            study.run(runs, root, seeds, jobs)
+    root.mkdir()
+    with study._alone(root), pytest.raises(ValueError, match="run by another process"):
+        study.run(runs, root, 1, 1)
+
+
+def test_a_run_without_a_log_can_be_collected(data, root):
+    runs = {n: r.replace(train={"log_every": 9}) for n, r in scaling.variants(tiny()).items()}
+    records = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
+    assert [r["train_routing"] for r in records] == [{}, {}]
 
 
 def test_train_config_is_complete():
