@@ -49,9 +49,9 @@ class Prepared:
         return len(self.token_bytes)
 
     @property
-    def fingerprint(self) -> str:
-        """The hash of all that decided this data."""
-        return self.meta["fingerprint"]
+    def sha256(self) -> dict[str, str]:
+        """The hash of every file: equal for equal data, whatever code prepared it."""
+        return {name: entry["sha256"] for name, entry in self.meta["files"].items()}
 
 
 def load(path: str | os.PathLike) -> Prepared:

@@ -18,7 +18,7 @@ def toy(ids, domains=None) -> prepared.Prepared:
         domains={"train": domains, "test": domains},
         domain_names=("a", "b"),
         token_bytes=np.ones(600, np.int32),
-        meta={"fingerprint": "toy"},
+        meta={},
     )
 
 

@@ -68,7 +68,7 @@ def test_types_and_counts(data):
 def test_prepared_once(data, monkeypatch):
     monkeypatch.setattr(prepare, "_write", None)
     again = prepare.prepare(config())
-    assert again.path == data.path and again.fingerprint == data.fingerprint
+    assert again.path == data.path and again.sha256 == data.sha256
 
 
 def test_the_same_config_gives_the_same_bytes(data, tmp_path, cache, monkeypatch):
@@ -155,7 +155,7 @@ def test_prepared_dir_is_used_if_it_fits(data, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "documents", None)
     monkeypatch.setattr(builder, "source_identity", None)
     carried = prepare.prepare(config(prepared_dir=str(tmp_path / "carried")))
-    assert carried.fingerprint == data.fingerprint
+    assert carried.sha256 == data.sha256
     with pytest.raises(ValueError, match="prepared with vocab_size=300"):
         prepare.prepare(config(prepared_dir=str(tmp_path / "carried"), vocab_size=400))
 

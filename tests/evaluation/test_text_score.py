@@ -22,7 +22,7 @@ def toy(tokens, token_bytes) -> prepared.Prepared:
         domains={"test": np.zeros(len(stream), np.uint8)},
         domain_names=("toy",),
         token_bytes=np.array(token_bytes, np.int32),
-        meta={"fingerprint": "toy"},
+        meta={},
     )
 
 

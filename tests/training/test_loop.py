@@ -32,7 +32,7 @@ def data():
     token_bytes = np.append(0, np.ones(V - 1, np.int32))
     return prepared.Prepared(
         path=pathlib.Path("."), tokens=tokens, domains=domains, domain_names=("toy",),
-        token_bytes=token_bytes, meta={"fingerprint": "toy"},
+        token_bytes=token_bytes, meta={"files": {"train.npy": {"sha256": "toy"}}},
     )  # fmt: skip
 
 
@@ -179,9 +179,11 @@ def test_a_run_on_other_data_is_refused(whole, tmp_path, data, monkeypatch):
     root = tmp_path / "other"
     shutil.copytree(whole.workdir, root)
     (root / "result.json").unlink()
-    other = dataclasses.replace(data, meta={"fingerprint": "other"})
+    other = dataclasses.replace(data, meta={"files": {"train.npy": {"sha256": "other"}}})
     monkeypatch.setattr(loop.prepare, "prepare", lambda config: other)
-    with pytest.raises(ValueError, match="another data.*\n.*fingerprint: it has 'toy', you gave"):
+    with pytest.raises(
+        ValueError, match="another data.*\n.*train.npy: it has 'toy', you gave 'other'"
+    ):
         loop.train(run_config(), root)
 
 
