@@ -95,14 +95,13 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
 
 
 def test_a_study_can_grow_by_a_variant(data, root):
-    runs = scaling.variants(tiny())
-    first = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
-    both = study.run(runs, root, 1, 1)
-    assert len(first) == 2 and len(both) == len(runs)
-    assert all(r["step_seconds"] > 0 for r in both)
-    assert [r["test_nll"] for r in both if r["variant"] in ("dense", "e2")] == [
-        r["test_nll"] for r in first
-    ]
+    """Of runs too short for a log line, which have no routing to report."""
+    runs = {n: r.replace(train={"log_every": 9}) for n, r in scaling.variants(tiny()).items()}
+    (first,) = study.run({"dense": runs["dense"]}, root, 1, 1)
+    both = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
+    assert [r["variant"] for r in both] == ["dense", "e2"]
+    assert all(r["step_seconds"] > 0 and r["train_routing"] == {} for r in both)
+    assert both[0]["test_nll"] == first["test_nll"]
 
 
 def fails_at(variant, train):
@@ -166,12 +165,6 @@ def test_a_study_that_cannot_run_is_refused_at_once(data, root):
     root.mkdir()
     with study._alone(root), pytest.raises(ValueError, match="run by another process"):
         study.run(runs, root, 1, 1)
-
-
-def test_a_run_without_a_log_can_be_collected(data, root):
-    runs = {n: r.replace(train={"log_every": 9}) for n, r in scaling.variants(tiny()).items()}
-    records = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
-    assert [r["train_routing"] for r in records] == [{}, {}]
 
 
 def test_train_config_is_complete():
