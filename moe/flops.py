@@ -93,26 +93,29 @@ def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -
       accumulate: micro-batches; more than one costs a recomputed forward pass.
     """
     network = decoder.Decoder(model)
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
 
     def step(params, key, *fields):
         return loss.value_and_grad(network, params, loss.Inputs(*fields), key, accumulate)
 
-    return counting.count(step, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
+    return _count(step, model, batch, length)
 
 
 @functools.cache
 def evaluating(model: ModelConfig, batch: int, length: int) -> counting.Flops:
     """Executed FLOPs of evaluating `batch` x `length` tokens at the evaluation capacity."""
     network = decoder.Decoder(model)
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
 
     def forward(params, key, *fields):
         return loss.forward(network, params, loss.Inputs(*fields), key, train=False)
 
-    return counting.count(forward, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
+    return _count(forward, model, batch, length)
+
+
+def _count(function, model, batch, length):
+    """FLOPs of function(params, key, *fields of `loss.Inputs`), from shapes alone."""
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return counting.count(function, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
 
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:
