@@ -33,16 +33,13 @@ RANDOM = {"router": "random", "balance_weight": 0.0, "z_weight": 0.0}  # no weig
 
 
 def cpu() -> ConfigDict:
-    """Three paired seeds of each model: 12.3M tokens each, three quarters of an epoch.
-
-    Top-2, because at so few tokens it learns faster than top-1 of the same FLOPs.
-    """
+    """Three paired seeds of each model: 12.3M tokens each, three quarters of an epoch."""
     config = ConfigDict()
     config.name = "scaling_cpu"
     config.seeds = 3
     config.jobs = 2  # runs at a time, each on its own share of the cores
     config.match = "executed"
-    config.watts = 60.0  # assumed draw of the machine, for the energy estimate
+    config.watts = 60.0  # assumed draw of the machine, shared by its jobs, for the energy estimate
     base = {
         "data": {"source": CORPUS, "vocab_size": 1024},
         "model": {
@@ -83,6 +80,10 @@ def cpu() -> ConfigDict:
     }
     config.variants = {
         "dense": {},
+        "dense_2x": {"flops": 2.0},
+        "e4_top1": experts(4, k=1),
+        "e16_top1": experts(16, k=1),
+        "e64_top1": experts(64, k=1),
         "e8_top2": experts(8),
         "e32_top2": experts(32),
         "e32_top2_random": experts(32, **RANDOM),
@@ -91,7 +92,10 @@ def cpu() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """The same models, so that they show the effect in ten minutes: one seed, 3.1M tokens each."""
+    """Four of the models, so that they show the effect in ten minutes: one seed, 3.1M tokens each.
+
+    Top-2, because at so few tokens it learns faster than top-1 of the same FLOPs.
+    """
     config = cpu()
     config.name = "scaling_demo"
     config.seeds = 1
@@ -100,6 +104,8 @@ def demo() -> ConfigDict:
     config.base.train.log_every = 50
     config.base.train.test_batches = 64
     config.base.train.checkpoint_every = 500
+    for name in ("dense_2x", "e4_top1", "e16_top1", "e64_top1"):
+        del config.variants[name]
     return config
 
 
@@ -129,9 +135,7 @@ def gpu() -> ConfigDict:
     config.base.train.seq_len = 256
     config.base.train.eval_batches = 8
     config.variants.e64_top2 = experts(64)
-    config.variants.e64_top1 = experts(64, k=1)
     config.variants.e256_top2 = experts(256)
-    config.variants.dense_2x = {"flops": 2.0}
     for variant in config.variants.values():
         if "learning_rate" in variant:
             variant.learning_rate = 0.003

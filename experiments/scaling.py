@@ -77,7 +77,7 @@ def main(argv):
     root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
     runs = variants(config)
     records = study.run(runs, root, config.seeds, config.jobs)
-    report(records, root, config.watts)
+    report(records, root, config.watts / config.jobs)
 
 
 if __name__ == "__main__":

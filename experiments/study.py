@@ -6,6 +6,7 @@ step times measured side by side, and results.jsonl gathers one line per finishe
 
 import contextlib
 import fcntl
+import functools
 import json
 import multiprocessing
 import os
@@ -18,13 +19,13 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
-from moe import flops
+from moe import counting, flops
 from moe.data import prepare
-from moe.training import files, loop, metrics, optimizer, step
+from moe.training import files, loop, loss, metrics, optimizer, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
-ROUNDS = 20  # step times taken of each variant
+ROUNDS = 60  # step times taken of each variant
 
 
 def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
@@ -40,20 +41,22 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
       The lines of results.jsonl.
 
     Raises:
-      ValueError: if a run in the folder, finished or not, was made by another config or on other
-        data, or if the study is running already.
+      ValueError: if a run in the folder, finished or not, was made by another config, or on other
+        data while runs are left; if what is left cannot be run; if the study is running already.
     """
     configs.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
-    for run in runs.values():
-        loop.mesh_of(run)  # refuses the last variant before the first is trained
+    left = [name for name, path, _ in _all(runs, root, seeds) if not _done(path)]
+    data = None
+    for name in dict.fromkeys(left):
+        _, data = loop.ready(runs[name])  # refuses the last variant before the first is trained
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         for name, path, seed in _all(runs, root, seeds):
-            files.claim(path / "config.json", configs.to_dict(_seeded(runs[name], seed)), "config")
-        if any(not (path / "result.json").exists() for _, path, _ in _all(runs, root, seeds)):
-            _prepare(runs, root, seeds)
+            _require_data(path, data)
+            loop.claim(_seeded(runs[name], seed), path, data)
+        if left:
             _in_processes(_work, jobs, jobs, runs, root, seeds)
-        if not runs.keys() <= _step_seconds(root).keys():
+        if left or not runs.keys() <= _timing(root)["median"].keys():
             _in_processes(_time_steps, 1, jobs, runs, root)
         return collect(runs, root, seeds)
 
@@ -69,34 +72,37 @@ def _alone(root):
         yield
 
 
-def _prepare(runs, root, seeds):
-    """The data, once, before the workers need it; all runs must be on the same."""
-    data = prepare.prepare(next(iter(runs.values())).data)
-    for _, path, _ in _all(runs, root, seeds):
-        files.claim(path / "data.json", loop.identity(data), "data")
+def _require_data(path, data):
+    """All runs must be on the same data, so that of a finished one must be known."""
+    configs.require(
+        data is None or not _done(path) or (path / "data.json").exists(),
+        f"{path} has a result.json but no data.json, so its data is unknown and the runs that are"
+        " left can't be compared with it: bring data.json back, or delete the run",
+    )
 
 
 def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
     """Writes results.jsonl from the finished runs and returns its records."""
-    step_seconds = _step_seconds(root)
+    timing = _timing(root)
     costs = {name: cost(run) for name, run in runs.items()}
     records = [
         {
             "variant": name,
             "seed": seed,
             **costs[name],
-            **({"step_seconds": step_seconds[name]} if name in step_seconds else {}),
+            **_timed(timing, name),
             **_finished(path),
         }
         for name, path, seed in _all(runs, root, seeds)
-        if (path / "result.json").exists()
+        if _done(path)
     ]
     files.write(root / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records
 
 
+@functools.cache
 def cost(run: RunConfig) -> dict:
-    """What one variant costs: parameters and training FLOPs per token, by part."""
+    """What one variant costs: parameters, learning rate, FLOPs per token, by part."""
     counts, t = flops.parameters(run.model), run.train
     executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
     tokens = t.batch_size * t.seq_len
@@ -109,14 +115,35 @@ def cost(run: RunConfig) -> dict:
         "eval_flops": flops.evaluating(run.model, run.micro_batch, t.seq_len).total
         / (run.micro_batch * t.seq_len),
         "executed_parts": {k: v / tokens for k, v in executed.products.items()},
+        "all_flops": _everything(run) / tokens,
+        "learning_rate": run.optimizer.learning_rate,
         "tokens_per_step": tokens,
     }
 
 
-def _step_seconds(root):
-    """Median seconds of a step by variant; empty before they were timed."""
+def _done(path):
+    return (path / "result.json").exists()
+
+
+def _everything(run):
+    """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
+    t, chain = run.train, _chain(run)
+    train_step = step.make_train_step(run.model, chain, t.seed, t.accumulate)
+    state = jax.eval_shape(lambda: step.init(run.model, chain, t.seed))
+    ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), np.int32)
+    return counting.count(train_step, state, loss.Inputs(ids, ids, ids, ids)).everything
+
+
+def _timing(root):
+    """Seconds of a step by variant, median and least; nothing before they were taken."""
     path = root / "timing.json"
-    return json.loads(path.read_text())["median"] if path.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {"median": {}, "least": {}}
+
+
+def _timed(timing, name):
+    if name not in timing["median"]:
+        return {}
+    return {"step_seconds": timing["median"][name], "step_seconds_least": timing["least"][name]}
 
 
 def _finished(path):
@@ -208,6 +235,7 @@ def _time_steps(index, runs, root):
     timing = {
         "machine": files.machine(),
         "median": {name: float(np.median(s[1:])) for name, s in seconds.items()},
+        "least": {name: float(np.min(s[1:])) for name, s in seconds.items()},
         "seconds": {name: [round(x, 6) for x in s[1:]] for name, s in seconds.items()},
     }
     files.write(root / "timing.json", json.dumps(timing) + "\n")

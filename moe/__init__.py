@@ -29,6 +29,7 @@ ever means two things:
     F  hidden width of a feed-forward   V  vocabulary
     L  layers                           M  slots of a group, E * C
     U  positions attended to            P  (token, choice) pairs of a group, S * K
+    R  rows of a held-out split
 
 A lower-case letter is the part of that axis that one device holds.
 """

@@ -35,7 +35,7 @@ class MoEConfig:
     jitter: float = 0.0  # the router's input is multiplied by U(1 - jitter, 1 + jitter)
     balance_weight: float = 0.01
     z_weight: float = 0.001
-    router_scale: float = 0.1  # variance of the router's initial weights, over D
+    router_scale: float = 0.1  # variance of a learned router's initial weights, over D
 
     def __post_init__(self):
         one_of("moe.router", self.router, routing.ROUTERS)
@@ -74,7 +74,7 @@ class ModelConfig:
     d_model: int
     num_heads: int
     d_head: int
-    d_ff: int  # hidden width of a dense feed-forward
+    d_ff: int  # hidden width of a dense feed-forward, of the dense twin if all layers are MoE
     activation: str = "gelu"  # of experts, and of dense feed-forwards unless dense_activation
     dense_activation: str = ""  # GLaM: gated dense layers beside plain experts
     position: str = "rotary"
@@ -98,7 +98,12 @@ class ModelConfig:
         require(
             self.moe is None or routing.ROUTERS[self.moe.router].causal,
             f"moe.router={self.moe and self.moe.router!r} is not causal: it looks at later tokens,"
-            " which a decoder does not have when it generates",
+            " which a decoder does not have when it generates; choose a causal one",
+        )
+        require(
+            not (self.dense_activation and self.moe and self.every == 1),
+            f"model.dense_activation={self.dense_activation!r} does nothing when every layer is"
+            " MoE: use every=2 or more, or leave it empty",
         )
         require(
             self.num_layers % self.every == 0,

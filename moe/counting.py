@@ -25,6 +25,16 @@ FREE = {
 }  # primitives that move data
 
 
+UNKNOWN = {
+    "while": "the number of its turns is not in the program; use scan or fori_loop",
+    **dict.fromkeys(("pallas_call", "custom_call", "ffi_call"), "what a kernel does is not in it"),
+    **dict.fromkeys(
+        ("ragged_dot", "ragged_dot_general", "triangular_solve", "cholesky", "fft"),
+        "it is a product without a rule here; add one to `_cost`",
+    ),
+}  # primitives that must not be counted wrong in silence: name -> why, and what to do
+
+
 class Flops(NamedTuple):
     """FLOPs of one call by part; "other" is outside every part."""
 
@@ -48,7 +58,7 @@ def count(fn, *args) -> Flops:
     Operations whose results nothing needs are not counted (XLA removes them too).
 
     Raises:
-      ValueError: for a while loop, whose number of turns no jaxpr tells.
+      ValueError: for an operation of `UNKNOWN`, such as a while loop.
     """
     closed = jax.make_jaxpr(fn)(*args)
     flops = Flops(Counter(), Counter())
@@ -60,8 +70,8 @@ def _walk(jaxpr, flops, outer, times):
     for eqn in jaxpr.eqns:
         scope = f"{outer}/{eqn.source_info.name_stack}"
         name = eqn.primitive.name
-        if name == "while":
-            raise ValueError("a while loop's FLOPs cannot be counted: use scan or fori_loop")
+        if name in UNKNOWN:
+            raise ValueError(f"the FLOPs of a {name} cannot be counted: {UNKNOWN[name]}")
         # A scatter's or reduction's jaxpr says how to combine two numbers: `_cost` knows.
         combines = name.startswith(("scatter", "reduce"))
         inner = [] if combines else list(compat.inner_jaxprs(eqn))

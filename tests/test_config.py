@@ -57,6 +57,7 @@ def test_experts(changes, message):
         ({"dtype": "float16"}, "model.dtype='float16' is not one of 'float32', 'bfloat16'"),
         ({"d_head": 5}, "model.d_head=5 must be even for rotary positions"),
         ({"num_layers": 3}, "model.num_layers=3 must be a multiple of model.every=2"),
+        ({"every": 1, "dense_activation": "relu"}, "'relu' does nothing when every layer is MoE"),
     ],
 )  # fmt: skip
 def test_models(changes, message):

@@ -30,8 +30,9 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
         for axis, (label, scale) in zip(axes.flat, per_step.items(), strict=False):
             _curve(axis, steps * scale, curves, colours(i), name)
             axis.set(xlabel=label, ylabel="validation loss, nats per token")
-    _baseline(axes.flat[0], runs)
-    _zoom(axes.flat[:3], runs)
+    for axis in axes.flat[:3]:
+        _baseline(axis, runs)
+        _zoom(axis, runs)
     axes.flat[0].legend(fontsize=8)
     _against_experts(axes.flat[3], runs)
     for axis in axes.flat:
@@ -55,17 +56,17 @@ def _baseline(axis, runs):
         axis.axhline(last, color="black", ls=":", lw=1)
 
 
-def _zoom(axes, runs):
-    """Shows the last three quarters of training: the first steps would flatten all the rest."""
+def _zoom(axis, runs):
+    """Shows where the best model has done a quarter of its steps, and where every model ends."""
     curves = [r["curve_nll"] for seeds in runs.values() for r in seeds.values()]
-    top = max(c[len(c) // 4] for c in curves)
-    bottom = min(min(c) for c in curves)
-    for axis in axes:
-        axis.set_ylim(bottom - 0.05 * (top - bottom), top)
+    best = min(curves, key=lambda c: c[-1])
+    top, bottom = max(best[len(best) // 4], *(c[-1] for c in curves)), min(best)
+    axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
 
 
 def _against_experts(axis, runs):
     """Every variant as a labelled point over its number of experts, dense at 1."""
+    most = max(r["experts"] for seeds in runs.values() for r in seeds.values())
     for name, seeds in runs.items():
         losses = [r["test_nll"] for r in seeds.values()]
         experts = next(iter(seeds.values()))["experts"]
@@ -74,8 +75,9 @@ def _against_experts(axis, runs):
             yerr=[[np.mean(losses) - min(losses)], [max(losses) - np.mean(losses)]],
             fmt="o", ms=5, capsize=3, color="black" if experts else "grey",
         )  # fmt: skip
-        axis.annotate(name, (max(experts, 1), np.mean(losses)), fontsize=8,
-                      xytext=(6, 3), textcoords="offset points")  # fmt: skip
+        inward = ("right", -6) if experts == most > 0 else ("left", 6)
+        axis.annotate(name, (max(experts, 1), np.mean(losses)), fontsize=8, ha=inward[0],
+                      xytext=(inward[1], 3), textcoords="offset points")  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.margins(x=0.2)
     axis.set(xlabel="experts (1: dense)", ylabel="test loss, nats per token")

@@ -1,7 +1,7 @@
 """The equal-FLOPs comparison as a table: what each model costs, reaches, and saves.
 
 Reads the records of results.jsonl (`experiments.study`). Everything "against dense" is paired by
-seed, with the baseline called "dense".
+seed, with the baseline called "dense": the runs given must have seeds that the baseline has, too.
 """
 
 import math
@@ -23,28 +23,25 @@ def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
     return table
 
 
-def difference(runs: dict[int, dict], baseline: dict[int, dict]) -> tuple[paired.Interval, str]:
-    """The test loss against the baseline's, nats per token, and what its interval is over.
+def over_seeds(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
+    """The test loss against the baseline's, nats per token, with its interval over seeds."""
+    return paired.interval([runs[s]["test_nll"] - baseline[s]["test_nll"] for s in runs])
 
-    Over seeds if two or more are paired, else over the documents of the test set.
 
-    Raises:
-      ValueError: if no seed is in both.
-    """
-    seeds = _shared(runs, baseline)
-    if len(seeds) > 1:
-        changes = [runs[s]["test_nll"] - baseline[s]["test_nll"] for s in seeds]
-        return paired.interval(changes), f"{len(seeds)} seeds"
-    a, b = runs[seeds[0]], baseline[seeds[0]]
-    over = paired.difference_over_documents(
-        a["test_rows_nll"], b["test_rows_nll"], a["test_rows_tokens"], a["test_rows_document"]
+def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
+    """The same with its interval over test documents, each row's loss a mean over the seeds."""
+    nll_R, baseline_R = (
+        np.mean([records[s]["test_rows_nll"] for s in runs], axis=0) for records in (runs, baseline)
     )
-    return over, "documents"
+    one = _one(runs)
+    return paired.difference_over_documents(
+        nll_R, baseline_R, one["test_rows_tokens"], one["test_rows_document"]
+    )
 
 
 def steps_to_baseline(runs: dict[int, dict], baseline: dict[int, dict]) -> list[float]:
     """Per seed: steps to the baseline's last validation loss, over those of the baseline to it."""
-    pairs = [(runs[s], baseline[s]) for s in _shared(runs, baseline)]
+    pairs = [(runs[s], baseline[s]) for s in runs]
     return [_reach(run, base["curve_nll"][-1]) / _reach(base, base["curve_nll"][-1])
             for run, base in pairs]  # fmt: skip
 
@@ -53,19 +50,12 @@ def _reach(run, target):
     return paired.first_reach(run["curve_steps"], run["curve_nll"], target)
 
 
-def _shared(runs, baseline):
-    seeds = sorted(runs.keys() & baseline.keys())
-    if not seeds:
-        raise ValueError(f"no common seed: {sorted(runs)} against {sorted(baseline)} of {BASELINE}")
-    return seeds
-
-
 def table(records: list[dict], watts: float) -> str:
     """The comparison as a Markdown table with its legend.
 
     Args:
       records: the lines of results.jsonl.
-      watts: a stated power, for the energy column.
+      watts: a stated power of one run, for the energy column.
     """
     runs = by_variant(records)
     if BASELINE not in runs:
@@ -78,13 +68,14 @@ def table(records: list[dict], watts: float) -> str:
     head = list(rows[0])
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     lines += [" | ".join(row[column] for column in head) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(watts)
+    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(records, watts)
 
 
 def _row(name, runs, baseline, watts):
     one = next(iter(runs.values()))
     ratios = steps_to_baseline(runs, baseline)
-    change, over = difference(runs, baseline)
+    changes = over_seeds(runs, baseline), over_documents(runs, baseline)
+    in_bits = one["test_bits_per_byte"] / one["test_nll"]  # the same text for all: a constant
     flops_ratio = one["executed_flops"] / _one(baseline)["executed_flops"]
     routing = one["train_routing"]
     row = {
@@ -94,12 +85,15 @@ def _row(name, runs, baseline, watts):
         "ideal FLOPs/token": _count(one["ideal_flops"]),
         "executed": _count(one["executed_flops"]),
         "against dense": f"{flops_ratio - 1:+.2%}",
-        "evaluating": f"{one['eval_flops'] / _one(baseline)['eval_flops'] - 1:+.2%}",
+        "evaluating": _against(one, baseline, "eval_flops"),
+        "all operations": _against(one, baseline, "all_flops"),
+        "learning rate": f"{one['learning_rate']:g}",
         "tokens": _count(one["steps"] * one["tokens_per_step"]),
         "seeds": str(len(runs)),
         "test nats": f"{_mean(runs, 'test_nll'):.4f}",
         "bits/byte": f"{_mean(runs, 'test_bits_per_byte'):.4f}",
-        "Δ nats (95%)": "" if name == BASELINE else f"{change} ({over})",
+        "Δ nats (95%)": "" if name == BASELINE else _change(*changes, len(runs)),
+        "Δ bits/byte (95%)": "" if name == BASELINE else _change(*changes, len(runs), in_bits),
         "steps": _share(ratios),
         "FLOPs": _share([r * flops_ratio for r in ratios]),
     }
@@ -107,7 +101,9 @@ def _row(name, runs, baseline, watts):
         slower = one["step_seconds"] / _one(baseline)["step_seconds"]
         seconds = one["steps"] * one["step_seconds"]
         row["seconds"] = _share([r * slower for r in ratios])
-        row["ms/step"] = f"{1e3 * one['step_seconds']:.0f}"
+        row["ms/step (least)"] = (
+            f"{1e3 * one['step_seconds']:.0f} ({1e3 * one['step_seconds_least']:.0f})"
+        )
         row["kWh (est.)"] = f"{flops.energy_kwh(seconds, watts):.4f}"
     row["dropped"] = _percent(runs, "dropped") if routing else "-"
     row["max load"] = (
@@ -118,18 +114,41 @@ def _row(name, runs, baseline, watts):
     return row
 
 
-def _legend(watts):
+def _change(seeds, documents, number, scale=1.0):
+    """Both intervals, times a constant; with one seed there is only the one over documents."""
+    seeds, documents = (paired.Interval(*(scale * x for x in i)) for i in (seeds, documents))
+    if number == 1:
+        return f"{documents} (documents)"
+    return f"{seeds} ({number} seeds), ± {documents.half:.4f} (documents)"
+
+
+def _legend(records, watts):
     return (
-        f"Δ is the paired difference of test loss from {BASELINE}, with a 95% interval over seeds,"
-        " or over test documents where there is one seed."
-        f" steps, FLOPs, seconds: what it takes to reach {BASELINE}'s last validation loss, as a"
-        f" share of what {BASELINE} took (50% is 2x faster). FLOPs are those of the matrix products"
-        " of a training step, per token; against dense compares the executed ones, evaluating those"
-        " of evaluation."
-        " Seconds and ms/step are"
-        " from step times measured side by side. kWh is an estimate: seconds of training times"
-        f" {watts:g} W. dropped and max load (largest over mean): last quarter of training."
+        f"Δ is the paired difference of test loss from {BASELINE}, with its 95% interval over"
+        " seeds, on this test text, and over test documents, for these seeds. steps, FLOPs,"
+        f" seconds: what it takes to reach {BASELINE}'s last validation loss, as a share of what"
+        f" {BASELINE} took (50% is 2x faster), with a 95% interval over seeds. FLOPs are those of"
+        " the matrix products of a training step, per token; against dense compares the executed"
+        " ones, evaluating those of evaluation, all operations every operation of a step, the"
+        " optimizer's too. Seconds are from the medians of step times measured side by side (in"
+        " brackets the least). kWh is an estimate: steps times step time times"
+        f" {watts:g} W, the assumed share of one run. dropped and max load (largest over mean):"
+        " last quarter of training.\n\n"
+        f"Trained on: {'; '.join(sorted({_hardware(r['machine']) for r in records}))}."
     )
+
+
+def _hardware(machine):
+    devices = ", ".join(sorted(set(machine["devices"])))
+    commit = machine.get("commit", "not recorded")
+    return (
+        f"{devices}, {machine['processor']}, cores a run: {machine['cores']}, Python"
+        f" {machine['python']}, jax {machine['jax']}, commit {commit}"
+    )
+
+
+def _against(one, baseline, key):
+    return f"{one[key] / _one(baseline)[key] - 1:+.2%}"
 
 
 def _one(runs):
@@ -146,10 +165,11 @@ def _percent(runs, key):
 
 def _share(ratios):
     """A mean share of the baseline's cost with the speed-up it means."""
-    mean = np.mean(ratios)
+    mean, half = paired.interval(ratios)
     if math.isnan(mean):
         return "not reached"
-    return f"{mean:.0%} ({1 / mean:.2f}x)"
+    spread = "" if math.isnan(half) else f" ± {half:.0%}"
+    return f"{mean:.0%}{spread} ({1 / mean:.2f}x)"
 
 
 def _count(number):

@@ -34,6 +34,21 @@ def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
     return (len(data.tokens[split]) - 1) // seq_len
 
 
+def check(data: prepared.Prepared, split: str, seq_len: int, least: int) -> int:
+    """The rows of a split.
+
+    Raises:
+      ValueError: if there are fewer than `least`.
+    """
+    rows = row_count(data, split, seq_len)
+    if rows < least:
+        raise ValueError(
+            f"The {split} split has {rows} rows of {seq_len} tokens, at least {least} needed: use a"
+            " shorter seq_len, a smaller batch_size or more text (max_documents)."
+        )
+    return rows
+
+
 def train_batch(
     data: prepared.Prepared,
     *,
@@ -53,11 +68,7 @@ def train_batch(
     Raises:
       ValueError: fewer rows than `batch_size`, or `batch_size` not divisible by `process_count`.
     """
-    rows = row_count(data, "train", seq_len)
-    if rows < batch_size:
-        raise ValueError(
-            f"The train split has {rows} rows of {seq_len} tokens, fewer than {batch_size=}."
-        )
+    rows = check(data, "train", seq_len, batch_size)
     mine = _slice(batch_size, process_index, process_count)
     indices = range(step * batch_size + mine.start, step * batch_size + mine.stop)
     shuffled = np.array([_shuffled(index, rows, seed) for index in indices])
@@ -87,21 +98,18 @@ def eval_batches(
     batch_size: int,
     seq_len: int,
     max_batches: int,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Batch]:
     """The same batches every time, of the rows of `eval_rows` in their order.
 
-    The last one is padded to `batch_size` rows. Slices per process are as in `train_batch`.
+    The last one is padded to `batch_size` rows.
 
     Raises:
-      ValueError: the split is shorter than a row, or `batch_size` does not divide.
+      ValueError: the split is shorter than a row.
     """
-    mine = _slice(batch_size, process_index, process_count)
     rows = eval_rows(data, split, seq_len, max_batches * batch_size)
     padded = np.append(rows, np.full(-len(rows) % batch_size, -1))
-    # Returned, not yielded, so that the checks above run at the call.
-    return (_rows(data, split, some[mine], seq_len) for some in padded.reshape(-1, batch_size))
+    # Returned, not yielded, so that the check above runs at the call.
+    return (_rows(data, split, some, seq_len) for some in padded.reshape(-1, batch_size))
 
 
 def eval_rows(data: prepared.Prepared, split: str, seq_len: int, most: int) -> np.ndarray:
@@ -110,9 +118,7 @@ def eval_rows(data: prepared.Prepared, split: str, seq_len: int, most: int) -> n
     Mixed, because rows that are routed together compete for the same slots: neighbours are
     of one document and want the same experts, which rows of a training batch seldom do.
     """
-    rows = row_count(data, split, seq_len)
-    if rows < 1:
-        raise ValueError(f"The {split} split has no row of {seq_len} tokens.")
+    rows = check(data, split, seq_len, 1)
     wanted = min(rows, most) if most else rows
     order = np.array([_shuffled(place, wanted, seed=0) for place in range(wanted)])
     return order * rows // wanted

@@ -60,7 +60,7 @@ def cloud_docs(archive: pathlib.Path) -> Iterator[str]:
 
 
 def web_api_docs(archive: pathlib.Path) -> Iterator[str]:
-    """Reference of Google's web APIs: a document is one API, newest version first."""
+    """Reference of Google's web APIs: a document is one API, its last version by name first."""
     files = packages.members(archive, "googleapiclient/discovery_cache/documents/*.*.json")
     pages = ((name.split("/")[-1].split(".")[0], json.loads(data)) for name, data in files)
     return _references(pages, "description", clean=str.strip)  # no markup; <id> is a placeholder
@@ -72,7 +72,7 @@ def _references(
     """One document per name, of the sentences under `key` that no earlier document has."""
     versions: dict[str, list[dict]] = {}
     for name, page in pages:
-        versions.setdefault(name, []).insert(0, page)  # names sort oldest version first
+        versions.setdefault(name, []).insert(0, page)  # pages come sorted by name
     raw: set[str] = set()  # strings met: versions of one service repeat most of theirs
     sentences: set[str] = set()
     for same in versions.values():

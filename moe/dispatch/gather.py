@@ -47,7 +47,7 @@ _spread.defvjp(_spread_fwd, lambda seats, g: (_collect(g, *seats), None, None))
 _collect.defvjp(_collect_fwd, lambda seats, g: (_spread(g, *seats), None, None))
 
 
-def _take_or_zero(x_GND, index_GP):
-    """Rows of x, zeros where the index is N."""
-    rows = jax.vmap(lambda x, i: jnp.take(x, i, axis=0, mode="clip"))(x_GND, index_GP)
-    return jnp.where((index_GP < x_GND.shape[1])[..., None], rows, 0)
+def _take_or_zero(rows, index):
+    """rows[g, index[g]] of each group g, zeros where an index is past the last row."""
+    taken = jax.vmap(lambda x, i: jnp.take(x, i, axis=0, mode="clip"))(rows, index)
+    return jnp.where((index < rows.shape[1])[..., None], taken, 0)

@@ -45,9 +45,9 @@ class Attention(nn.Module):
         return jnp.einsum("BTNH,NHD->BTD", y_BTNH, matrix("w_o", "NHD", N, H, D, fan_in=N * H))
 
     def relative_bias(self, length):
-        table_NX = self.param("relative", nn.initializers.zeros, (self.num_heads, BUCKETS))
+        table = self.param("relative", nn.initializers.zeros, (self.num_heads, BUCKETS))
         distance_TT = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-        return table_NX[:, bucket(distance_TT)]
+        return table[:, bucket(distance_TT)]
 
 
 def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):
@@ -56,7 +56,9 @@ def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
-    score_BNTU = jnp.einsum("BTNH,BUNH->BNTU", q_BTNH, k_BTNH).astype(jnp.float32) / math.sqrt(H)
+    score_BNTU = jnp.einsum(
+        "BTNH,BUNH->BNTU", q_BTNH, k_BTNH, preferred_element_type=jnp.float32
+    ) / math.sqrt(H)
     if bias_NTT is not None:
         score_BNTU += bias_NTT[None]
     same_BTU = segment_BT[:, :, None] == segment_BT[:, None, :]
@@ -68,9 +70,9 @@ def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):
 def rotate(x_BTNH, position_BT):
     """Rotary embedding: pair (h, h + H/2) turns by position / 10000^(2h/H) radians."""
     H = x_BTNH.shape[-1]
-    frequency_h = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)
-    angle_BT1h = position_BT[..., None, None].astype(jnp.float32) * frequency_h[None, None, None]
-    sin, cos = jnp.sin(angle_BT1h), jnp.cos(angle_BT1h)
+    frequency = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)
+    angle = position_BT[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return turned.astype(x_BTNH.dtype)

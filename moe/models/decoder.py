@@ -38,8 +38,8 @@ class Decoder(nn.Module):
         V, D = config.vocab_size, config.d_model
         embed_VD = weights.weight(self, "embed", "VD", (V, D), fan_in=D, scale=1.0)
         x_BTD = (
-            embed_VD.astype(config.dtype).at[tokens_BT].get(out_sharding=sharding.out("BTD"))
-            * D**0.5
+            embed_VD.at[tokens_BT].get(out_sharding=sharding.out("BTD")).astype(config.dtype)
+            * D**0.5  # looked up before it is cast, so that its gradient adds up in float32
         )
 
         block = nn.remat(Block, prevent_cse=False, static_argnums=(4,)) if config.remat else Block

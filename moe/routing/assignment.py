@@ -1,9 +1,8 @@
-"""The three kinds of assignment, and the one place where capacity drops tokens.
+"""Who goes where: the choices of tokens, the slots of experts, and capacity, which drops tokens.
 
-A router makes a `Choice` (tokens choose experts) or `Slots` (experts choose tokens).
-`seat` turns the first into the second: every expert of a group has C seats, taken in
-order of position, and who comes late is dropped. `mix` gives the exact one-hot form of
-GShard (Lepikhin et al. 2020, algorithm 1), which is also the form of Soft MoE.
+A router makes a `Choice`: tokens choose experts. `seat` turns it into `Slots`: every expert
+of a group has C seats, taken in order of position, and who comes late is dropped. `mix`
+gives the exact one-hot form of GShard (Lepikhin et al. 2020, algorithm 1).
 """
 
 import functools
@@ -60,8 +59,15 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
 
     Returns:
       Slots with token_GEC, gate_GEC and slot_GSK.
+
+    Raises:
+      ValueError: if a group is too large for its sort keys to be int32.
     """
     G, S, K = choice.expert_GSK.shape
+    if (experts + 1) * S * K > 2**31:
+        raise ValueError(
+            f"(num_experts={experts} + 1) * group_size={S} * k={K} exceeds 2^31: use smaller groups"
+        )
     expert_GP = choice.expert_GSK.reshape(G, S * K)
     # One integer carries expert and order, so that a plain sort is a stable one.
     sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)

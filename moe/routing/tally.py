@@ -21,7 +21,7 @@ class Tally(NamedTuple):
     entropy: jax.Array  # sum of -p log p, nats
     gate: jax.Array  # sum of the gates of all pairs
     z: jax.Array  # sum of logsumexp(logits)^2
-    slots: jax.Array  # slots that the experts computed, filled or not
+    slots: jax.Array  # slots handed out, filled or not
 
 
 def count(logits_GSE, mask_GS, choice, slots) -> Tally:
@@ -43,11 +43,6 @@ def count(logits_GSE, mask_GS, choice, slots) -> Tally:
         z=(jnp.square(z_GS1) * real_GS1).sum(),
         slots=jnp.float32(slots.token_GEC.size),
     )
-
-
-def add(a: Tally, b: Tally) -> Tally:
-    """The tally of two sets of tokens together."""
-    return jax.tree.map(jnp.add, a, b)
 
 
 def balance_loss(tally: Tally) -> jax.Array:
@@ -78,7 +73,8 @@ def statistics(tally: Tally) -> dict[str, jax.Array]:
       gate: mean gate of a pair.
       router_z: mean logsumexp(logits)^2.
       realised_k: pairs per token.
-      realised_capacity: slots computed per pair; the price of static shapes.
+      realised_capacity: slots per pair, the price of static shapes; the experts compute them all
+        (behind the oracle dispatcher, they compute every token instead).
       balance: the balance loss, unweighted.
     """
     tokens, pairs = _at_least_1(tally.tokens), _at_least_1(tally.chosen_E.sum())

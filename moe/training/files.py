@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 
 import jax
 
@@ -49,7 +50,7 @@ def difference(old, new, path: str = "") -> list[str]:
 
 
 def machine() -> dict:
-    """The hardware and versions behind a number."""
+    """The hardware, the versions and the commit behind a number."""
     processor = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -62,4 +63,16 @@ def machine() -> dict:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
+        "commit": _commit(),
     }
+
+
+def _commit():
+    """The commit of this code, "-dirty" if files differ from it; "unknown" outside a clone."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        folder = pathlib.Path(__file__).parent
+        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return said.stdout.strip()

@@ -50,22 +50,43 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       finished run is not run again: its result is read.
 
     Raises:
-      ValueError: if the workdir was made by another config or on other data, or the mesh does not
-        divide the run.
+      ValueError: if the workdir was made by another config or on other data, the mesh does not
+        divide the run, or the data is too small for it.
     """
     done = workdir / "result.json"
-    finished = done.exists()
-    mesh = None if finished else mesh_of(run)  # a refused run leaves no trace
-    files.claim(workdir / "config.json", configs.to_dict(run), "config")
-    if finished:
+    if done.exists():
+        claim(run, workdir)
         return json.loads(done.read_text())
-    data = prepare.prepare(run.data)
-    files.claim(workdir / "data.json", identity(data), "data")
+    mesh, data = ready(run)  # a refused run leaves no trace
+    claim(run, workdir, data)
     with jax.set_mesh(mesh):
         result = _train(run, workdir, data, name, bar)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
     return result
+
+
+def ready(run: RunConfig):
+    """The mesh and the data of a run.
+
+    Raises:
+      ValueError: if it cannot be run to its end on them.
+    """
+    mesh, data = mesh_of(run), prepare.prepare(run.data)
+    for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
+        batches.check(data, split, run.train.seq_len, least)
+    return mesh, data
+
+
+def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
+    """Makes the workdir this run's, on this data, or refuses one that is another's.
+
+    Where the data lies is not part of what a run is: data.json says what it is.
+    """
+    placeless = run.replace(data={"cache_dir": "", "prepared_dir": ""})
+    files.claim(workdir / "config.json", configs.to_dict(placeless), "config")
+    if data is not None:
+        files.claim(workdir / "data.json", identity(data), "data")
 
 
 def mesh_of(run: RunConfig):
@@ -129,6 +150,11 @@ def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
             scored = evaluate(state, "validation", t.eval_batches)
             writer.write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics})
             rate = n * t.batch_size * t.seq_len / seconds
+            if not np.isfinite(scored.nll):
+                raise FloatingPointError(
+                    f"{name}: validation loss is {scored.nll} at step {n}. Lower"
+                    " optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
+                )
             shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
             clock.start()
         bar.set_postfix(shown, refresh=False)

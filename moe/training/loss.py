@@ -2,7 +2,8 @@
 
 The forward pass returns sums, not means (`Sums`). Micro-batches add their sums, and only the total
 becomes a loss. So gradient accumulation leaves the balance loss, which is not linear, exactly
-what it is on the whole batch; the price is one recomputed forward pass.
+what it is on the whole batch (routers that draw noise draw it afresh in each micro-batch); the
+price is one recomputed forward pass.
 """
 
 from typing import NamedTuple

@@ -34,19 +34,39 @@ def test_difference_of_rows_of_unequal_length_is_per_token():
 
 
 def test_rows_of_one_document_count_once():
-    # Documents of 20, 10 and 10 tokens change by -4, -1, +1: mean -0.1, so they exceed it by
-    # -2, 0 and 2; error sqrt(3 / 2 * 8) / 40, t(0.975, 2) = 4.302653.
+    # Documents of 20, 10 and 10 tokens change by -4, -1, +1: mean -0.1. Without one of them the
+    # mean is 0, -1/10, -1/6, which differ from their mean by 8/90, -1/90, -7/90: a variance
+    # of 2/3 * 114/8100 in shares 64, 1 and 49 of 114, so 114^2 / 6498 = 2 degrees of freedom.
     result = paired.difference_over_documents(
         [8.0, 8.0, 9.0, 11.0], [10.0] * 4, [10] * 4, [7, 7, 2, 3]
     )
     assert result.mean == pytest.approx(-0.1)
-    assert result.half == pytest.approx(4.302653 * math.sqrt(12) / 40, rel=1e-6)
+    assert result.half == pytest.approx(4.302653 * math.sqrt(2 / 3 * 114) / 90, rel=1e-6)
     copies = paired.difference_over_documents(
         np.repeat([8.0, 8.0, 9.0, 11.0], 50), [10.0] * 200, [10] * 200, np.repeat([7, 7, 2, 3], 50)
     )
     assert copies.half == pytest.approx(result.half)
     one = paired.difference_over_documents([8.0, 8.0], [10.0] * 2, [10] * 2, [5, 5])
     assert math.isnan(one.half)
+
+
+def test_one_document_that_decides_all_is_one_observation():
+    """A hundred documents without a change add nothing to what is known of the one that changed."""
+    baseline, tokens = np.full(101, 10.0), np.full(101, 10)
+    change = np.where(np.arange(101) == 0, -5.0, 0.0)
+    result = paired.difference_over_documents(baseline + change, baseline, tokens, np.arange(101))
+    assert abs(result.mean) < result.half
+
+
+def test_intervals_over_documents_cover_what_they_claim_to():
+    """Documents of very unequal length, each with its own difference; the truth is 0."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        length = np.ceil(10 * rng.lognormal(0, 1.5, 50))
+        nll = length * rng.normal(0, 1, 50) + np.sqrt(length) * rng.normal(0, 1, 50)
+        result = paired.difference_over_documents(nll, np.zeros(50), length, np.arange(50))
+        covered += abs(result.mean) <= result.half
+    assert covered / 400 >= 0.94
 
 
 def test_first_reach_interpolates():

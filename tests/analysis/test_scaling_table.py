@@ -15,8 +15,11 @@ def record(variant, seed, losses, **changes):
         "ideal_flops": 9e5,
         "executed_flops": 1e6,
         "eval_flops": 3e5,
+        "all_flops": 2e6,
+        "learning_rate": 0.01,
         "tokens_per_step": 100,
         "step_seconds": 0.1,
+        "step_seconds_least": 0.08,
         "steps": 40,
         "curve_steps": [10, 20, 30, 40],
         "curve_nll": losses,
@@ -26,7 +29,11 @@ def record(variant, seed, losses, **changes):
         "test_rows_tokens": [10, 10],
         "test_rows_document": [0, 1],
         "train_routing": {},
-    }
+        "machine": {
+            "devices": ["cpu cpu"] * 2, "processor": "Abacus", "cores": 1, "python": "3.12.1",
+            "jax": "0.12.0", "commit": f"c{seed}",
+        },
+    }  # fmt: skip
     return {**fields, **changes}
 
 
@@ -43,13 +50,15 @@ DENSE = [5.0, 4.0, 3.5, 3.0]
 def test_speed_up_counts_steps_flops_and_seconds():
     records = [
         record("dense", 0, DENSE),
-        moe(0, [4.0, 3.0, 2.5, 2.0], executed_flops=1.5e6),
+        moe(0, [4.0, 3.0, 2.5, 2.0], executed_flops=1.5e6, all_flops=2.5e6),
     ]
     row = cells(records, "e8")
     assert row["steps"] == "50% (2.00x)"
     assert row["FLOPs"] == "75% (1.33x)"
     assert row["seconds"] == "75% (1.33x)"
     assert row["against dense"] == "+50.00%"
+    assert row["all operations"] == "+25.00%"
+    assert row["ms/step (least)"] == "150 (80)"
     assert row["dropped"] == "5.0%"
     assert row["max load"] == "1.50"
 
@@ -57,8 +66,12 @@ def test_speed_up_counts_steps_flops_and_seconds():
 def test_interval_is_over_seeds_when_there_are_several():
     records = [record("dense", s, DENSE) for s in range(3)]
     records += [moe(s, [5.0, 4.0, 3.0, 2.0 + 0.1 * s]) for s in range(3)]
-    # differences -1, -0.9, -0.8: mean -0.9, half 4.302653 * 0.1 / sqrt(3)
-    assert cells(records, "e8")["Δ nats (95%)"] == "-0.9000 ± 0.2484 (3 seeds)"
+    # differences -1, -0.9, -0.8: mean -0.9, half 4.302653 * 0.1 / sqrt(3). Documents change by
+    # -9 and -9.9 in 10 tokens each; left out, by -0.99 and -0.9: error 0.045, t(0.975, 2).
+    row = cells(records, "e8")
+    assert row["Δ nats (95%)"] == "-0.9000 ± 0.2484 (3 seeds), ± 0.1936 (documents)"
+    # times 2.0 / 2.1
+    assert row["Δ bits/byte (95%)"] == "-0.8571 ± 0.2366 (3 seeds), ± 0.1844 (documents)"
     assert cells(records, "e8")["seeds"] == "3"
 
 
@@ -86,6 +99,21 @@ def test_a_curve_against_itself_is_no_speed_up():
     bumpy = [5.0, 3.0, 2.9, 3.0]
     records = [record("dense", 0, bumpy), moe(0, bumpy)]
     assert cells(records, "e8")["steps"] == "100% (1.00x)"
+
+
+def test_a_share_has_an_interval_over_seeds():
+    records = [record("dense", s, DENSE) for s in range(3)]
+    curves = [5.0, 4.0, 3.0, 2.0], [5.0, 3.0, 2.0, 1.0], [3.0, 2.0, 1.0, 0.5]
+    records += [moe(s, curve) for s, curve in enumerate(curves)]
+    # reached at 75, 50 and 25%: half 4.302653 * 0.25 / sqrt(3)
+    assert cells(records, "e8")["steps"] == "50% ± 62% (2.00x)"
+
+
+def test_what_it_was_trained_on_is_said():
+    """Every machine and commit once."""
+    text = scaling.table([record("dense", s, DENSE) for s in (0, 0, 1)], 60)
+    said = "cpu cpu, Abacus, cores a run: 1, Python 3.12.1, jax 0.12.0, commit c"
+    assert f"Trained on: {said}0; {said}1." in text
 
 
 def test_never_reached_is_said():

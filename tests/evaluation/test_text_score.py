@@ -32,7 +32,7 @@ DATA = toy([0, 1, 2, 0, 3, 1, 1, 2, 0, 3, 3], token_bytes=[0, 1, 2, 3])
 
 @jax.jit
 def two_bits(params, inputs, index):
-    """A model that loses two bits a token, and its number of the batch in every nat of row 0."""
+    """A model that loses two bits a token."""
     real_BT = inputs.segment_BT > 0
     nll_BT = jnp.where(real_BT, 2 * math.log(2), 0.0)
     return loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None), nll_BT

@@ -89,6 +89,31 @@ def test_gradients_stay_in_the_document_and_its_past(router, group):
         assert jacobian[b, t, c, u].any() == visible, (b, t, c, u)
 
 
+def test_gradients_stay_in_the_past_on_a_mesh():
+    """Where tokens travel to experts on other devices, four rows to a group."""
+    config = tight("top_k", 4 * T)
+    with tiny.on("2x4"):
+        params = block_params(config)
+        x_BTD = np.random.default_rng(0).normal(size=(32, T, tiny.D)).astype(np.float32)
+        segment_BT = np.array(tiny.inputs(32, T, padded=False).segment_BT)
+        position_BT = np.array(tiny.inputs(32, T, padded=False).position_BT)
+        x_BTD, segment_BT, position_BT = tiny.put((x_BTD, segment_BT, position_BT))
+
+        @jax.jit
+        def pulled(x_BTD, last):
+            def early(x_BTD):
+                (y_BTD, _), _ = decoder.Block(config).apply(
+                    {"params": params}, x_BTD, segment_BT, position_BT, True, mutable=["router"]
+                )
+                return (y_BTD * (jnp.arange(T) <= last)[None, :, None]).sum()
+
+            return jax.grad(early)(x_BTD)
+
+        for last in range(T):
+            dx_BTD = np.asarray(pulled(x_BTD, last))
+            assert not dx_BTD[:, last + 1 :].any() and dx_BTD[:, : last + 1].any(-1).all()
+
+
 def test_a_router_that_looks_ahead_is_caught(monkeypatch):
     """The test above has teeth: here the mean of the group decides, whatever the table says."""
 
@@ -117,30 +142,36 @@ def logits(config, params, inputs, train=False):
     return apply({"params": params}, tokens, segment, position, train)[0]
 
 
-def test_one_expert_is_the_dense_model():
+@pytest.mark.parametrize("mesh", ["none", "8x1"])
+def test_one_expert_is_the_dense_model(mesh):
     """E = K = 1: the gate is 1 and every token has a seat."""
     dense = tiny.model(moe=None)
     config = tiny.model(moe=tiny.moe(num_experts=1, d_ff=dense.d_ff))
-    params = tiny.params(config)
-    twin = jax.tree.map(lambda x: x, params)
-    twin["block"]["layer_1"]["ffn"] = {
-        name: w[:, 0] for name, w in twin["block"]["layer_1"].pop("moe")["experts"].items()
-    }
     inputs = tiny.inputs()
     real = np.asarray(inputs.segment_BT) > 0
-    sparse_BTV = np.asarray(logits(config, params, inputs))
-    tiny.assert_close(sparse_BTV[real], np.asarray(logits(dense, twin, inputs))[real])
+    with tiny.on(mesh):
+        params = tiny.params(config)
+        twin = jax.tree.map(lambda x: x, params)
+        twin["block"]["layer_1"]["ffn"] = {
+            name: w[:, 0] for name, w in twin["block"]["layer_1"].pop("moe")["experts"].items()
+        }
+        sparse_BTV = np.asarray(logits(config, params, tiny.put(inputs)))
+        dense_BTV = np.asarray(logits(dense, twin, tiny.put(inputs)))
+    tiny.assert_close(sparse_BTV[real], dense_BTV[real])
     assert np.ptp(sparse_BTV) > 1
 
 
-def test_what_stands_at_padding_changes_nothing():
+@pytest.mark.parametrize("mesh", ["none", "2x4"])
+def test_what_stands_at_padding_changes_nothing(mesh):
     """Not even where tokens compete for slots across sequences."""
     config = tiny.sparse(group_size=2 * tiny.T, capacity_factor=0.5)
-    params, inputs = tiny.params(config), tiny.inputs()
+    inputs = tiny.inputs(16)
     real = np.asarray(inputs.segment_BT) > 0
     noise = np.random.default_rng(5).integers(0, tiny.V, real.shape)
     other = inputs._replace(tokens_BT=jnp.where(real, inputs.tokens_BT, noise))
-    a, b = (np.asarray(logits(config, params, x, True)) for x in (inputs, other))
+    with tiny.on(mesh):
+        params = tiny.params(config)
+        a, b = (np.asarray(logits(config, params, tiny.put(x), True)) for x in (inputs, other))
     assert not real.all() and (a[~real] != b[~real]).any()
     np.testing.assert_array_equal(a[real], b[real])
 

@@ -13,7 +13,7 @@ import pytest
 from experiments import study
 from moe.data import prepare
 from moe.routing import assignment, tally, top_k
-from moe.training import config, loss, metrics
+from moe.training import config, files, loss, metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,7 +48,8 @@ def folder(tmp_path, monkeypatch):
     for name, model in models.items():
         for seed in range(2):
             write_run(root / name / f"seed{seed}", model.moe, seed)
-    timing = {"machine": {"devices": ["cpu"]}, "median": dict.fromkeys(models, 0.1)}
+    seconds = dict.fromkeys(models, 0.1)
+    timing = {"machine": {"devices": ["cpu"]}, "median": seconds, "least": seconds}
     (root / "timing.json").write_text(json.dumps(timing))
     study.collect(runs, root, seeds=2)
     (root / "e4_random" / "seed0" / "metrics.jsonl").unlink()
@@ -72,7 +73,7 @@ def write_run(path, moe, seed):
         writer.write({"step": step, "split": "validation", "seconds": 0.1 * step, **measured})
     writer.close()
     rows = {"test_rows_nll": [50.0, 60.0 + seed], "test_rows_tokens": [10, 10]}
-    rows["test_rows_document"] = [0, 1]
+    rows |= {"test_rows_document": [0, 1], "machine": files.machine()}
     result = {"steps": 4, "seconds": 0.4, "test_nll": 5.0 + seed, "test_bits_per_byte": 2.0, **rows}
     (path / "result.json").write_text(json.dumps(result))
 

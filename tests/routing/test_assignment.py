@@ -163,3 +163,11 @@ def test_mix_is_the_one_hot_form():
 )
 def test_capacity(factor, tokens, k, experts, slots):
     assert assignment.capacity(factor, tokens, k, experts) == slots
+
+
+def test_a_group_too_large_for_its_sort_keys_is_refused():
+    choice = assignment.Choice(*(jax.ShapeDtypeStruct((1, 2**19, 2), d) for d in ("i4", "f4")))
+    seat = functools.partial(assignment.seat, slots=1)
+    with pytest.raises(ValueError, match=r"num_experts=2048 \+ 1\) \* group_size=524288 \* k=2"):
+        jax.eval_shape(functools.partial(seat, experts=2048), choice)
+    assert jax.eval_shape(functools.partial(seat, experts=2047), choice).token_GEC.size == 2047

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -71,3 +72,4 @@ def test_a_machine_has_a_name_and_versions():
     machine = files.machine()
     assert machine["processor"] and machine["cores"] >= 1
     assert machine["devices"][0].startswith("cpu")
+    assert re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?|unknown", machine["commit"])

@@ -127,6 +127,20 @@ def test_a_resumed_run_never_stopped(whole, tmp_path, monkeypatch, at):
     tiny.assert_equal(resumed.state(run_config()), whole.state(run_config()))
 
 
+def test_a_resumed_run_never_stopped_on_one_device(tmp_path, monkeypatch):
+    """Every metric and the result, as on a machine without a mesh."""
+    one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    monkeypatch.setattr(loop, "mesh_of", lambda run: one)
+    never_stopped = Run(tmp_path / "a", loop.train(run_config(), tmp_path / "a"))
+    with interruption(monkeypatch, 5):
+        loop.train(run_config(), tmp_path / "b")
+    resumed = Run(tmp_path / "b", loop.train(run_config(), tmp_path / "b"))
+    assert list(map(without_time, resumed.records)) == list(
+        map(without_time, never_stopped.records)
+    )
+    assert without_time(resumed.result) == without_time(never_stopped.result)
+
+
 def test_the_state_is_that_of_the_last_step(whole):
     state = whole.state(run_config())
     assert state.step == STEPS
@@ -215,8 +229,18 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
     """Who mends the mesh may go on under the same name: nothing was computed there."""
     with pytest.raises(ValueError, match="does not fit"):
         loop.train(run_config(mesh={"data": 3, "expert": 1}), tmp_path)
+    with pytest.raises(ValueError, match="train split has 6 rows of 64 tokens, at least 8"):
+        loop.train(run_config(train={"seq_len": 64}), tmp_path)
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
     assert loop.train(run_config(), tmp_path) == {"steps": 0}
+
+
+def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
+    """Prepared elsewhere, carried here, and trained on in the same workdir."""
+    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
+    loop.train(run_config(), tmp_path)
+    moved = run_config(data={"prepared_dir": "/elsewhere", "cache_dir": "/else"})
+    assert loop.train(moved, tmp_path) == {"steps": 0}
 
 
 def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
@@ -227,6 +251,13 @@ def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
     (record,) = metrics.read(tmp_path / "metrics.jsonl")
     assert (record["step"], record["split"]) == (3, "validation")
     assert result["test"].keys() == {"loss", "nll"} and Run(tmp_path, result).state(run).step == 3
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+    message = "train: validation loss is nan at step 4. Lower optimizer.learning_rate"
+    with pytest.raises(FloatingPointError, match=message):
+        loop.train(run_config(optimizer={"learning_rate": 1e30}), tmp_path)
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_the_clock_counts_only_while_it_runs(monkeypatch):

@@ -80,7 +80,7 @@ def test_the_task_alone_gives_the_router_a_gradient():
 
 
 def test_an_expert_without_tokens_gets_exactly_zero():
-    """Experts 2 and 3 are out of reach of the router; their weights must not move."""
+    """Experts 1 to 3 are out of reach of the router; their weights must not move."""
     params = tiny.params(silent())
     params["block"]["layer_0"]["ffn_norm"]["scale"] *= 0.0  # all logits 0: ties go to expert 0
     (_, metrics), grads = tiny.host(
