@@ -10,17 +10,17 @@ Pointed by --workdir at a finished study, it only reports.
 import dataclasses
 import pathlib
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
-from experiments import study
+from experiments import command, study
 from moe import config as configs
 from moe import flops
 from moe.analysis import plots, scaling
 from moe.config import MoEConfig
 from moe.training.config import RunConfig
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/scaling.py:demo", "The study.")
+CONFIG = command.config("configs/scaling.py:demo", "The study.")
 WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
 
 
@@ -68,11 +68,8 @@ def report(records: list[dict], root: pathlib.Path, watts: float) -> None:
         print(root / name)
 
 
-def main(argv):
+def main():
     """Runs the study and reports."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
-    logging.set_verbosity(logging.WARNING)
     config = CONFIG.value
     root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
     runs = variants(config)
@@ -81,4 +78,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

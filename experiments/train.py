@@ -11,26 +11,23 @@ import json
 import pathlib
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
+from experiments import command
 from moe import config as configs
 from moe import flops
 from moe.training import loop
 from moe.training.config import RunConfig
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/train.py", "The run.", lock_config=True)
+CONFIG = command.config("configs/train.py", "The run.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/train", "Where metrics, checkpoints, result go.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One process per host; JAX finds the others (TPU pod, Slurm, Open MPI)."
 )
 
 
-def main(argv):
+def main():
     """Trains, then prints the result."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: overrides look like --config.a.b=c")
-    logging.set_verbosity(logging.WARNING)
     if DISTRIBUTED.value:
         jax.distributed.initialize()
     run = configs.from_config_dict(RunConfig, CONFIG.value)
@@ -46,4 +43,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)
