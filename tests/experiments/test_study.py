@@ -134,7 +134,7 @@ def test_costs_are_matched_and_honest(data):
     assert sum(costs["e2"]["executed_parts"].values()) == costs["e2"]["executed_flops"]
 
 
-@pytest.mark.parametrize("size", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", ["ladder", "gpu"])
 def test_every_size_matches_at_full_size(size):
     runs = scaling.variants(config_file.get_config(size))
     costs = {name: study.cost(run) for name, run in runs.items()}
@@ -153,7 +153,7 @@ def test_the_configs_run_on_eight_devices():
 
 
 def test_unknown_size_and_variant_are_refused():
-    with pytest.raises(ValueError, match="demo, cpu or gpu"):
+    with pytest.raises(ValueError, match="demo, cpu, ladder or gpu"):
         config_file.get_config("huge")
     config = tiny()
     config.variants = {"dense": {}, "odd": {"layers": 3}}
