@@ -99,7 +99,6 @@ def demo() -> ConfigDict:
     config.base.train.steps = 1500
     config.base.train.eval_every = 100
     config.base.train.log_every = 50
-    config.base.train.test_batches = 64
     config.base.train.checkpoint_every = 500
     return config
 
