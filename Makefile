@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 SCALING := $(BIN)/python -m experiments.scaling
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint notebooks clean
+.PHONY: help demo venv test lint notebooks clean
 
 help:  ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in about 10 minutes
+demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in 12 to 15 minutes
 	$(SCALING) --config=configs/scaling.py:demo
+
+venv: $(VENV)/ready  ## Make .venv with requirements.txt, nothing more
 
 test: $(VENV)/ready-test  ## Run the test suite on 8 simulated devices
 	$(BIN)/python -m pytest -n 2

@@ -59,11 +59,10 @@ def _place(name, run):
 
 
 def report(records: list[dict], root: pathlib.Path, watts: float) -> None:
-    """Prints the table, writes table.md and scaling.png, says where they are."""
-    table = scaling.table(records, watts)
-    (root / "table.md").write_text(table + "\n")
+    """Prints the table, writes the whole of it and the figure, says where they are."""
+    (root / "table.md").write_text(scaling.table(records, watts) + "\n")
     plots.save(plots.scaling_figure(records), root / "scaling.png")
-    print(f"\n{table}\n")
+    print(f"\n{scaling.table(records, watts, scaling.SHORT)}\n")
     for name in ("results.jsonl", "table.md", "scaling.png"):
         print(root / name)
 

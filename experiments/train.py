@@ -38,6 +38,7 @@ def main():
         print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
     result = loop.train(run, pathlib.Path(WORKDIR.value))
     shown = {k: v for k, v in result.items() if not k.startswith("test_rows")}
+    shown["test"] = {k: v for k, v in result["test"].items() if k != "load_LE"}
     print(json.dumps(shown, indent=2))
     print(f"metrics, checkpoints and result are in {WORKDIR.value}")
 

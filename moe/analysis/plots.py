@@ -53,7 +53,7 @@ def _curve(axis, x, curves, colour, name):
 def _baseline(axis, runs):
     if scaling.BASELINE in runs:
         last = np.mean([r["curve_nll"][-1] for r in runs[scaling.BASELINE].values()])
-        axis.axhline(last, color="black", ls=":", lw=1)
+        axis.axhline(last, color="black", ls=":", lw=1, label=f"last loss of {scaling.BASELINE}")
 
 
 def _zoom(axis, runs):

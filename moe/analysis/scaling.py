@@ -13,6 +13,10 @@ from moe import flops
 from moe.analysis import paired
 
 BASELINE = "dense"
+SHORT = (
+    *("model", "parameters", "active", "executed", "against dense", "test nats", "Δ nats (95%)"),
+    *("steps", "seconds", "dropped"),
+)  # columns that fit a screen
 
 
 def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
@@ -50,12 +54,13 @@ def _reach(run, target):
     return paired.first_reach(run["curve_steps"], run["curve_nll"], target)
 
 
-def table(records: list[dict], watts: float) -> str:
+def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str:
     """The comparison as a Markdown table with its legend.
 
     Args:
       records: the lines of results.jsonl.
       watts: a stated power of one run, for the energy column.
+      columns: those to show, such as `SHORT`; none for all.
     """
     runs = by_variant(records)
     if BASELINE not in runs:
@@ -65,7 +70,7 @@ def table(records: list[dict], watts: float) -> str:
         name: {s: r for s, r in seeds.items() if s in baseline} for name, seeds in runs.items()
     }
     rows = [_row(name, seeds, baseline, watts) for name, seeds in paired_only.items() if seeds]
-    head = list(rows[0])
+    head = [column for column in rows[0] if not columns or column in columns]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     lines += [" | ".join(row[column] for column in head) for row in rows]
     return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(records, watts)

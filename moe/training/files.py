@@ -58,7 +58,7 @@ def machine() -> dict:
         processor = names[0].split(":")[1].strip() if names else processor
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "devices": [d.device_kind for d in jax.devices()],
         "processor": processor,
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "python": platform.python_version(),

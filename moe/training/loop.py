@@ -86,7 +86,8 @@ def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
     placeless = run.replace(data={"cache_dir": "", "prepared_dir": ""})
     files.claim(workdir / "config.json", configs.to_dict(placeless), "config")
     if data is not None:
-        files.claim(workdir / "data.json", identity(data), "data")
+        owner = "data (the `code` domain is the library of this very Python; another has another)"
+        files.claim(workdir / "data.json", identity(data), owner)
 
 
 def mesh_of(run: RunConfig):

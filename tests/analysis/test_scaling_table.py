@@ -109,6 +109,12 @@ def test_a_share_has_an_interval_over_seeds():
     assert cells(records, "e8")["steps"] == "50% ± 62% (2.00x)"
 
 
+def test_a_short_table_has_the_columns_asked_for():
+    short = scaling.table([record("dense", 0, DENSE)], 60, scaling.SHORT)
+    head = [cell.strip() for cell in short.splitlines()[0].strip("|").split("|")]
+    assert tuple(head) == scaling.SHORT
+
+
 def test_what_it_was_trained_on_is_said():
     """Every machine and commit once."""
     text = scaling.table([record("dense", s, DENSE) for s in (0, 0, 1)], 60)
@@ -139,7 +145,7 @@ def test_figure_draws_every_variant(tmp_path, timed):
             del r["step_seconds"]
     drawn = plots.scaling_figure(records)
     labels = {t.get_text() for t in drawn.axes[0].get_legend().get_texts()}
-    assert labels == {"dense", "e8"}
+    assert labels == {"dense", "e8", "last loss of dense"}
     plots.save(drawn, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
