@@ -1,6 +1,6 @@
 """Equal FLOPs on real text: a dense decoder, and MoE decoders that cost the same per token.
 
-    python -m experiments.scaling --config=configs/scaling.py:demo     # 10 minutes, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:demo     # 15 minutes, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:cpu      # 2 hours, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:ladder   # 2 hours more, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:gpu      # one accelerator
@@ -92,7 +92,7 @@ def cpu() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """The same models, so that they show the effect in ten minutes: one seed, 3.1M tokens each."""
+    """The same models, so that they show the effect in minutes: one seed, 3.1M tokens each."""
     config = cpu()
     config.name = "scaling_demo"
     config.seeds = 1

@@ -33,6 +33,8 @@ def _in_one_line():
     """An unknown field is a line on stderr and not a traceback."""
     try:
         yield
-    except AttributeError as error:  # ml_collections' own
+    except AttributeError as error:  # ml_collections' own, unless the config file has a mistake
+        if not any(argument.startswith("--config.") for argument in sys.argv):
+            raise
         said = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
         sys.exit(f"an override names a field that the config does not have: {said}")

@@ -136,8 +136,9 @@ def _everything(run):
 
 def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
-    path = root / "timing.json"
-    return json.loads(path.read_text()) if path.exists() else {"median": {}, "least": {}}
+    path, nothing = root / "timing.json", {"median": {}, "least": {}}
+    timing = json.loads(path.read_text()) if path.exists() else nothing
+    return timing if "least" in timing else nothing
 
 
 def _timed(timing, name):
@@ -207,15 +208,25 @@ def _pinned(target, index, jobs, *args):
 
 
 def _work(index, runs, root, seeds):
-    """Trains every run that is neither finished nor in another worker's hands."""
+    """Trains every run that is neither finished nor in another worker's hands.
+
+    Raises:
+      FloatingPointError: at the end, if runs diverged; the others are trained nevertheless.
+    """
+    diverged = []
     for name, path, seed in _all(runs, root, seeds):
         with (path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            loop.train(_seeded(runs[name], seed), path, f"{name} seed {seed}", bar=index)
+            try:
+                loop.train(_seeded(runs[name], seed), path, f"{name} seed {seed}", bar=index)
+            except FloatingPointError as error:
+                diverged.append(str(error))
             collect(runs, root, seeds)
+    if diverged:
+        raise FloatingPointError("\n".join(diverged))
 
 
 def _time_steps(index, runs, root):

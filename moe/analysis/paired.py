@@ -39,7 +39,8 @@ def difference_over_documents(nll_R, baseline_R, tokens_R, document_R) -> Interv
     Rows of one document are alike, so a document is one observation. The error is the jackknife's,
     which leaves out one document at a time (Efron and Tibshirani 1993, chapter 11). A few long
     documents can carry most of it, and then it is known only roughly: Student's t has as many
-    degrees of freedom as documents share the variance evenly, 1 / sum of squared shares.
+    degrees of freedom as documents share the variance evenly, 1 / sum of squared shares, and at
+    most one less than documents.
 
     Args:
       nll_R, baseline_R: sum of nats of each row (sequence) of the same test set, in the same order.
@@ -61,7 +62,7 @@ def difference_over_documents(nll_R, baseline_R, tokens_R, document_R) -> Interv
     if not squares.any():
         return Interval(mean, 0.0)
     error = math.sqrt((n - 1) / n * squares.sum())
-    freedom = squares.sum() ** 2 / np.square(squares).sum()
+    freedom = min(n - 1, squares.sum() ** 2 / np.square(squares).sum())
     return Interval(mean, float(stats.t.ppf(0.975, freedom) * error))
 
 

@@ -132,13 +132,13 @@ def _legend(records, watts):
         f"Δ is the paired difference of test loss from {BASELINE}, with its 95% interval over"
         " seeds, on this test text, and over test documents, for these seeds. steps, FLOPs,"
         f" seconds: what it takes to reach {BASELINE}'s last validation loss, as a share of what"
-        f" {BASELINE} took (50% is 2x faster), with a 95% interval over seeds. FLOPs are those of"
-        " the matrix products of a training step, per token; against dense compares the executed"
-        " ones, evaluating those of evaluation, all operations every operation of a step, the"
-        " optimizer's too. Seconds are from the medians of step times measured side by side (in"
-        " brackets the least). kWh is an estimate: steps times step time times"
-        f" {watts:g} W, the assumed share of one run. dropped and max load (largest over mean):"
-        " last quarter of training.\n\n"
+        f" {BASELINE} took (50% is 2x faster), with a 95% interval over seeds (that of seconds"
+        " takes the ratio of step times as exact). FLOPs are those of the matrix products of a"
+        " training step, per token; against dense compares the executed ones, evaluating those of"
+        " evaluation, all operations every operation of a step, the optimizer's too. Seconds are"
+        " from the medians of step times measured side by side (in brackets the least). kWh is an"
+        f" estimate: steps times step time times {watts:g} W, the assumed share of one run. dropped"
+        " and max load (largest over mean): last quarter of training.\n\n"
         f"Trained on: {'; '.join(sorted({_hardware(r['machine']) for r in records}))}."
     )
 
@@ -173,7 +173,7 @@ def _share(ratios):
     mean, half = paired.interval(ratios)
     if math.isnan(mean):
         return "not reached"
-    spread = "" if math.isnan(half) else f" ± {half:.0%}"
+    spread = f" ± {half:.0%}" if half > 0 else ""  # none for one seed, and the baseline itself
     return f"{mean:.0%}{spread} ({1 / mean:.2f}x)"
 
 

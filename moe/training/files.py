@@ -63,7 +63,7 @@ def machine() -> dict:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "commit": _commit(),
+        "commit": COMMIT,
     }
 
 
@@ -76,3 +76,6 @@ def _commit():
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return said.stdout.strip()
+
+
+COMMIT = _commit()  # of the code as it was imported, whatever is committed while it runs

@@ -52,6 +52,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
     Raises:
       ValueError: if the workdir was made by another config or on other data, the mesh does not
         divide the run, or the data is too small for it.
+      FloatingPointError: if the validation loss is not finite.
     """
     done = workdir / "result.json"
     if done.exists():
@@ -86,8 +87,8 @@ def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
     placeless = run.replace(data={"cache_dir": "", "prepared_dir": ""})
     files.claim(workdir / "config.json", configs.to_dict(placeless), "config")
     if data is not None:
-        owner = "data (the `code` domain is the library of this very Python; another has another)"
-        files.claim(workdir / "data.json", identity(data), owner)
+        hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
+        files.claim(workdir / "data.json", identity(data), "data" + hint)
 
 
 def mesh_of(run: RunConfig):

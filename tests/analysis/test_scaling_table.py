@@ -67,11 +67,11 @@ def test_interval_is_over_seeds_when_there_are_several():
     records = [record("dense", s, DENSE) for s in range(3)]
     records += [moe(s, [5.0, 4.0, 3.0, 2.0 + 0.1 * s]) for s in range(3)]
     # differences -1, -0.9, -0.8: mean -0.9, half 4.302653 * 0.1 / sqrt(3). Documents change by
-    # -9 and -9.9 in 10 tokens each; left out, by -0.99 and -0.9: error 0.045, t(0.975, 2).
+    # -9 and -9.9 in 10 tokens each; left out, by -0.99 and -0.9: error 0.045, t(0.975, 1) = 12.7.
     row = cells(records, "e8")
-    assert row["Δ nats (95%)"] == "-0.9000 ± 0.2484 (3 seeds), ± 0.1936 (documents)"
+    assert row["Δ nats (95%)"] == "-0.9000 ± 0.2484 (3 seeds), ± 0.5718 (documents)"
     # times 2.0 / 2.1
-    assert row["Δ bits/byte (95%)"] == "-0.8571 ± 0.2366 (3 seeds), ± 0.1844 (documents)"
+    assert row["Δ bits/byte (95%)"] == "-0.8571 ± 0.2366 (3 seeds), ± 0.5446 (documents)"
     assert cells(records, "e8")["seeds"] == "3"
 
 
@@ -92,6 +92,11 @@ def test_only_paired_seeds_are_in_the_table():
 def test_evaluation_is_compared_too():
     records = [record("dense", 0, DENSE), moe(0, DENSE, eval_flops=4.5e5)]
     assert cells(records, "e8")["evaluating"] == "+50.00%"
+
+
+def test_the_baseline_against_itself_has_no_interval():
+    records = [record("dense", s, DENSE) for s in range(3)]
+    assert cells(records, "dense")["steps"] == "100% (1.00x)"
 
 
 def test_a_curve_against_itself_is_no_speed_up():

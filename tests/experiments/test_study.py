@@ -114,6 +114,23 @@ def test_a_study_can_grow_by_a_variant(data, root):
         study.run({name: runs[name] for name in ("dense", "e2_random")}, root, 1, 1)
 
 
+def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatch):
+    runs, trained = scaling.variants(tiny()), []
+
+    def train(run, path, name, **kwargs):
+        if name.startswith("dense "):
+            raise FloatingPointError(f"{name}: validation loss is nan")
+        trained.append(name)
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(study, "collect", lambda *args: [])
+    for name in runs:
+        (root / name / "seed0").mkdir(parents=True)
+    with pytest.raises(FloatingPointError, match="^dense seed 0: validation loss is nan$"):
+        study._work(0, runs, root, 1)
+    assert trained == ["dense_2x seed 0", "e2 seed 0", "e2_random seed 0"]
+
+
 def fails_at(variant, train):
     def failing(run, path, name, **kwargs):
         if name.startswith(variant + " "):
