@@ -194,7 +194,14 @@ def test_parts_by_named_scope_keep_their_name_in_gradients():
 
 @pytest.mark.parametrize(
     ("dispatcher", "changes"),
-    [("gather", {}), ("einsum", {"remat": True}), ("gather", {"num_layers": 4, "scan_unroll": 2})],
+    [
+        *(
+            (dispatcher, {"remat": remat})
+            for dispatcher in ("gather", "einsum")
+            for remat in (False, True)
+        ),
+        ("gather", {"num_layers": 4, "scan_unroll": 2}),
+    ],
 )
 def test_within_1_percent_of_xla(dispatcher, changes):
     """A scan of one turn, or unrolled, which XLA counts right. Wide, for products."""
