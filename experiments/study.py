@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
-from moe import counting, flops
+from moe import counting, flops, sharding
 from moe.data import prepare
 from moe.training import files, loop, loss, metrics, optimizer, step
 from moe.training.config import RunConfig
@@ -47,8 +47,8 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
     configs.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
     left = [name for name, path, _ in _all(runs, root, seeds) if not _done(path)]
     data = None
-    for name in dict.fromkeys(left):
-        _, data = loop.ready(runs[name])  # refuses the last variant before the first is trained
+    for name in dict.fromkeys(left):  # refuses the last variant before the first is trained
+        _, data = loop.ready(runs[name], data)
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         for name, path, seed in _all(runs, root, seeds):
@@ -234,7 +234,7 @@ def _time_steps(index, runs, root):
     del index
     seconds = {name: [] for name in runs}
     first = next(iter(runs.values()))
-    with jax.set_mesh(loop.mesh_of(first)):
+    with sharding.on(loop.mesh_of(first), first.layout):
         data = prepare.prepare(first.data)
         states = {name: _state(run) for name, run in runs.items()}
         ready = {name: _ready(run, states[name], data) for name, run in runs.items()}

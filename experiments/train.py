@@ -24,12 +24,14 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/train", "Where metrics, checkpoin
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One process per host; JAX finds the others (TPU pod, Slurm, Open MPI)."
 )
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, if not found.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, if JAX cannot find out.")
+PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, if JAX cannot find out.")
 
 
 def main():
     """Trains, then prints the result."""
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()
+    join()
     run = configs.from_config_dict(RunConfig, CONFIG.value)
     counts, t = flops.parameters(run.model), run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
@@ -41,6 +43,15 @@ def main():
     shown["test"] = {k: v for k, v in result["test"].items() if k != "load_LE"}
     print(json.dumps(shown, indent=2))
     print(f"metrics, checkpoints and result are in {WORKDIR.value}")
+
+
+def join() -> None:
+    """Joins the other processes, if the flags say that there are any."""
+    place = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    if DISTRIBUTED.value:
+        jax.distributed.initialize(*place)
+    elif any(value is not None for value in place):
+        raise ValueError("--coordinator, --num_processes, --process_id need --distributed")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,18 @@
 The map
 -------
 routing/     who goes where: logits (or ids) -> an assignment, a tally of what happened
-dispatch/    how tokens travel to the experts and back
+dispatch/    how tokens travel to the experts and back, on one device and across the mesh
 layers/      Linen modules that own parameters: attention, feed-forward, experts, MoE
 models/      whole networks built from the layers
+presets.py   the published models by name
 compat.py    what differs between versions of JAX
 config.py    frozen dataclasses that validate themselves
 sharding.py  the device mesh and the one table of PartitionSpecs
 counting.py  FLOPs of a jaxpr, by part of the model
+hlo.py       what a compiled program sends between devices
+chips.py     accelerators by their makers' figures
+estimate.py  what a step must keep, read and send, by arithmetic
+plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
 training/    state, step, loop, optimizer, checkpoints, metrics
@@ -32,4 +37,27 @@ ever means two things:
     R  rows of a held-out split
 
 A lower-case letter is the part of that axis that one device holds.
+
+MOE_SIMULATED_DEVICES=8 in the environment makes the CPU pose as so many devices.
 """
+
+import os
+
+import jax
+
+
+def _simulate(number: str) -> None:
+    """Lets JAX start on so many simulated CPU devices.
+
+    Raises:
+      ValueError: if the number is none.
+      RuntimeError: if JAX has started.
+    """
+    if not number.isdigit() or int(number) < 1:
+        raise ValueError(f"MOE_SIMULATED_DEVICES={number!r}: expected a number of devices, as 8")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", int(number))
+
+
+if os.environ.get("MOE_SIMULATED_DEVICES"):
+    _simulate(os.environ["MOE_SIMULATED_DEVICES"])

@@ -71,13 +71,16 @@ class ModelConfig:
     vocab_size: int
     num_layers: int
     every: int = 2  # layers are scanned in blocks of this many; the last of each is MoE
+    num_dense_layers: int = 0  # of num_layers, before the first block
     d_model: int
     num_heads: int
+    num_kv_heads: int = 0  # grouped-query attention; 0 is num_heads
     d_head: int
     d_ff: int  # hidden width of a dense feed-forward, of the dense twin if all layers are MoE
     activation: str = "gelu"  # of experts, and of dense feed-forwards unless dense_activation
     dense_activation: str = ""  # GLaM: gated dense layers beside plain experts
     position: str = "rotary"
+    tied: bool = True  # the head's weights are the embedding's
     init_scale: float = 1.0
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass
@@ -101,14 +104,31 @@ class ModelConfig:
             " which a decoder does not have when it generates; choose a causal one",
         )
         require(
-            not (self.dense_activation and self.moe and self.every == 1),
+            not self.dense_activation or self.moe_layers < self.num_layers,
             f"model.dense_activation={self.dense_activation!r} does nothing when every layer is"
             " MoE: use every=2 or more, or leave it empty",
         )
+        not_negative(self, "model", ("num_dense_layers", "num_kv_heads"))
+        in_blocks = self.num_layers - self.num_dense_layers
         require(
-            self.num_layers % self.every == 0,
-            f"model.num_layers={self.num_layers} must be a multiple of model.every={self.every}",
+            in_blocks > 0 and in_blocks % self.every == 0,
+            f"model.num_layers={self.num_layers} less num_dense_layers={self.num_dense_layers} must"
+            f" be a positive multiple of model.every={self.every}",
         )
+        require(
+            self.num_heads % self.kv_heads == 0,
+            f"model.num_heads={self.num_heads} must be a multiple of num_kv_heads={self.kv_heads}",
+        )
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with experts."""
+        return (self.num_layers - self.num_dense_layers) // self.every if self.moe else 0
 
 
 def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = ""):

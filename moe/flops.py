@@ -70,11 +70,11 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
     Args:
       length: T, over which causal attention averages.
     """
-    D, attended = model.d_model, model.num_heads * model.d_head
-    sparse = model.num_layers // model.every if model.moe else 0
+    D, sparse = model.d_model, model.moe_layers
+    attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head
     dense_matrices = feed_forward.num_matrices(model.dense_activation or model.activation)
     forward = {
-        "attention": model.num_layers * (8 * D * attended + 2 * attended * (length + 1)),
+        "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * (length + 1)),
         "dense_ffn": (model.num_layers - sparse) * 2 * dense_matrices * D * model.d_ff,
         "head": 2 * D * model.vocab_size,
     }

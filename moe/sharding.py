@@ -1,53 +1,101 @@
-"""The device mesh and the one rule that lays arrays out on it.
+"""The device mesh and the one table that lays arrays out on it.
 
-Axes: `data` and `expert`, both Explicit: shardings are part of array types, so a wrong layout
-is an error while tracing and never a silent all-gather. The rule: a letter claims mesh
-axes, and the leftmost letter of an array claims first. So G of `GSD` is spread over
-('data', 'expert'), while in `EGCD` E takes 'expert' and leaves 'data' to G.
+Axes: `data`, `expert` and `model`, all Explicit: shardings are part of array types, so a wrong
+layout is an error while tracing and never a silent all-gather. The rule: a letter claims mesh axes,
+and the leftmost letter of an array claims first. So G of `GSD` is spread over ('data', 'expert'),
+while in `EGCD` E takes 'expert' and leaves 'data' to G. N, F and V claim 'model': tensor
+parallelism of attention heads, feed-forwards and vocabulary (Shoeybi et al. 2019, section 3).
+
+With `zero` the D of a parameter at rest claims what is left of ('data', 'expert'), and its
+gradient and optimizer state with it (ZeRO stage 3, Rajbhandari et al. 2020, section 5); where it
+is used, `use` gathers it.
 
 Without a mesh (`jax.set_mesh` not called) every function here is the identity it looks like.
 """
 
+import contextlib
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "expert")
-CLAIMS = {"B": ("data", "expert"), "G": ("data", "expert"), "E": ("expert",)}
+AXES = ("data", "expert", "model")
+EXPLICIT = (AxisType.Explicit,) * len(AXES)
+TOKENS = ("data", "expert")
+CLAIMS = {"B": TOKENS, "G": TOKENS, "E": ("expert",), **dict.fromkeys("NFV", ("model",))}
 
 
-def make_mesh(data: int = -1, expert: int = 1, devices=None) -> Mesh:
-    """A mesh of data x expert devices; one of the two may be -1, "the rest".
+class Layout(NamedTuple):
+    """How arrays lie and travel on the mesh; no result depends on it."""
+
+    zero: bool = False  # parameters and optimizer state also over data (and expert, if it is free)
+    transport: str = "all_to_all"  # see `moe.dispatch.transport`
+
+
+_LAYOUT = jax.make_user_context(Layout())  # part of the key of every jit cache, as the mesh is
+
+
+def make_mesh(data: int = -1, expert: int = 1, model: int = 1, devices=None) -> Mesh:
+    """A mesh of data x expert x model devices; one of the three may be -1, "the rest".
 
     Raises:
       ValueError: if the devices do not factor so.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {"data": data, "expert": expert}
+    shape = _shape(len(devices), data, expert, model)
+    return jax.make_mesh(shape, AXES, EXPLICIT, devices=devices)
+
+
+def abstract_mesh(devices: int, data: int = -1, expert: int = 1, model: int = 1) -> AbstractMesh:
+    """The same mesh of so many devices that nobody has: enough to trace and to lower on."""
+    return AbstractMesh(_shape(devices, data, expert, model), AXES, axis_types=EXPLICIT)
+
+
+def _shape(devices, data, expert, model):
+    sizes = dict(zip(AXES, (data, expert, model), strict=True))
+    product = math.prod(sizes.values())
     free = [axis for axis, size in sizes.items() if size == -1]
-    fixed = data * expert if not free else -data * expert
-    if len(free) == 1 and fixed > 0 and len(devices) % fixed == 0:
-        sizes[free[0]] = len(devices) // fixed
-    elif free or fixed != len(devices) or min(data, expert) < 1:
+    if len(free) == 1 and product < 0:
+        sizes[free[0]] = devices // -product
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != devices:
         raise ValueError(
-            f"mesh data={data}, expert={expert} does not fit {len(devices)} devices: the product"
-            " must equal the number of devices, and at most one axis may be -1"
+            f"mesh data={data}, expert={expert}, model={model} does not fit {devices} devices:"
+            " the product must equal the number of devices, and at most one axis may be -1"
         )
-    shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, (AxisType.Explicit,) * len(AXES), devices=devices)
+    return tuple(sizes.values())
 
 
-def spec(letters: str) -> P:
+@contextlib.contextmanager
+def on(mesh: Mesh | AbstractMesh, layout: Layout = Layout()):  # noqa: B008, it is immutable
+    """On this mesh, in this layout."""
+    use = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
+    with use(mesh), _LAYOUT(layout):
+        yield
+
+
+def layout() -> Layout:
+    """The layout in use."""
+    return _LAYOUT.value
+
+
+def spec(letters: str, claims: dict = CLAIMS) -> P:
     """The PartitionSpec of an array named by its letters, e.g. spec("BTD")."""
     left, entries = set(AXES), []
     for letter in letters:
-        axes = tuple(a for a in CLAIMS.get(letter, ()) if a in left)
+        axes = tuple(a for a in claims.get(letter, ()) if a in left)
         left -= set(axes)
         entries.append(axes or None)
     return P(*entries)
+
+
+def at_rest(letters: str) -> P:
+    """The PartitionSpec of a parameter between its uses."""
+    return spec(letters, CLAIMS | {"D": TOKENS} if layout().zero else CLAIMS)
 
 
 def current() -> bool:
@@ -55,9 +103,10 @@ def current() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
-def num_devices() -> int:
-    """Devices of the mesh, 1 without one."""
-    return jax.sharding.get_abstract_mesh().size if current() else 1
+def num_devices(axes=AXES) -> int:
+    """Devices along these axes of the mesh, 1 without one."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def out(letters: str) -> P | None:
@@ -66,21 +115,28 @@ def out(letters: str) -> P | None:
 
 
 def put(batch):
-    """Host arrays [B, ...] to the devices, B laid out as tokens are.
+    """Host arrays [B, ...], the same on every process, to the devices, laid out as tokens are."""
+    size = len(jax.tree.leaves(batch)[0])
+    return put_rows(lambda numbers: jax.tree.map(lambda x: x[numbers], batch), size)
 
-    With several processes each gives its own rows, and the result is the whole batch.
+
+def put_rows(rows: Callable, batch_size: int):
+    """As `put`, where rows(numbers) makes the tree of host arrays [b, ...] of those rows.
+
+    Every process makes the rows of its own devices, wherever the mesh has put them.
     """
+    numbers = np.arange(batch_size)
     if not current():
-        return jax.tree.map(jnp.asarray, batch)
-    layout = NamedSharding(jax.sharding.get_mesh(), spec("BT"))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, x), batch)
+        return jax.tree.map(jnp.asarray, rows(numbers))
+    place = NamedSharding(jax.sharding.get_mesh(), spec("B"))
+    indices = place.addressable_devices_indices_map((batch_size,)).values()
+    mine = np.unique(np.concatenate([numbers[index] for index in indices]))
 
+    def spread(x):
+        part = lambda index: x[np.searchsorted(mine, numbers[index[0]])]  # noqa: E731
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), place, part)
 
-def put_whole(batch):
-    """As `put`, where every process gives all rows."""
-    if not current():
-        return jax.tree.map(jnp.asarray, batch)
-    return jax.device_put(batch, NamedSharding(jax.sharding.get_mesh(), spec("BT")))
+    return jax.tree.map(spread, rows(mine))
 
 
 def reshard(x: jax.Array, letters: str) -> jax.Array:
@@ -95,51 +151,44 @@ def reshape_tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def over_groups(fn: Callable) -> Callable:
     """fn on each device's own groups: every argument and result has a leading G."""
-    return jax.shard_map(fn, in_specs=spec("G"), out_specs=spec("G")) if current() else fn
+    return over(fn, "G", "G")
 
 
-def to_experts(x_GECD: jax.Array) -> jax.Array:
-    """[G, E, C, D] at the tokens' devices -> [E, G, C, D] at the experts': one all-to-all."""
+def over(fn: Callable, given, gives) -> Callable:
+    """fn on each device's own part of arrays named by their letters; fn itself without a mesh."""
     if not current():
-        return x_GECD.swapaxes(0, 1)
-
-    def send(x_gECD):
-        x_EgCD = x_gECD.swapaxes(0, 1)
-        return jax.lax.all_to_all(x_EgCD, "expert", split_axis=0, concat_axis=1, tiled=True)
-
-    return jax.shard_map(send, in_specs=spec("GECD"), out_specs=spec("EGCD"))(x_GECD)
+        return fn
+    given, gives = jax.tree.map(spec, (given, gives))
+    return jax.shard_map(fn, in_specs=given, out_specs=gives)
 
 
-def to_tokens(y_EGCD: jax.Array) -> jax.Array:
-    """The way back: [E, G, C, D] at the experts' devices -> [G, E, C, D] at the tokens'."""
-    if not current():
-        return y_EGCD.swapaxes(0, 1)
+def vary(x: jax.Array) -> jax.Array:
+    """Inside `over`: x, the same for all tokens so far, as each device's own copy.
 
-    def send(y_eGCD):
-        y = jax.lax.all_to_all(y_eGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
-        return y.swapaxes(0, 1)
-
-    return jax.shard_map(send, in_specs=spec("EGCD"), out_specs=spec("GECD"))(y_EGCD)
+    Its gradient is summed over the devices here, and not where x first meets tokens.
+    """
+    return jax.lax.pcast(x, TOKENS, to="varying") if current() else x
 
 
-def check(mesh: Mesh, *, batch: int, groups: int | None, experts: int | None) -> None:
-    """Refuses a model or batch that the mesh does not divide, with the numbers.
+def check(mesh: Mesh, needs: dict[str, tuple[int, tuple[str, ...]]]) -> None:
+    """Refuses what the mesh does not divide.
 
     Args:
-      batch: B of one step (of one micro-batch when accumulating).
-      groups: G of that batch, None without MoE layers.
-      experts: E, None without MoE layers.
+      mesh: the mesh.
+      needs: what must be divided: its name -> its number and the mesh axes that share it.
+
+    Raises:
+      ValueError: with the numbers and the nearest that fit.
     """
-    everyone, expert = mesh.size, mesh.shape["expert"]
-    rules = (
-        ("batch_size", batch, everyone, "data x expert"),
-        ("number of groups (batch tokens / group_size)", groups, everyone, "data x expert"),
-        ("num_experts", experts, expert, "expert"),
-    )
-    for what, number, size, axes in rules:
-        if number is not None and number % size:
+    for what, (number, axes) in needs.items():
+        size = math.prod(mesh.shape[axis] for axis in axes)
+        if number % size:
             fit = [n for n in (number // size * size, (number // size + 1) * size) if n]
+            along = " x ".join(f"mesh.{axis}" for axis in axes)
+            divisors = [n for n in range(1, mesh.size + 1) if number % n == mesh.size % n == 0]
+            near = sorted(divisors, key=lambda n: abs(n - size))[:2]
             raise ValueError(
-                f"{what}={number} is not divisible by the mesh's {axes}={size}; nearest that fit:"
-                f" {' and '.join(map(str, fit))}. Or choose a smaller mesh"
+                f"{what}={number} is not divisible by {along}={size}; nearest {what} that fit:"
+                f" {' and '.join(map(str, fit))}; or nearest {along}:"
+                f" {' and '.join(map(str, sorted(near)))}, with the other devices on another axis"
             )

@@ -56,13 +56,24 @@ def test_experts(changes, message):
         ({"position": "absolute"}, "model.position='absolute' is not one of 'rotary', 'relative'"),
         ({"dtype": "float16"}, "model.dtype='float16' is not one of 'float32', 'bfloat16'"),
         ({"d_head": 5}, "model.d_head=5 must be even for rotary positions"),
-        ({"num_layers": 3}, "model.num_layers=3 must be a multiple of model.every=2"),
+        ({"num_layers": 3}, "=3 less num_dense_layers=0 must be a positive multiple .*=2"),
+        ({"num_dense_layers": 2}, "=2 less num_dense_layers=2 must be a positive multiple"),
+        ({"num_dense_layers": -2}, "model.num_dense_layers=-2 must not be negative"),
+        ({"num_kv_heads": 3}, "model.num_heads=2 must be a multiple of num_kv_heads=3"),
+        ({"num_kv_heads": -1}, "model.num_kv_heads=-1 must not be negative"),
         ({"every": 1, "dense_activation": "relu"}, "'relu' does nothing when every layer is MoE"),
     ],
 )  # fmt: skip
 def test_models(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny.model(**changes)
+
+
+def test_layers_with_experts():
+    assert tiny.model(num_layers=6).moe_layers == 3 and tiny.model(moe=None).moe_layers == 0
+    mixed = tiny.model(num_layers=5, every=1, num_dense_layers=2, dense_activation="relu")
+    assert mixed.moe_layers == 3
+    assert (mixed.kv_heads, tiny.model(num_kv_heads=1).kv_heads) == (2, 1)
 
 
 def test_a_relative_model_may_have_an_odd_head():

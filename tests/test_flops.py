@@ -131,11 +131,12 @@ def test_ideal_in_closed_form():
 
 def test_ideal_is_executed_but_for_what_it_leaves_out():
     """Full capacity, K = E: only masked attention and the router are extra."""
-    config = tiny.sparse(k=tiny.E)
-    got = executed(config)
-    extra = got.products["router"] + 6 * TOKENS * 2 * N_H * (T - 1)
-    want = sum(flops.ideal(config, T).values()) * TOKENS
-    assert got.total - extra == want
+    mixed = {"num_layers": 3, "every": 1, "num_dense_layers": 1, "num_kv_heads": 1, "tied": False}
+    for config in (tiny.sparse(k=tiny.E), tiny.model(moe=tiny.moe(k=tiny.E), **mixed)):
+        got = executed(config)
+        masked = 3 * config.num_layers * TOKENS * 2 * N_H * (T - 1)
+        want = sum(flops.ideal(config, T).values()) * TOKENS
+        assert got.total - got.products["router"] - masked == want
 
 
 def test_per_token():
@@ -158,6 +159,8 @@ def test_parameters():
     got = flops.parameters(tiny.sparse(k=2))
     assert got.total == shared + 2 * D * F + router + tiny.E * expert == 1608
     assert got.active == shared + 2 * D * F + router + 2 * expert == 1352
+    untied = flops.parameters(tiny.model(moe=None, tied=False, num_kv_heads=1))
+    assert untied.total == 1320 + V * D - 2 * 2 * D * N_H // 2
 
 
 def test_parameters_of_a_model_too_large_for_this_machine():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 
 import chex
 import jax
@@ -16,7 +17,7 @@ from moe.models import decoder
 from moe.training import loss
 
 B, T, D, E, V = 8, 8, 8, 4, 32
-MESHES = {"1x1": (1, 1), "8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4), "4x2": (4, 2)}
+MESHES = ("1x1x1", "8x1x1", "1x8x1", "2x4x1", "2x2x2", "1x4x2")  # data x expert x model
 
 
 def moe(**changes) -> configs.MoEConfig:
@@ -89,14 +90,14 @@ def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
 
 
 @contextlib.contextmanager
-def on(mesh: str):
-    """On the named mesh, or without one."""
+def on(mesh: str, **layout):
+    """On the named mesh, data x expert or data x expert x model, or without one."""
     if mesh == "none":
         yield
         return
-    data, expert = MESHES[mesh]
-    devices = jax.devices()[: data * expert]
-    with jax.set_mesh(sharding.make_mesh(data, expert, devices=devices)):
+    sizes = [int(size) for size in mesh.split("x")]
+    devices = jax.devices()[: math.prod(sizes)]
+    with sharding.on(sharding.make_mesh(*sizes, devices=devices), sharding.Layout(**layout)):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The figures of the equal-FLOPs comparison."""
+"""Figures: the equal-FLOPs comparison, and how expert parallelism scales."""
 
 import pathlib
 
@@ -37,6 +37,30 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
     _against_experts(axes.flat[3], runs)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
+    return drawn
+
+
+def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
+    """Bytes that leave a device for a token, and its memory, over devices along `expert`."""
+    drawn = figure.Figure(figsize=(11, 4.2), layout="constrained")
+    sent, memory = drawn.subplots(1, 2)
+    for way in dict.fromkeys(r["by"] for r in rows):
+        some = [r for r in rows if r["by"] == way]
+        devices, line = [r["devices"] for r in some], "--" if way == "arithmetic" else "-"
+        for key in ("all_to_all_bytes_per_token", "other_bytes_per_token"):
+            label = f"{key.split('_bytes')[0].replace('_', '-')}, {way}"
+            sent.plot(devices, [r[key] for r in some], line, marker="o", ms=4, label=label)
+        for key in ("parameters", "temporary"):
+            size = [r[key] / 2**20 for r in some]
+            memory.plot(devices, size, line, marker="o", ms=4, label=f"{key}, {way}")
+    sent.set(ylabel="bytes that leave a device, per token and step")
+    memory.set(ylabel="MiB on a device")
+    for axis in (sent, memory):
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="devices along the expert axis", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    sent.legend(fontsize=8, loc="lower right")
+    memory.legend(fontsize=8, loc="center right")
     return drawn
 
 

@@ -15,7 +15,7 @@ from moe.data import prepared, tokenizer
 
 
 class Batch(NamedTuple):
-    """int32 arrays [B, T]; B is the number of rows of this process.
+    """int32 arrays [B, T].
 
     segment_BT numbers the documents in a row from 1, and is 0 at padding (where all else is 0);
     position_BT counts from 0 in each document, or from the row's start if that is later;
@@ -56,32 +56,25 @@ def train_batch(
     seq_len: int,
     seed: int,
     step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    numbers: np.ndarray | None = None,
 ) -> Batch:
     """The batch of a step: a pure function of (seed, step).
 
-    Rows follow a new random order every epoch, each row once. `batch_size` is that of all processes
-    together; process p gets the p-th contiguous slice, and the slices in order are the batch that
-    one process alone would get.
+    Rows follow a new random order every epoch, each row once.
+
+    Args:
+      batch_size: of all processes together.
+      numbers: which of the batch's rows to make, in [0, batch_size); all by default. A process
+        makes those of its own devices (`sharding.put_rows`).
 
     Raises:
-      ValueError: fewer rows than `batch_size`, or `batch_size` not divisible by `process_count`.
+      ValueError: the split has fewer rows than `batch_size`.
     """
     rows = check(data, "train", seq_len, batch_size)
-    mine = _slice(batch_size, process_index, process_count)
-    indices = range(step * batch_size + mine.start, step * batch_size + mine.stop)
-    shuffled = np.array([_shuffled(index, rows, seed) for index in indices])
+    numbers = np.arange(batch_size) if numbers is None else numbers
+    places = (step * batch_size + int(number) for number in numbers)
+    shuffled = np.array([_shuffled(place, rows, seed) for place in places])
     return _rows(data, "train", shuffled, seq_len)
-
-
-def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    if batch_size % process_count:
-        raise ValueError(f"{batch_size=} is not divisible by {process_count=}.")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"{process_index=} is not below {process_count=}.")
-    size = batch_size // process_count
-    return slice(process_index * size, (process_index + 1) * size)
 
 
 def _shuffled(index: int, rows: int, seed: int) -> int:

@@ -36,7 +36,7 @@ def score(eval_step, params, data, moe, split, *, batch_size, seq_len, max_batch
     by_domain = np.zeros((2, len(data.domain_names)))  # nats, tokens
     for index, batch in enumerate(batches.eval_batches(data, split, **size)):
         real_BT = batch.segment_BT > 0
-        part, nll_BT = eval_step(params, sharding.put_whole(inputs(batch)), jnp.int32(index))
+        part, nll_BT = eval_step(params, sharding.put(inputs(batch)), jnp.int32(index))
         sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
         nll_BT = np.asarray(nll_BT, float)
         rows.append(nll_BT.sum(1)[real_BT.any(1)])

@@ -1,5 +1,7 @@
 """Causal self-attention inside documents, with rotary or relative positions.
 
+Grouped-query (Ainslie et al. 2023): N heads share fewer key and value heads, neighbours the same.
+
 Rotary: Su et al. 2021, section 3.4.2, on halves of H as in GPT-NeoX. Relative: a learned bias per
 head and bucket of distance (Raffel et al. 2020, section 2.1), which GLaM uses.
 """
@@ -10,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.layers import weights
 
 BUCKETS, FAR = 32, 128
@@ -19,6 +22,7 @@ class Attention(nn.Module):
     """x_BTD -> y_BTD; a token attends to its own document up to itself."""
 
     num_heads: int
+    num_kv_heads: int
     d_head: int
     position: str
     init_scale: float
@@ -29,25 +33,50 @@ class Attention(nn.Module):
         D, N, H = x_BTD.shape[-1], self.num_heads, self.d_head
 
         def matrix(name, letters, *shape, fan_in):
-            w = weights.weight(self, name, letters, shape, fan_in=fan_in, scale=self.init_scale)
-            return w.astype(self.dtype)
+            return weights.weight(
+                self, name, letters, shape,
+                fan_in=fan_in, scale=self.init_scale, dtype=self.dtype,
+            )  # fmt: skip
 
         q, k, v = (
-            jnp.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, N, H, fan_in=D))
-            for name in "qkv"
+            jnp.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
+            for name, n in (("q", N), ("k", self.num_kv_heads), ("v", self.num_kv_heads))
         )
         if self.position == "rotary":
             q, k = rotate(q, position_BT), rotate(k, position_BT)
-            bias = None
-        else:
-            bias = self.relative_bias(x_BTD.shape[1])
-        y_BTNH = attend(q, k, v, segment_BT, bias)
-        return jnp.einsum("BTNH,NHD->BTD", y_BTNH, matrix("w_o", "NHD", N, H, D, fan_in=N * H))
+        k, v = share(k, N), share(v, N)
+        y_BTNH = self.attend(q, k, v, segment_BT)
+        w_NHD = matrix("w_o", "NHD", N, H, D, fan_in=N * H)
+        return jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD, out_sharding=sharding.out("BTD"))
 
-    def relative_bias(self, length):
-        table = self.param("relative", nn.initializers.zeros, (self.num_heads, BUCKETS))
-        distance_TT = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-        return table[:, bucket(distance_TT)]
+    def attend(self, q, k, v, segment_BT):
+        if self.position == "rotary":
+            return attend(q, k, v, segment_BT)
+
+        def zeros(_):
+            return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
+
+        # Each device on its own: what is summed over devices is the gradient of the table, which is
+        # small, and not that of the bias of all pairs of positions.
+        own = sharding.over(attend_relative, (*["BTNH"] * 3, "BT", "N."), "BTNH")
+        return own(q, k, v, segment_BT, self.param("relative", zeros))
+
+
+def share(x_BTNH, heads: int):
+    """Key or value heads, each repeated for the query heads that share it."""
+    B, T, N, H = x_BTNH.shape
+    if heads == N:
+        return x_BTNH
+    x = jnp.broadcast_to(x_BTNH[:, :, :, None], (B, T, N, heads // N, H))
+    return jax.lax.reshape(x, (B, T, heads, H), out_sharding=sharding.out("BTNH"))
+
+
+def attend_relative(q_BTNH, k_BTNH, v_BTNH, segment_BT, table):
+    """`attend` with the bias of a table [N, BUCKETS]."""
+    table = sharding.vary(table)  # here, not after the lookup, is its gradient summed
+    index_T = jnp.arange(q_BTNH.shape[1])
+    bias_NTT = table[:, bucket(index_T[:, None] - index_T[None, :])]
+    return attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT)
 
 
 def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):

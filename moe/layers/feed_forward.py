@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.layers import weights
 
 ACTIVATIONS = {  # name -> (function, gated)
@@ -43,11 +44,13 @@ class FeedForward(nn.Module):
             h = function(jnp.einsum(into, x, self.matrix("w_gate", bank + "DF", D, F))) * h
         else:
             h = function(h)
-        return jnp.einsum(out_of, h, self.matrix("w_out", bank + "FD", F, D))
+        w_out, layout = self.matrix("w_out", bank + "FD", F, D), sharding.out(tokens + "D")
+        return jnp.einsum(out_of, h, w_out, out_sharding=layout)  # sums over 'model'
 
     def matrix(self, name, letters, fan_in, fan_out):
         shape = (
             (fan_in, fan_out) if self.num_experts is None else (self.num_experts, fan_in, fan_out)
         )
-        w = weights.weight(self, name, letters, shape, fan_in=fan_in, scale=self.init_scale)
-        return w.astype(self.dtype)
+        return weights.weight(
+            self, name, letters, shape, fan_in=fan_in, scale=self.init_scale, dtype=self.dtype
+        )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from moe import dispatch, routing, sharding
 from moe.config import ModelConfig
-from moe.dispatch import groups
+from moe.dispatch import groups, transport
 from moe.layers import feed_forward, weights
 from moe.routing import assignment, tally
 
@@ -37,12 +37,12 @@ class MoELayer(nn.Module):
             C = assignment.capacity(moe.factor(train), S, moe.k, moe.num_experts)
             seat = functools.partial(assignment.seat, experts=moe.num_experts, slots=C)
             slots = sharding.over_groups(seat)(choice)
-            x_EGCD = sharding.to_experts(sharding.over_groups(dispatcher.dispatch)(x_GSD, slots))
+            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots)
         with jax.named_scope("experts"):
             y_EGCD = self.bank()(x_EGCD)
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=S)
-            y_GSD = sharding.over_groups(combine)(sharding.to_tokens(y_EGCD), slots)
+            y_GSD = transport.receive(combine, y_EGCD, slots)
         with jax.named_scope("router"):
             counted = tally.count(logits_GSE, mask_GS, choice, slots)
             self.sow("router", "tally", counted, reduce_fn=lambda _, new: new, init_fn=lambda: None)

@@ -1,4 +1,4 @@
-"""How every weight matrix is born: truncated normal of scale / fan-in, sharded from the start.
+"""How every weight matrix is born, and laid out: at rest and in use.
 
 A variance of scale / fan-in truncated at two standard deviations; Switch trains stably at
 scale 0.1 (Fedus et al. 2021, section 2.4).
@@ -13,22 +13,26 @@ from jax import random
 from moe import sharding
 
 
-def weight(module: nn.Module, name: str, letters: str, shape, *, fan_in: int, scale: float):
-    """A float32 parameter laid out by its letters.
+def weight(
+    module: nn.Module, name: str, letters: str, shape, *, fan_in: int, scale: float,
+    dtype="float32",
+):  # fmt: skip
+    """A float32 parameter, sharded from the start, in `dtype` and laid out for use.
 
     Args:
       module: the module that owns it, inside its compact method.
       letters: one letter an axis, see `moe`.
       fan_in: how many numbers one output sums over.
       scale: variance is scale / fan_in.
+      dtype: of the arithmetic; what ZeRO gathers is of this type already.
     """
     # 0.8796 is the standard deviation of a unit normal truncated at +-2.
     deviation = math.sqrt(scale / fan_in) / 0.87962566103423978
 
     def init(key):
-        layout = sharding.out(letters)
+        layout = sharding.at_rest(letters) if sharding.current() else None
         return deviation * random.truncated_normal(
             key, -2, 2, shape, jnp.float32, out_sharding=layout
         )
 
-    return module.param(name, init)
+    return sharding.reshard(module.param(name, init).astype(dtype), letters)

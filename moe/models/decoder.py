@@ -5,6 +5,7 @@ in blocks of n, so the program's size does not grow with depth. With `moe=None` 
 code is the dense baseline: same names, so the same key gives both the same shared weights.
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from moe import sharding
 from moe.config import ModelConfig
-from moe.layers import attention, feed_forward, moe, weights
+from moe.layers import attention, embedding, feed_forward, moe, weights
 
 
 class Decoder(nn.Module):
@@ -34,28 +35,38 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT, segment_BT, position_BT, train: bool):
-        config = self.config
-        V, D = config.vocab_size, config.d_model
+        c = self.config
+        V, D = c.vocab_size, c.d_model
         embed_VD = weights.weight(self, "embed", "VD", (V, D), fan_in=D, scale=1.0)
-        x_BTD = (
-            embed_VD.at[tokens_BT].get(out_sharding=sharding.out("BTD")).astype(config.dtype)
-            * D**0.5  # looked up before it is cast, so that its gradient adds up in float32
-        )
+        # Looked up before it is cast, so that its gradient adds up in float32.
+        x_BTD = embedding.look_up(embed_VD, tokens_BT).astype(c.dtype) * D**0.5
 
-        block = nn.remat(Block, prevent_cse=False, static_argnums=(4,)) if config.remat else Block
+        place = segment_BT, position_BT, train
+        if c.num_dense_layers:
+            dense = dataclasses.replace(c, moe=None, every=1)
+            x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *place)
+        x_BTD = self.layers(c, c.num_layers - c.num_dense_layers, "block", x_BTD, *place)
+        with jax.named_scope("head"):
+            x_BTD = norm(c.dtype, "norm")(x_BTD)
+            w_VD = embed_VD.astype(c.dtype)
+            if not c.tied:
+                w_VD = weights.weight(
+                    self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
+                )
+            return jnp.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
+
+    def layers(self, config, number, name, x_BTD, *place):
+        """`number` layers, scanned in blocks of `config.every`."""
+        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(4,))
         scanned = nn.scan(
-            block,
+            remat(Block) if config.remat else Block,
             variable_axes={"params": 0, "router": 0},
             split_rngs={"params": True, "router": True},
             in_axes=nn.broadcast,
-            length=config.num_layers // config.every,
+            length=number // config.every,
             unroll=config.scan_unroll,
         )
-        x_BTD, _ = scanned(config, name="block")(x_BTD, segment_BT, position_BT, train)
-        with jax.named_scope("head"):
-            x_BTD = norm(config.dtype, "norm")(x_BTD)
-            w_VD = embed_VD.astype(config.dtype)
-            return jnp.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
+        return scanned(config, name=name)(x_BTD, *place)[0]
 
 
 class Block(nn.Module):
@@ -84,7 +95,13 @@ class Layer(nn.Module):
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(
-                c.num_heads, c.d_head, c.position, c.init_scale, c.dtype, name="attention"
+                c.num_heads,
+                c.kv_heads,
+                c.d_head,
+                c.position,
+                c.init_scale,
+                c.dtype,
+                name="attention",
             )
             x_BTD += attend(norm(c.dtype, "attention_norm")(x_BTD), segment_BT, position_BT)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
@@ -99,7 +116,7 @@ class Layer(nn.Module):
 @functools.partial(jax.jit, static_argnums=0)
 def init(model: ModelConfig, key):
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
-    rows = sharding.num_devices() * (model.moe.group_size or 1 if model.moe else 1)
+    rows = sharding.num_devices(sharding.TOKENS) * (model.moe.group_size or 1 if model.moe else 1)
     ids_BT = sharding.reshard(jnp.zeros((rows, 1), jnp.int32), "BT")
     keys = {"params": key, "router": key}
     return Decoder(model).init(keys, ids_BT, ids_BT, ids_BT, True)["params"]

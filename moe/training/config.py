@@ -4,9 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from moe import config as configs
+from moe import sharding
 from moe.config import ModelConfig
 from moe.data import prepare
-from moe.dispatch import groups
+from moe.dispatch import groups, transport
 from moe.training.optimizer import OptimizerConfig
 
 
@@ -37,10 +38,16 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis; -1 is the rest."""
+    """Devices along each axis, -1 is the rest, and how arrays lie and travel on them."""
 
     data: int = -1
     expert: int = 1
+    model: int = 1
+    zero: bool = False  # see `moe.sharding`
+    transport: str = "all_to_all"  # see `moe.dispatch.transport`
+
+    def __post_init__(self):
+        configs.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,30 @@ class RunConfig:
     def num_groups(self) -> int | None:
         """G of one forward pass in training, None for a dense model."""
         return self.model.moe and self.micro_batch * self.train.seq_len // self.group_size
+
+    @property
+    def layout(self) -> sharding.Layout:
+        """How arrays lie and travel."""
+        return sharding.Layout(self.mesh.zero, self.mesh.transport)
+
+    def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """What the mesh must divide: its name -> its number and the axes that share it."""
+        m, tokens = self.model, sharding.TOKENS
+        shared = {
+            "train.batch_size / accumulate": (self.micro_batch, tokens),
+            "model.num_heads": (m.num_heads, ("model",)),
+            "model.num_kv_heads": (m.kv_heads, ("model",)),
+            "model.vocab_size": (m.vocab_size, ("model",)),
+        }
+        if m.moe_layers < m.num_layers:
+            shared["model.d_ff"] = (m.d_ff, ("model",))
+        if self.mesh.zero:
+            shared["model.d_model"] = (m.d_model, tokens)
+        if m.moe:
+            shared["number of groups (batch tokens / group_size)"] = (self.num_groups, tokens)
+            shared["model.moe.num_experts"] = (m.moe.num_experts, ("expert",))
+            shared["model.moe.d_ff"] = (m.moe.d_ff, ("model",))
+        return shared
 
     def replace(self, **sections) -> "RunConfig":
         """A copy in which each section has some fields changed: `train={"seed": 1}`."""

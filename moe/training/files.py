@@ -1,12 +1,15 @@
 """Small files that decide whether a run is finished, and whose it is."""
 
+import functools
 import json
 import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Callable
 
 import jax
+from jax.experimental import multihost_utils
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -16,27 +19,46 @@ def write(path: pathlib.Path, text: str) -> None:
     new.replace(path)
 
 
-def claim(path: pathlib.Path, content: dict, owner: str) -> None:
+def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) -> None:
     """Writes `content` to a JSON file, or makes sure that it says the same already.
+
+    Of several processes the first writes, and all make sure.
 
     Args:
       owner: what the content describes, for the error.
+      read: what the file's dictionary means today, if older code may have written it.
 
     Raises:
-      ValueError: if the file holds something else; the difference is shown.
+      ValueError: if the file holds something else; the difference is shown. Or if a process does
+        not see the file that the first wrote.
     """
     wanted = json.loads(json.dumps(content))
-    if path.exists():
-        lines = difference(json.loads(path.read_text()), wanted)
-        if lines:
-            raise ValueError(
-                f"{path.parent} belongs to another {owner}:\n  " + "\n  ".join(lines)
-                + "\nName another workdir, or delete this one to start over."
-            )  # fmt: skip
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
+    _require_same(path, wanted, owner, read)
+    _meet(f"{path} was looked at")
+    if jax.process_index() == 0 and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps(wanted, indent=2) + "\n")
+    _meet(f"{path} was written")
+    if not path.exists():
+        raise ValueError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
+                         " on a disk that all hosts share")  # fmt: skip
+    _require_same(path, wanted, owner, read)
+
+
+def _require_same(path, wanted, owner, read):
+    said = json.loads(json.dumps(read(json.loads(path.read_text())))) if path.exists() else wanted
+    lines = difference(said, wanted)
+    if lines:
+        raise ValueError(
+            f"{path.parent} belongs to another {owner}:\n  " + "\n  ".join(lines)
+            + "\nName another workdir, or delete this one to start over."
+        )  # fmt: skip
+
+
+def _meet(name):
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def difference(old, new, path: str = "") -> list[str]:
@@ -63,12 +85,17 @@ def machine() -> dict:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "commit": COMMIT,
+        "commit": commit(),
     }
 
 
-def _commit():
-    """The commit of this code, "-dirty" if files differ from it; "unknown" outside a clone."""
+@functools.cache
+def commit() -> str:
+    """The commit of this code, "-dirty" if files differ from it; "unknown" outside a clone.
+
+    As it was at the first call, which is at the start of a run: what is committed meanwhile did
+    not make its numbers.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         folder = pathlib.Path(__file__).parent
@@ -76,6 +103,3 @@ def _commit():
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return said.stdout.strip()
-
-
-COMMIT = _commit()  # of the code as it was imported, whatever is committed while it runs

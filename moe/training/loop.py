@@ -54,26 +54,30 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
         divide the run, or the data is too small for it.
       FloatingPointError: if the validation loss is not finite.
     """
+    files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
     if done.exists():
         claim(run, workdir)
         return json.loads(done.read_text())
     mesh, data = ready(run)  # a refused run leaves no trace
     claim(run, workdir, data)
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh, run.layout):
         result = _train(run, workdir, data, name, bar)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
     return result
 
 
-def ready(run: RunConfig):
+def ready(run: RunConfig, data=None):
     """The mesh and the data of a run.
+
+    Args:
+      data: what `prepare.prepare(run.data)` gave, if it is at hand.
 
     Raises:
       ValueError: if it cannot be run to its end on them.
     """
-    mesh, data = mesh_of(run), prepare.prepare(run.data)
+    mesh, data = mesh_of(run), data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
     return mesh, data
@@ -82,13 +86,24 @@ def ready(run: RunConfig):
 def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
     """Makes the workdir this run's, on this data, or refuses one that is another's.
 
-    Where the data lies is not part of what a run is: data.json says what it is.
+    Neither where the data lies (data.json says what it is) nor the mesh, on which no result
+    depends, is part of what a run is: it may go on elsewhere.
     """
-    placeless = run.replace(data={"cache_dir": "", "prepared_dir": ""})
-    files.claim(workdir / "config.json", configs.to_dict(placeless), "config")
+    files.claim(workdir / "config.json", _essence(run), "config", _essence_of_file)
     if data is not None:
         hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
         files.claim(workdir / "data.json", identity(data), "data" + hint)
+
+
+def _essence(run):
+    what = configs.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
+    del what["mesh"]
+    return what
+
+
+def _essence_of_file(content):
+    """Fields that came later have their defaults, which do what was done before."""
+    return _essence(configs.from_config_dict(RunConfig, content))
 
 
 def mesh_of(run: RunConfig):
@@ -97,9 +112,8 @@ def mesh_of(run: RunConfig):
     Raises:
       ValueError: if it does not fit the devices or does not divide the run.
     """
-    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert)
-    experts = run.model.moe and run.model.moe.num_experts
-    sharding.check(mesh, batch=run.micro_batch, groups=run.num_groups, experts=experts)
+    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model)
+    sharding.check(mesh, run.shared())
     return mesh
 
 
@@ -175,11 +189,13 @@ def compiled(run: RunConfig, chain, state, data):
 
 def batch(run: RunConfig, data, i: int):
     """The inputs of step i on the devices, a pure function of (seed, i)."""
-    rows = batches.train_batch(
-        data, batch_size=run.train.batch_size, seq_len=run.train.seq_len, seed=run.train.seed,
-        step=i, process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
-    return sharding.put(text.inputs(rows))
+    t = run.train
+
+    def rows(numbers):
+        size = {"batch_size": t.batch_size, "seq_len": t.seq_len}
+        return text.inputs(batches.train_batch(data, **size, seed=t.seed, step=i, numbers=numbers))
+
+    return sharding.put_rows(rows, t.batch_size)
 
 
 def summary(final: text.Score, seconds: float, steps: int) -> dict:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.layers import embedding
 from moe.routing import tally
 
 
@@ -55,8 +56,7 @@ def forward(network, params, inputs: Inputs, key, train: bool) -> tuple[Sums, ja
 
 def cross_entropy(logits_BTV, targets_BT):
     """-log p(target), float32 nats [B, T]."""
-    hit_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - hit_BT
+    return jax.nn.logsumexp(logits_BTV, axis=-1) - embedding.pick(logits_BTV, targets_BT)
 
 
 def total(sums: Sums, moe) -> tuple[jax.Array, dict]:

@@ -62,7 +62,7 @@ def test_softmax_is_float32_whatever_the_input():
 @pytest.mark.parametrize("position", ["rotary", "relative"])
 def test_no_gradient_from_the_future_or_another_document(position):
     """dy_t / dx_u is exactly zero unless u <= t in the same document, and then it is not."""
-    layer = attention.Attention(N, H, position, 1.0, "float32")
+    layer = attention.Attention(N, N, H, position, 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
     params = random_params(position)
 
@@ -79,7 +79,7 @@ def test_no_gradient_from_the_future_or_another_document(position):
 
 def test_a_document_does_not_know_where_in_the_row_it_stands():
     """The same document alone and as the second of a row gives the same outputs."""
-    layer = attention.Attention(N, H, "rotary", 1.0, "float32")
+    layer = attention.Attention(N, N, H, "rotary", 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(1, T, D)).astype(np.float32)
     params = random_params("rotary")
     apply = jax.jit(functools.partial(layer.apply, {"params": params}))
@@ -148,10 +148,26 @@ def test_the_relative_bias_is_that_of_the_distance():
         "w_o": eye[None],
         "relative": jnp.asarray(bias_X[None]),
     }
-    layer = attention.Attention(1, length, "relative", 1.0, "float32")
+    layer = attention.Attention(1, 1, length, "relative", 1.0, "float32")
     ones = jnp.ones((1, length), jnp.int32)
     p_TU = np.asarray(jax.jit(layer.apply)({"params": params}, eye[None], ones, ones))[0]
     np.testing.assert_allclose(p_TU.sum(-1), 1, rtol=1e-5)
     for t, u in [(5, 0), (5, 4), (15, 0), (16, 0), (39, 0), (39, 24), (39, 23), (30, 0)]:
         want = bias_X[T5_BUCKETS.get(t - u, t - u)] - bias_X[0]
         np.testing.assert_allclose(np.log(p_TU[t, u] / p_TU[t, t]), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_grouped_queries_are_as_many_heads_with_shared_keys(heads):
+    """Neighbouring query heads share a key and a value head (Ainslie et al. 2023, figure 2)."""
+    few = attention.Attention(4, heads, H, "rotary", 1.0, "float32")
+    many = attention.Attention(4, 4, H, "rotary", 1.0, "float32")
+    x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+    params = jax.jit(few.init)(jax.random.key(0), x_BTD, SEGMENT, POSITION)["params"]
+    assert params["w_k"].shape == params["w_v"].shape == (D, heads, H)
+    repeated = {n: jnp.repeat(params[n], 4 // heads, axis=1) for n in ("w_k", "w_v")}
+    got, want = (
+        jax.jit(layer.apply)({"params": p}, x_BTD, SEGMENT, POSITION)
+        for layer, p in ((few, params), (many, {**params, **repeated}))
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

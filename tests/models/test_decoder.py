@@ -190,23 +190,26 @@ def test_packed_documents_are_documents_alone(position):
     tiny.assert_close(got[2][:, :half], got[0][:, half:], atol=1e-5)
 
 
-def test_layers_are_scanned_in_their_order():
-    """The scan is one block after the other, between embedding and head."""
-    config = tiny.model(every=1)
+@pytest.mark.parametrize("dense", [0, 1])
+def test_layers_are_scanned_in_their_order(dense):
+    """Dense layers first if any, one block after the other, between embedding and head."""
+    config = tiny.model(every=1, num_layers=2 + dense, num_dense_layers=dense, tied=not dense)
     params, inputs = tiny.params(config), tiny.inputs()
 
     @jax.jit
     def by_hand(params, inputs):
         x_BTD = params["embed"][inputs.tokens_BT] * tiny.D**0.5
-        for i in range(2):
-            weights = jax.tree.map(lambda x, i=i: x[i], params["block"])
-            (x_BTD, _), _ = decoder.Block(config).apply(
+        without = dataclasses.replace(config, moe=None)
+        blocks = [("dense_block", 0, without)] * dense + [("block", i, config) for i in range(2)]
+        for name, i, layer in blocks:
+            weights = jax.tree.map(lambda x, i=i: x[i], params[name])
+            (x_BTD, _), _ = decoder.Block(layer).apply(
                 {"params": weights}, x_BTD, inputs.segment_BT, inputs.position_BT, False,
                 mutable=["router"],
             )  # fmt: skip
         square = jnp.square(x_BTD).mean(-1, keepdims=True)
         normed_BTD = x_BTD / jnp.sqrt(square + 1e-6) * params["norm"]["scale"][None, None]
-        return normed_BTD @ params["embed"].T
+        return normed_BTD @ params["head" if dense else "embed"].T
 
     tiny.assert_close(logits(config, params, inputs), by_hand(params, inputs), atol=1e-5)
 

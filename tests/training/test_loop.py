@@ -4,36 +4,22 @@ import contextlib
 import dataclasses
 import functools
 import json
-import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from moe.data import prepare, prepared
+from moe.data import prepare
 from moe.training import checkpoint, loop, metrics, optimizer, step
-from moe.training import config as configs
 from tests import tiny
-
-V = 257  # the smallest vocabulary that a tokenizer has
-STEPS, EVERY = 6, 3
+from tests.training import toys
+from tests.training.toys import EVERY, STEPS
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Documents of about ten tokens, of which there are five kinds."""
-    rng = np.random.default_rng(0)
-    tokens = {
-        split: np.where(rng.random(size) < 0.1, 0, rng.integers(1, 6, size)).astype(np.uint16)
-        for split, size in {"train": 400, "validation": 200, "test": 200}.items()
-    }
-    domains = {split: np.zeros(len(x), np.uint8) for split, x in tokens.items()}
-    token_bytes = np.append(0, np.ones(V - 1, np.int32))
-    return prepared.Prepared(
-        path=pathlib.Path("."), tokens=tokens, domains=domains, domain_names=("toy",),
-        token_bytes=token_bytes, meta={"files": {"train.npy": {"sha256": "toy"}}},
-    )  # fmt: skip
+    return toys.data()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,22 +31,6 @@ def programs(data):
         for name in ("make_train_step", "make_eval_step"):
             patch.setattr(step, name, functools.cache(getattr(step, name)))
         yield
-
-
-def run_config(**sections) -> configs.RunConfig:
-    """Sparse, with noise in the router, on a mesh of 2 x 4."""
-    experts = tiny.moe(k=2, jitter=0.1)
-    run = configs.RunConfig(
-        model=tiny.model(vocab_size=V, num_layers=1, every=1, moe=experts),
-        data=prepare.DataConfig(vocab_size=V),
-        train=configs.TrainConfig(
-            steps=STEPS, batch_size=8, seq_len=8, log_every=1, eval_every=2, eval_batches=1,
-            test_batches=2, checkpoint_every=EVERY,
-        ),
-        optimizer=optimizer.OptimizerConfig(learning_rate=0.01, warmup_steps=1),
-        mesh=configs.MeshConfig(data=2, expert=4),
-    )  # fmt: skip
-    return run.replace(**sections)
 
 
 class Interrupted(Exception):
@@ -101,7 +71,7 @@ class Run:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    return Run(workdir, loop.train(run_config(), workdir))
+    return Run(workdir, loop.train(toys.run_config(), workdir))
 
 
 def without_time(record):
@@ -112,29 +82,29 @@ def without_time(record):
 def test_a_resumed_run_never_stopped(whole, tmp_path, monkeypatch, at):
     """Bit for bit: parameters, moments, every metric and the result; before and after step 3."""
     with interruption(monkeypatch, at):
-        loop.train(run_config(), tmp_path)
+        loop.train(toys.run_config(), tmp_path)
     assert not (tmp_path / "result.json").exists()
     steps = []
     batch = loop.batch
     monkeypatch.setattr(
         loop, "batch", lambda run, data, i: (steps.append(i), batch(run, data, i))[1]
     )
-    resumed = Run(tmp_path, loop.train(run_config(), tmp_path))
+    resumed = Run(tmp_path, loop.train(toys.run_config(), tmp_path))
     begin = EVERY if at >= EVERY else 0
     assert [i for i in steps if i] == [i for i in range(begin, STEPS) if i]
     assert list(map(without_time, resumed.records)) == list(map(without_time, whole.records))
     assert without_time(resumed.result) == without_time(whole.result)
-    tiny.assert_equal(resumed.state(run_config()), whole.state(run_config()))
+    tiny.assert_equal(resumed.state(toys.run_config()), whole.state(toys.run_config()))
 
 
 def test_a_resumed_run_never_stopped_on_one_device(tmp_path, monkeypatch):
     """Every metric and the result, as on a machine without a mesh."""
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
-    never_stopped = Run(tmp_path / "a", loop.train(run_config(), tmp_path / "a"))
+    never_stopped = Run(tmp_path / "a", loop.train(toys.run_config(), tmp_path / "a"))
     with interruption(monkeypatch, 5):
-        loop.train(run_config(), tmp_path / "b")
-    resumed = Run(tmp_path / "b", loop.train(run_config(), tmp_path / "b"))
+        loop.train(toys.run_config(), tmp_path / "b")
+    resumed = Run(tmp_path / "b", loop.train(toys.run_config(), tmp_path / "b"))
     assert list(map(without_time, resumed.records)) == list(
         map(without_time, never_stopped.records)
     )
@@ -142,7 +112,7 @@ def test_a_resumed_run_never_stopped_on_one_device(tmp_path, monkeypatch):
 
 
 def test_the_state_is_that_of_the_last_step(whole):
-    state = whole.state(run_config())
+    state = whole.state(toys.run_config())
     assert state.step == STEPS
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -157,7 +127,7 @@ def test_what_is_logged(whole):
     statistics = {"loss", "nll", "balance", "dropped", "entropy", "load_LE", "router_z", "gate"}
     assert statistics | {"grad_norm"} <= train.keys()
     assert statistics | {"seconds"} <= validation.keys()
-    assert train["nll"] == pytest.approx(np.log(V), abs=1)
+    assert train["nll"] == pytest.approx(np.log(toys.V), abs=1)
     assert sum(train["load_LE"][0]) == pytest.approx(1, abs=1e-4)
 
 
@@ -184,7 +154,7 @@ def test_the_result(whole):
 def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     monkeypatch.setattr(loop, "_train", None)
     before = (whole.workdir / "metrics.jsonl").read_text()
-    assert loop.train(run_config(), whole.workdir) == whole.result
+    assert loop.train(toys.run_config(), whole.workdir) == whole.result
     assert (whole.workdir / "metrics.jsonl").read_text() == before
 
 
@@ -198,11 +168,11 @@ def test_a_run_on_other_data_is_refused(whole, tmp_path, data, monkeypatch):
     with pytest.raises(
         ValueError, match="another data.*\n.*train.npy: it has 'toy', you gave 'other'"
     ):
-        loop.train(run_config(), root)
+        loop.train(toys.run_config(), root)
 
 
 def test_a_finished_run_of_another_config_is_refused(whole):
-    other = run_config(optimizer={"learning_rate": 0.5}, train={"seed": 3})
+    other = toys.run_config(optimizer={"learning_rate": 0.5}, train={"seed": 3})
     with pytest.raises(ValueError, match="belongs to another config") as error:
         loop.train(other, whole.workdir)
     assert "optimizer.learning_rate: it has 0.01, you gave 0.5" in str(error.value)
@@ -212,9 +182,15 @@ def test_a_finished_run_of_another_config_is_refused(whole):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"mesh": {"data": 3, "expert": 1}}, "mesh data=3, expert=1 does not fit 8 devices"),
-        ({"train": {"batch_size": 12}}, "batch_size=12 is not divisible .*=8"),
-        ({"train": {"batch_size": 16, "accumulate": 4}}, "batch_size=4 is not divisible .*=8"),
+        (
+            {"mesh": {"data": 3, "expert": 1}},
+            "mesh data=3, expert=1, model=1 does not fit 8 devices",
+        ),
+        ({"train": {"batch_size": 12}}, "batch_size / accumulate=12 is not divisible .*=8"),
+        (
+            {"train": {"batch_size": 16, "accumulate": 4}},
+            "batch_size / accumulate=4 is not divisible .*=8",
+        ),
         ({"mesh": {"data": 1, "expert": 8}}, "num_experts=4 is not divisible .*expert=8"),
         ({"model": {"moe": tiny.moe(group_size=16)}}, r"groups .*=4 is not divisible .*=8"),
     ],
@@ -222,31 +198,45 @@ def test_a_finished_run_of_another_config_is_refused(whole):
 )
 def test_what_does_not_fit_the_mesh_is_refused_with_numbers(sections, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        loop.train(run_config(**sections), tmp_path)
+        loop.train(toys.run_config(**sections), tmp_path)
+
+
+def test_a_config_of_older_code_is_still_known(whole, tmp_path):
+    """A field that came later has its default; the mesh is not part of what a run is."""
+    shutil.copytree(whole.workdir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert "mesh" not in config and config["model"].pop("num_kv_heads") == 0
+    path.write_text(json.dumps({**config, "mesh": {"data": -1, "expert": 1}}))
+    assert loop.train(toys.run_config(mesh={"data": 8, "expert": 1}), tmp_path) == whole.result
+    config["model"]["num_heads"] = 4
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="model.num_heads: it has 4, you gave 2"):
+        loop.train(toys.run_config(), tmp_path)
 
 
 def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
     """Who mends the mesh may go on under the same name: nothing was computed there."""
     with pytest.raises(ValueError, match="does not fit"):
-        loop.train(run_config(mesh={"data": 3, "expert": 1}), tmp_path)
+        loop.train(toys.run_config(mesh={"data": 3, "expert": 1}), tmp_path)
     with pytest.raises(ValueError, match="train split has 6 rows of 64 tokens, at least 8"):
-        loop.train(run_config(train={"seq_len": 64}), tmp_path)
+        loop.train(toys.run_config(train={"seq_len": 64}), tmp_path)
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
-    assert loop.train(run_config(), tmp_path) == {"steps": 0}
+    assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
 
 
 def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
     """Prepared elsewhere, carried here, and trained on in the same workdir."""
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
-    loop.train(run_config(), tmp_path)
-    moved = run_config(data={"prepared_dir": "/elsewhere", "cache_dir": "/else"})
+    loop.train(toys.run_config(), tmp_path)
+    moved = toys.run_config(data={"prepared_dir": "/elsewhere", "cache_dir": "/else"})
     assert loop.train(moved, tmp_path) == {"steps": 0}
 
 
 def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
     """Three steps, none of which is due: the end is evaluated and saved nevertheless."""
     never = {"log_every": 100, "eval_every": 100, "checkpoint_every": 100, "steps": 3}
-    run = run_config(model={"moe": None}, train=never, mesh={"data": 8, "expert": 1})
+    run = toys.run_config(model={"moe": None}, train=never, mesh={"data": 8, "expert": 1})
     result = loop.train(run, tmp_path)
     (record,) = metrics.read(tmp_path / "metrics.jsonl")
     assert (record["step"], record["split"]) == (3, "validation")
@@ -256,7 +246,7 @@ def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
 def test_a_run_that_diverges_stops_and_says_so(tmp_path):
     message = "train: validation loss is nan at step 4. Lower optimizer.learning_rate"
     with pytest.raises(FloatingPointError, match=message):
-        loop.train(run_config(optimizer={"learning_rate": 1e30}), tmp_path)
+        loop.train(toys.run_config(optimizer={"learning_rate": 1e30}), tmp_path)
     assert not (tmp_path / "result.json").exists()
 
 
@@ -272,7 +262,7 @@ def test_the_clock_counts_only_while_it_runs(monkeypatch):
 
 
 def test_the_batch_is_that_of_the_step(data):
-    run = run_config()
+    run = toys.run_config()
     with tiny.on("2x4"):
         first, again, second = (loop.batch(run, data, i) for i in (0, 0, 1))
         assert first.tokens_BT.sharding.spec == loop.sharding.spec("BT")

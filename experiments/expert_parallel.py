@@ -1,0 +1,131 @@
+"""Does expert parallelism scale? Experts, tokens and devices grow together, e = 1, 2, 4, ..., 64.
+
+    python -m experiments.expert_parallel --config=configs/expert_parallel.py
+
+Every size is compiled, and on simulated devices run for one step. Read from the compiled programs:
+how many all-to-alls an MoE layer has, the bytes that leave a device for each of its tokens, and the
+memory of a device. All must stay flat, but for a ring's factor (e-1)/e and the router's E logits.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command
+from moe import config as configs
+from moe import estimate, hlo, plan, sharding
+from moe.analysis import plots
+from moe.training import loss, optimizer, step
+from moe.training.config import RunConfig
+
+CONFIG = command.config("configs/expert_parallel.py", "The study.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
+
+
+def scaled(config, e: int) -> RunConfig:
+    """The run of `e` devices along the expert axis."""
+    base = configs.from_config_dict(RunConfig, config.base, "base.")
+    moe = dataclasses.replace(base.model.moe, num_experts=config.experts_per_device * e)
+    size = {"batch_size": config.sequences_per_device * e}
+    return base.replace(model={"moe": moe}, train=size, mesh={"data": 1, "expert": e})
+
+
+def simulated(run: RunConfig) -> dict:
+    """One compiled and executed step on simulated devices."""
+    devices = jax.devices()[: run.mesh.expert]
+    mesh = sharding.make_mesh(1, run.mesh.expert, 1, devices=devices)
+    sharding.check(mesh, run.shared())
+    chain = optimizer.make(run.optimizer, run.train.steps)
+    shape = run.train.batch_size, run.train.seq_len
+    ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
+    place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    with sharding.on(mesh, run.layout):
+        state = step.init(run.model, chain, run.train.seed)
+        inputs = sharding.put(loss.Inputs(*ids, np.ones_like(place), place))
+        program = step.make_train_step(run.model, chain, 0).lower(state, inputs).compile()
+        parameters = estimate.bytes_per_device(state.params)
+        _, metrics = program(state, inputs)
+    return {
+        "by": "simulated",
+        "parameters": parameters,
+        "temporary": program.memory_analysis().temp_size_in_bytes,
+        "traffic": hlo.traffic(program.as_text(), dict(mesh.shape)),
+        "loss": float(metrics["loss"]),
+    }
+
+
+def planned(run: RunConfig, config, topology: str | None) -> dict:
+    """The same by the TPU compiler, or by arithmetic without a topology."""
+    if topology:
+        made = plan.compiled(run, topology)
+    else:
+        made = plan.arithmetic(run, config.chip, run.mesh.expert)
+    return {
+        "by": made.how,
+        "parameters": made.memory.parameters,
+        "temporary": made.memory.temporary,
+        "traffic": made.traffic,
+    }
+
+
+def row(run: RunConfig, found: dict) -> dict:
+    """What a size costs one device, for JSON and the table."""
+    t, traffic = run.train, found.pop("traffic")
+    tokens = t.batch_size * t.seq_len / run.mesh.expert
+    crossings = traffic.get(("all-to-all", "expert"), hlo.Traffic(0, 0.0))
+    return {
+        "devices": run.mesh.expert,
+        "experts": run.model.moe.num_experts,
+        **found,
+        "all_to_alls_per_layer": crossings.times / run.model.moe_layers,
+        "all_to_all_bytes_per_token": crossings.bytes / tokens,
+        "other_bytes_per_token": sum(x.bytes for x in traffic.values()) / tokens
+        - crossings.bytes / tokens,
+        "collectives": sum(x.times for x in traffic.values()),
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in markdown."""
+    lines = [
+        "| by | devices | experts | all-to-alls a layer | their bytes a token | other bytes a token"
+        " | parameters, MiB a device | temporary, MiB a device |",
+        "| --- |" + " --- |" * 7,
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r['by']} | {r['devices']} | {r['experts']} | {r['all_to_alls_per_layer']:g} |"
+            f" {r['all_to_all_bytes_per_token']:,.0f} | {r['other_bytes_per_token']:,.0f} |"
+            f" {r['parameters'] / 2**20:,.2f} | {r['temporary'] / 2**20:,.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    """Compiles every size, prints the table, writes it, the rows and the figure."""
+    config = CONFIG.value
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(config.axes))
+    topologies = config.topologies or (None,) * len(config.axes)
+    rows = []
+    for e, topology in tqdm.tqdm(list(zip(config.axes, topologies, strict=True))):
+        run = scaled(config, e)
+        if not config.topologies:
+            rows.append(row(run, simulated(run)))
+        rows.append(row(run, planned(run, config, topology)))
+    rows.sort(key=lambda r: (r["by"], r["devices"]))
+    root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "table.md").write_text(table(rows) + "\n")
+    plots.save(plots.weak_scaling_figure(rows), root / "scaling.png")
+    print(f"\n{table(rows)}\n\n{root}/rows.jsonl, table.md, scaling.png")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,144 @@
+"""A plan as a row of numbers, and rows as a report that people read."""
+
+import math
+
+from moe import chips, flops, plan
+from moe.presets import Preset
+from moe.training.config import RunConfig
+
+ADVICE = (
+    "To fit: --zero, a longer mesh.expert or mesh.model, fewer sequences or --accumulate,"
+    " model.remat, --optimizer=adafactor, or more chips."
+)
+
+
+def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: float) -> dict:
+    """Everything a report says of one model, for JSON.
+
+    Args:
+      tokens: of the whole training run, for days and energy.
+    """
+    counts, forward = flops.parameters(run.model), flops.ideal(run.model, run.train.seq_len)
+    seconds, memory = planned.seconds, planned.memory
+    steps, watts = tokens / planned.tokens, planned.chip.watts * planned.devices
+    bounds = ("overlapped", "serial")
+    embedding = run.model.vocab_size * run.model.d_model
+    return {
+        "model": name,
+        "source": preset.source,
+        "note": preset.note,
+        "how": planned.how,
+        "mesh": planned.mesh,
+        "zero": run.mesh.zero,
+        "transport": run.mesh.transport,
+        "optimizer": run.optimizer.name,
+        "batch_size": run.train.batch_size,
+        "seq_len": run.train.seq_len,
+        "total_parameters": counts.total,
+        "published_total": preset.total,
+        "active_parameters": counts.active,
+        "active_without_embedding": counts.active - embedding,
+        "published_active": preset.active,
+        "forward_flops_per_token": sum(forward.values()) / 3,
+        "ideal_flops_per_token": planned.ideal_flops / planned.tokens,
+        "executed_flops_per_token": planned.executed_flops / planned.tokens,
+        "memory": {**memory._asdict(), "peak": memory.peak, "short": memory.short},
+        "traffic": [
+            {"kind": kind, "axes": axes, **t._asdict()}
+            for (kind, axes), t in sorted(planned.traffic.items())
+        ],
+        "seconds": seconds,
+        "compile_seconds": planned.compile_seconds,
+        "tokens": tokens,
+        "watts": planned.chip.watts,
+        "tokens_per_second": {k: planned.tokens / seconds[k] for k in bounds},
+        "days": {k: steps * seconds[k] / 86_400 for k in bounds},
+        "megawatt_hours": {k: flops.energy_kwh(steps * seconds[k], watts) / 1e3 for k in bounds},
+    }  # fmt: skip
+
+
+def report(rows: list[dict], topology: str) -> str:
+    """The rows side by side, the first with its traffic, and what to change if it does not fit."""
+    first, *others = rows
+    chip = chips.chip(topology.split(":")[0])
+    lines = [
+        f"{topology}: {math.prod(first['mesh'].values())} devices, {chip.flops / 1e12:.0f} TFLOP/s,"
+        f" {chip.memory / 2**30:.0f} GiB at {chip.memory_bandwidth / 1e12:.2f} TB/s,"
+        f" links {chip.link_bandwidth / 1e9:.0f} GB/s ({chip.source})",
+        "",
+        "| | " + " | ".join(r["model"] for r in rows) + " |",
+        "| --- |" + " --- |" * len(rows),
+    ]
+    for what, cell in _CELLS.items():
+        lines.append(f"| {what} | " + " | ".join(cell(r) for r in rows) + " |")
+    lines += ["", *_traffic(first)]
+    lines += [f"{r['model']}: {r['note']}" for r in rows if r["note"]]
+    if first["memory"]["short"]:
+        lines.append(f"{first['model']} is short by {_gib(first['memory']['short'])}. {ADVICE}")
+    for other in others:
+        ratio = first["forward_flops_per_token"] / other["forward_flops_per_token"]
+        spent = first["ideal_flops_per_token"] * first["tokens"]
+        spent /= other["ideal_flops_per_token"] * other["tokens"]
+        lines.append(
+            f"FLOPs per token against {other['model']}: {ratio:.2f}; of the training runs"
+            f" ({first['tokens']:.3g} and {other['tokens']:.3g} tokens): {spent:.2f}, which is also"
+            " the ratio of energies on equal chips, equally used."
+        )
+    return "\n".join(lines)
+
+
+def _traffic(row):
+    if not row["traffic"]:
+        return ["Collectives: the compiler refused the program, so there are none to count."]
+    lines = ["| collective | axes | times | leaves a device, a step |", "| --- | --- | --- | --- |"]
+    for t in row["traffic"]:
+        lines.append(f"| {t['kind']} | {t['axes']} | {t['times']:,} | {_gib(t['bytes'])} |")
+    return [*lines, ""]
+
+
+def _gib(size):
+    return f"{size / 2**30:.2f} GiB" if size >= 2**24 else f"{size / 2**10:.1f} KiB"
+
+
+def _against(got, published):
+    return f"{got / 1e9:,.4g}B" + (f" (published {published / 1e9:,.4g}B)" if published else "")
+
+
+def _fits(r):
+    short, limit = r["memory"]["short"], r["memory"]["limit"]
+    verdict = f"short by {_gib(short)}" if short else "fits"
+    return f"{_gib(r['memory']['peak'])} of {_gib(limit)}: {verdict}"
+
+
+def _bounds(key, unit):
+    return lambda r: f"{r[key]['serial']:,.3g} to {r[key]['overlapped']:,.3g}{unit}"
+
+
+_CELLS = {
+    "by": lambda r: (
+        f"the compiler, in {r['compile_seconds']:.0f} s" if r["how"] == "compiled" else "arithmetic"
+    ),
+    "mesh": lambda r: (
+        ", ".join(f"{a}={n}" for a, n in r["mesh"].items()) + (", zero" if r["zero"] else "")
+    ),
+    "batch": lambda r: f"{r['batch_size']:,} x {r['seq_len']:,}",
+    "parameters": lambda r: _against(r["total_parameters"], r["published_total"]),
+    "active": lambda r: _against(r["active_parameters"], r["published_active"]),
+    "active without embedding": lambda r: f"{r['active_without_embedding'] / 1e9:,.4g}B",
+    "forward FLOPs a token, ideal": lambda r: f"{r['forward_flops_per_token'] / 1e9:,.4g}G",
+    "training FLOPs a token, ideal": lambda r: f"{r['ideal_flops_per_token'] / 1e9:,.4g}G",
+    "training FLOPs a token, executed": lambda r: f"{r['executed_flops_per_token'] / 1e9:,.4g}G",
+    "parameters on a device": lambda r: _gib(r["memory"]["parameters"]),
+    "optimizer state on a device": lambda r: _gib(r["memory"]["optimizer"]),
+    "activations, gradients, buffers": lambda r: _gib(r["memory"]["temporary"]),
+    "peak": _fits,
+    "step: compute alone": lambda r: f"{r['seconds']['compute']:.3g} s",
+    "step: memory alone": lambda r: f"{r['seconds']['memory']:.3g} s",
+    "step: interconnect alone": lambda r: f"{r['seconds']['interconnect']:.3g} s",
+    "tokens a second, at most": _bounds("tokens_per_second", ""),
+    "tokens to train": lambda r: f"{r['tokens']:,.3g}",
+    "days, at least": _bounds("days", ""),
+    "MWh of the chips, at least": lambda r: (
+        _bounds("megawatt_hours", "")(r) + f" at {r['watts']:.0f} W"
+    ),
+}

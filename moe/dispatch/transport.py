@@ -1,0 +1,121 @@
+"""How tokens cross the mesh: from their own devices to their experts' and back.
+
+A dispatcher fills slots, x_GSD -> x_GECD, and empties them; a transport does this where G is spread
+over ('data', 'expert') and brings the slots to the devices of their experts, EGCD, with E over
+'expert' and G over 'data'. Results are the same by all of them; bytes are not. With e devices
+along 'expert' and t tokens on each, one crossing moves about
+
+- `all_to_all`: K * capacity_factor * t rows of D out of each device, whatever e is;
+- `constraint`: the same, but the all-to-all is the compiler's answer to a new layout, as in GShard
+  (Lepikhin et al. 2020, section 3.3), and not written by hand;
+- `all_gather`: (e - 1) * t rows into each device, and as many back (a reduce-scatter): less where
+  e is below K * capacity_factor, and slots never travel.
+
+Without a mesh all three are the dispatcher and a transpose.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from moe import sharding
+from moe.routing import assignment
+
+
+def send(dispatch, x_GSD, slots):
+    """x_GSD and its slots -> x_EGCD, by the current layout's transport.
+
+    Args:
+      dispatch: a dispatcher's function (x_GSD, slots) -> x_GECD.
+    """
+    return TRANSPORTS[sharding.layout().transport].send(dispatch, x_GSD, slots)
+
+
+def receive(combine, y_EGCD, slots):
+    """y_EGCD -> y_GSD, the way back.
+
+    Args:
+      combine: a dispatcher's function (y_GECD, slots) -> y_GSD.
+    """
+    return TRANSPORTS[sharding.layout().transport].receive(combine, y_EGCD, slots)
+
+
+def _send_all_to_all(dispatch, x_GSD, slots):
+    def local(x_gSD, slots):
+        x_EgCD = dispatch(x_gSD, slots).swapaxes(0, 1)
+        if not sharding.current():
+            return x_EgCD
+        return jax.lax.all_to_all(x_EgCD, "expert", split_axis=0, concat_axis=1, tiled=True)
+
+    return sharding.over(local, ("G", "G"), "EGCD")(x_GSD, slots)
+
+
+def _receive_all_to_all(combine, y_EGCD, slots):
+    def local(y_EGCD, slots):
+        if sharding.current():
+            y_EGCD = jax.lax.all_to_all(y_EGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
+        return combine(y_EGCD.swapaxes(0, 1), slots)
+
+    return sharding.over(local, ("EGCD", "G"), "G")(y_EGCD, slots)
+
+
+def _send_constraint(dispatch, x_GSD, slots):
+    x_GECD = sharding.over_groups(dispatch)(x_GSD, slots)
+    return sharding.reshard(x_GECD.swapaxes(0, 1), "EGCD")
+
+
+def _receive_constraint(combine, y_EGCD, slots):
+    y_GECD = sharding.reshard(y_EGCD.swapaxes(0, 1), "GECD")
+    return sharding.over_groups(combine)(y_GECD, slots)
+
+
+def _send_all_gather(dispatch, x_GSD, slots):
+    def local(x_gSD, slots):
+        x_GSD, slots = _of_my_experts(x_gSD, slots)
+        return dispatch(x_GSD, slots).swapaxes(0, 1)
+
+    return sharding.over(local, ("G", "G"), "EGCD")(x_GSD, slots)
+
+
+def _receive_all_gather(combine, y_EGCD, slots):
+    def local(y_eGCD, slots):
+        _, slots = _of_my_experts(None, slots)
+        part_GSD = combine(y_eGCD.swapaxes(0, 1), slots)
+        if not sharding.current():
+            return part_GSD
+        return jax.lax.psum_scatter(part_GSD, "expert", scatter_dimension=0, tiled=True)
+
+    return sharding.over(local, ("EGCD", "G"), "G")(y_EGCD, slots)
+
+
+def _of_my_experts(x_gSD, slots):
+    """Tokens of all devices along 'expert', and of their slots those of this device's experts."""
+    if not sharding.current():
+        return x_gSD, slots
+    gather = lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True)  # noqa: E731
+    x_GSD, slots = jax.tree.map(gather, (x_gSD, slots))
+    _, E, C = slots.token_GEC.shape
+    mine = E // jax.lax.axis_size("expert")
+    first = jax.lax.axis_index("expert") * mine
+    token_GEC, gate_GEC = (
+        jax.lax.dynamic_slice_in_dim(x, first, mine, axis=1)
+        for x in (slots.token_GEC, slots.gate_GEC)
+    )
+    slot_GSK = slots.slot_GSK - first * C
+    is_mine = (slot_GSK >= 0) & (slot_GSK < mine * C)
+    slot_GSK = jax.numpy.where(is_mine, slot_GSK, mine * C)
+    return x_GSD, assignment.Slots(token_GEC, gate_GEC, slot_GSK)
+
+
+class Transport(NamedTuple):
+    """There and back."""
+
+    send: callable
+    receive: callable
+
+
+TRANSPORTS = {
+    "all_to_all": Transport(_send_all_to_all, _receive_all_to_all),
+    "constraint": Transport(_send_constraint, _receive_constraint),
+    "all_gather": Transport(_send_all_gather, _receive_all_gather),
+}

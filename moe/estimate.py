@@ -1,0 +1,113 @@
+"""What a training step must keep, read and send, by arithmetic on shapes and shardings.
+
+Rough where a compiler decides (activations), exact where layouts do (state, slots). `sizes` is
+always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from moe import hlo, sharding
+from moe.routing import assignment
+from moe.training.config import RunConfig
+
+
+def bytes_per_device(tree) -> float:
+    """Of arrays, or shapes, that carry their shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape) if x.sharding else x.shape) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def _tokens(run, sizes):
+    """Tokens of a micro-batch on one device."""
+    return run.micro_batch * run.train.seq_len / sizes["data"] / sizes["expert"]
+
+
+def _slots(run, tokens):
+    """Slots that these tokens bring to the experts of one layer."""
+    moe, S = run.model.moe, run.group_size
+    C = assignment.capacity(moe.capacity_factor, S, moe.k, moe.num_experts)
+    return tokens / S * C * moe.num_experts
+
+
+def _width(run):
+    """Bytes of a number in the arithmetic."""
+    return jnp.dtype(run.model.dtype).itemsize
+
+
+def activations(run, sizes):
+    """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
+    m, t, model = run.model, _tokens(run, sizes), sizes["model"]
+    width, T = _width(run), run.train.seq_len
+    scores = t * T * m.num_heads / model * (4 + width)
+    attention = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
+    dense = t * (m.d_model + 3 * m.d_ff / model) * width
+    layers = m.num_layers * attention + (m.num_layers - m.moe_layers) * dense
+    block = m.every * attention + (m.every - bool(m.moe)) * dense
+    if m.moe:
+        slots = _slots(run, t)
+        experts = slots * (2 * m.d_model + 3 * m.moe.d_ff / model) * width
+        layers, block = layers + m.moe_layers * experts, block + experts
+    head = t * m.vocab_size / model * (4 + 4)
+    kept = m.num_layers / m.every * t * m.d_model * width + block if m.remat else layers
+    return max(kept + head, block)
+
+
+def _passes(run):
+    """How often a layer's products run in a step: forward, again if recomputed, backward."""
+    return (3 if run.model.remat else 2) + (run.train.accumulate > 1)
+
+
+def _leaves(run, sizes, state):
+    """(bytes in float32 of a parameter as one device uses it, the axes that share it at rest)."""
+    for path, x in jax.tree_util.tree_leaves_with_path(state.params):
+        name = jax.tree_util.keystr(path)
+        axes = ("data",) if "experts" in name else sharding.TOKENS
+        shared = math.prod(sizes[a] for a in axes) if run.mesh.zero else 1
+        yield bytes_per_device(x) * shared, axes
+
+
+def memory_bytes(run: RunConfig, sizes, state, temporary: float) -> float:
+    """State read and written once, gradients too, weights read in every pass, the rest twice."""
+    weights = sum(size for size, _ in _leaves(run, sizes, state)) * _width(run) / 4
+    kept = 2 * bytes_per_device(state) + 2 * bytes_per_device(state.params)
+    return kept + (_passes(run) * weights + 2 * temporary) * run.train.accumulate
+
+
+def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
+    """What a step must send at least, by kind and axes, without any compiler's cleverness."""
+    m, t, n = run.model, _tokens(run, sizes), run.train.accumulate
+    width, passes, found = _width(run), _passes(run), {}
+    row = t * m.d_model * width
+
+    def add(kind, axes, times, size):
+        devices = math.prod(sizes[a] for a in axes)
+        if devices > 1 and times:
+            key = kind, "+".join(a for a in axes if sizes[a] > 1)
+            old = found.get(key, hlo.Traffic(0, 0.0))
+            sent = times * n * hlo.wire_bytes(kind, size, devices)
+            found[key] = hlo.Traffic(old.times + times * n, old.bytes + sent)
+
+    slots = _slots(run, t) * m.d_model * width if m.moe else 0
+    e, crossings = sizes["expert"], passes * m.moe_layers
+    if run.mesh.transport == "all_gather":
+        add("all-gather", ("expert",), crossings, e * row)
+        add("reduce-scatter", ("expert",), crossings, row)
+    else:
+        add("all-to-all", ("expert",), 2 * crossings, slots)
+    add("all-reduce", ("model",), passes * (2 * m.num_layers - m.moe_layers), row)
+    add("all-reduce", ("model",), crossings, slots)
+    add("all-reduce", ("model",), 2, t * m.d_model * 4)  # embedding, and its gradient in the head
+    for size, axes in _leaves(run, sizes, state):
+        used = size * width / 4
+        if run.mesh.zero:
+            shared = math.prod(sizes[a] for a in axes)
+            add("all-gather", axes, passes, used)
+            add("reduce-scatter", axes, 1, used / shared)
+        else:
+            add("all-reduce", axes, 1, used)
+    return found

@@ -1,0 +1,179 @@
+"""What a compiled program sends between devices: read from its HLO text.
+
+XLA prints every collective once, inside loops too, so the number of a loop's turns is read from its
+condition. Which mesh axes a collective crosses follows from its replica groups: device i of a
+program is the i-th of `mesh.devices.flat`.
+"""
+
+import math
+import re
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_IDS = r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1,
+          "token": 0, "f64": 8, "s64": 8, "u64": 8, "s16": 2, "u16": 2}  # fmt: skip
+
+
+class Traffic(NamedTuple):
+    """What collectives of one kind over the same axes do in one call of the program."""
+
+    times: int  # how often one is run
+    bytes: float  # that leave each device, by the ring algorithms: see `wire_bytes`
+
+
+def traffic(text: str, mesh_shape: dict[str, int]) -> dict[tuple[str, str], Traffic]:
+    """(kind, axes) -> Traffic of a compiled program; axes such as "expert" or "data+expert".
+
+    Args:
+      text: `compiled.as_text()`.
+      mesh_shape: axis -> size, in the order of the mesh.
+
+    Raises:
+      ValueError: for a loop whose turns the text does not tell, or an unknown notation.
+    """
+    computations = _computations(text)
+    found = defaultdict(lambda: Traffic(0, 0.0))
+    _walk(computations, "ENTRY", 1, mesh_shape, found, set())
+    return dict(found)
+
+
+def wire_bytes(kind: str, size: float, devices: int) -> float:
+    """Bytes that leave each of n devices for a collective whose result has `size` bytes there.
+
+    Rings: all-gather and all-to-all (n-1)/n of the result, all-reduce twice that,
+    reduce-scatter n-1 times its result, a permutation all of it.
+    """
+    share = (devices - 1) / devices
+    return (
+        size
+        * {
+            "all-gather": share,
+            "all-to-all": share,
+            "all-reduce": 2 * share,
+            "reduce-scatter": devices - 1,
+            "collective-permute": 1,
+        }[kind]
+    )
+
+
+def _computations(text):
+    """name -> its lines; the entry is called ENTRY."""
+    found, name = {}, None
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if head and not line.startswith(" "):
+            name = "ENTRY" if head[1] else head[2]
+            found[name] = []
+        elif name:
+            found[name].append(line)
+    return found
+
+
+def _walk(computations, name, times, mesh_shape, found, chains):
+    for line in computations[name]:
+        collective = _COLLECTIVE.search(line)
+        if collective and not _seen(line, chains):
+            scatters = "all-reduce-scatter" in name
+            _add(line, collective, times, mesh_shape, found, scatters)
+        loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
+        if loop:
+            turns = _turns(computations[loop[1]], line)
+            _walk(computations, loop[2], times * turns, mesh_shape, found, chains)
+        elif not collective:  # whose to_apply only adds two numbers
+            for called in re.findall(r"(?:calls|to_apply|computation)=%?([\w.\-]+)", line):
+                _walk(computations, called, times, mesh_shape, found, chains)
+            for branches in re.findall(r"branch_computations=\{([^}]*)\}", line):
+                first = branches.split(",")[0].strip(" %")
+                _walk(computations, first, times, mesh_shape, found, chains)
+
+
+def _seen(line, chains):
+    """Is this a further part of a collective that the TPU compiler spreads over several fusions?"""
+    chain = re.search(r"(channel_id=\d+).*(chain_id=\S+)", line)
+    known = bool(chain) and chain.groups() in chains
+    if chain:
+        chains.add(chain.groups())
+    return known
+
+
+def _turns(condition, line):
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    numbers = re.findall(r"s32\[\][^ ]* constant\((\d+)\)", "\n".join(condition))
+    if not known and len(numbers) != 1:
+        raise ValueError(f"how often does this loop run? {line.strip()[:200]}")
+    return int(known[1] if known else numbers[0])
+
+
+def _add(line, collective, times, mesh_shape, found, scatters):
+    shapes, kind, started = collective.groups()
+    sizes = [_size(*shape) for shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+    if started and kind != "all-reduce":
+        sizes = sizes[len(sizes) // 2 :]  # a start's result also names its operands
+    group = _group(line, math.prod(mesh_shape.values()))
+    if len(group) == 1:
+        return
+    if scatters:  # the TPU compiler's fusion of a sum and the part of it that is wanted
+        kind, sizes = "reduce-scatter", [size / len(group) for size in sizes]
+    axes = _axes(group, mesh_shape)
+    old = found[kind, axes]
+    sent = wire_bytes(kind, sum(sizes), len(group))
+    found[kind, axes] = Traffic(old.times + times, old.bytes + times * sent)
+
+
+def _size(kind, dimensions):
+    if kind not in _BYTES:
+        raise ValueError(f"unknown type of number {kind!r}: add its bytes to _BYTES")
+    return _BYTES[kind] * math.prod(int(n) for n in dimensions.split(",") if n)
+
+
+def _group(line, devices):
+    """The devices of the first group of a collective."""
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
+    if pairs:
+        return [int(pairs[1]), int(pairs[2])]
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    if listed:
+        return [int(n) for n in listed[1].split(",")]
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota:
+        return list(_iota(iota[2], iota[3]).reshape(_numbers(iota[1]))[0])
+    named = re.search(rf"replica_groups=mesh\[([^\]]*)\]{_IDS} \{{([^}}]*)\}}", line)
+    if named:
+        return _named(*named.groups())
+    if "replica_groups={}" in line:
+        return list(range(devices))
+    raise ValueError(f"which devices take part? {line.strip()[:300]}")
+
+
+def _named(sizes, dimensions, order, axes):
+    """The first group of mesh['a'=2,'b'=4] {'b'}, or {'b':(1)2}: 2 of b's 4, after 1 before."""
+    shape, keep = [], []
+    for name, size in re.findall(r"'(\w+)'=(\d+)", sizes):
+        part = re.search(rf"'{name}'(?::\((\d+)\)(\d+))?", axes)
+        before, own = (int(part[1]), int(part[2])) if part and part[1] else (1, int(size))
+        shape += [before, own, int(size) // before // own]
+        keep += [False, part is not None, False]
+    ids = np.arange(math.prod(shape)) if dimensions is None else _iota(dimensions, order)
+    index = tuple(slice(None) if kept else 0 for kept in keep)
+    return list(ids.reshape(shape)[index].ravel())
+
+
+def _iota(dimensions, order):
+    shape = _numbers(dimensions)
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    return (ids.transpose(_numbers(order)) if order else ids).ravel()
+
+
+def _numbers(text):
+    return [int(n) for n in text.split(",")]
+
+
+def _axes(group, mesh_shape):
+    """The axes along which the devices of a group differ."""
+    places = np.unravel_index(np.asarray(group), tuple(mesh_shape.values()))
+    return "+".join(a for a, p in zip(mesh_shape, places, strict=True) if np.ptp(p))

@@ -1,0 +1,31 @@
+"""Both ends of a language model on a mesh whose 'model' axis shares the vocabulary.
+
+A device holds some rows of the embedding [V, D] and the same columns of the logits [B, T, V];
+neither the table nor the logits are ever gathered (Shoeybi et al. 2019, section 3).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+
+
+def look_up(embed_VD, tokens_BT):
+    """x_BTD: the rows of the tokens. Each device looks up those it has, and the sum is the row."""
+    if sharding.num_devices(("model",)) == 1:
+        return embed_VD.at[tokens_BT].get(out_sharding=sharding.out("BTD"))
+
+    def local(embed_vD, tokens_bT):
+        v = embed_vD.shape[0]
+        row_bT = tokens_bT - jax.lax.axis_index("model") * v
+        mine_bT = (row_bT >= 0) & (row_bT < v)
+        x_bTD = jnp.where(mine_bT[..., None], embed_vD[jnp.where(mine_bT, row_bT, 0)], 0)
+        return jax.lax.psum(x_bTD, "model")
+
+    return sharding.over(local, ("VD", "BT"), "BTD")(embed_VD, tokens_BT)
+
+
+def pick(logits_BTV, targets_BT):
+    """The logit of each target, [B, T]; a sum over V that is 0 but for one."""
+    hit_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])[None, None]
+    return jnp.where(hit_BTV, logits_BTV, 0).sum(-1)

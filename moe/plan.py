@@ -1,0 +1,197 @@
+"""Would it fit, and how fast could it go? A training step, planned for devices that are not here.
+
+With `libtpu` (requirements-plan.txt) the TPU compiler itself compiles the whole step for a
+topology by name: memory, and every collective, are then those of the program that a pod would run.
+Without it the same report is arithmetic on shapes and shardings, and says so.
+
+Times are bounds, not predictions: each resource alone at the speed its maker states, the largest of
+them if all overlap perfectly, their sum if nothing does.
+"""
+
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from moe import chips, estimate, flops, hlo, sharding
+from moe.training import loss, optimizer, step
+from moe.training.config import RunConfig
+
+PLATFORM = "tpu"  # to lower for; lowering needs no compiler
+
+
+class Memory(NamedTuple):
+    """Bytes on one device."""
+
+    parameters: float
+    optimizer: float  # its state
+    temporary: float  # activations, gradients, gathered weights, buffers of collectives
+    limit: float
+
+    @property
+    def peak(self) -> float:
+        """All of it."""
+        return self.parameters + self.optimizer + self.temporary
+
+    @property
+    def short(self) -> float:
+        """Bytes that are missing; 0 if it fits."""
+        return max(0.0, self.peak - self.limit)
+
+
+class Plan(NamedTuple):
+    """One training step on the devices of a mesh."""
+
+    how: str  # "compiled" or "arithmetic"
+    mesh: dict[str, int]
+    chip: chips.Chip
+    memory: Memory
+    traffic: dict[tuple[str, str], hlo.Traffic]  # empty if the compiler refused the program
+    ideal_flops: float  # of one step, all devices
+    executed_flops: float
+    tokens: int  # of one step
+    memory_bytes: float  # read and written by one device, at least
+    compile_seconds: float = 0.0
+
+    @property
+    def devices(self) -> int:
+        """Devices of the mesh."""
+        return math.prod(self.mesh.values())
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of one step by resource, and together if they overlap or not."""
+        sent = sum(t.bytes for t in self.traffic.values())
+        alone = {
+            "compute": self.executed_flops / self.devices / self.chip.flops,
+            "memory": self.memory_bytes / self.chip.memory_bandwidth,
+            "interconnect": sent / self.chip.link_bandwidth,
+        }
+        return alone | {"overlapped": max(alone.values()), "serial": sum(alone.values())}
+
+
+def has_compiler() -> bool:
+    """Is the TPU compiler installed?"""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def tpu_devices(topology: str):
+    """The devices of a TPU topology such as "v5p:8x8x16", known to the compiler only.
+
+    Raises:
+      ValueError: if libtpu is not installed, or does not know the topology.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU machine: do not ask it
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu gives its own kinds
+        raise ValueError(
+            f"no topology {topology!r}: {error}. Expected a name such as v5e:4x4 or v5p:8x8x16, and"
+            " `pip install -r requirements-plan.txt`"
+        ) from error
+
+
+def compiled(run: RunConfig, topology: str) -> Plan:
+    """The plan of a run by the TPU compiler.
+
+    Raises:
+      ValueError: if the topology is unknown or its mesh does not divide the run.
+    """
+    devices = tpu_devices(topology)
+    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
+    guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
+    with sharding.on(mesh, run.layout):
+        lowered = lower(run, mesh)
+        began = time.perf_counter()
+        try:
+            program = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            return _refused(guess, str(error))._replace(compile_seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        shapes = state_shapes(run)
+    used = program.memory_analysis()
+    state = guess.memory.parameters + guess.memory.optimizer
+    beside = used.temp_size_in_bytes + used.generated_code_size_in_bytes
+    beside += used.argument_size_in_bytes - state  # padding, the batch
+    beside += used.output_size_in_bytes - used.alias_size_in_bytes
+    memory = guess.memory._replace(temporary=beside)
+    return guess._replace(
+        how="compiled",
+        memory=memory,
+        traffic=hlo.traffic(program.as_text(), dict(mesh.shape)),
+        memory_bytes=estimate.memory_bytes(run, guess.mesh, shapes, memory.temporary),
+        compile_seconds=seconds,
+    )
+
+
+def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:
+    """The plan of a run from shapes and shardings alone, on a mesh of no devices.
+
+    Raises:
+      ValueError: if the chip is unknown or the mesh does not divide the run.
+    """
+    mesh = sharding.abstract_mesh(devices, run.mesh.data, run.mesh.expert, run.mesh.model)
+    return _arithmetic(run, mesh, chips.chip(chip))
+
+
+def lower(run: RunConfig, mesh):
+    """The whole training step, lowered for the mesh in use; no array is made."""
+    t = run.train
+    layout = NamedSharding(mesh, sharding.spec("BT"))
+    ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), jnp.int32, sharding=layout)
+    train_step = step.make_train_step(run.model, _chain(run), t.seed, t.accumulate)
+    traced = train_step.trace(state_shapes(run), loss.Inputs(ids, ids, ids, ids))
+    return traced.lower(lowering_platforms=(PLATFORM,))
+
+
+def state_shapes(run: RunConfig) -> step.State:
+    """The training state as shapes with their shardings on the mesh in use."""
+    return jax.eval_shape(lambda: step.init(run.model, _chain(run), run.train.seed))
+
+
+def _chain(run):
+    return optimizer.make(run.optimizer, run.train.steps)
+
+
+def _refused(guess, error):
+    """The compiler's verdict: "(157.01G) exceeds available HBM (15.75G)" or "Used 99G of 95G"."""
+    sizes = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", error)
+    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", error)
+    if "RESOURCE_EXHAUSTED" not in error or not (sizes or used):
+        raise RuntimeError(f"the TPU compiler failed: {error[:2000]}")
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    needed, limit = (float(x[:-1]) * units[x[-1]] for x in (sizes or used).groups())
+    state = guess.memory.parameters + guess.memory.optimizer
+    memory = guess.memory._replace(temporary=needed if sizes else needed - state, limit=limit)
+    return guess._replace(how="compiled", memory=memory, traffic={})
+
+
+def _arithmetic(run, mesh, chip):
+    sharding.check(mesh, run.shared())
+    t, sizes = run.train, dict(mesh.shape)
+    with sharding.on(mesh, run.layout):
+        state = state_shapes(run)
+        parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
+    memory = Memory(parameters, moments, parameters + estimate.activations(run, sizes), chip.memory)
+    executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
+    tokens = t.batch_size * t.seq_len
+    return Plan(
+        how="arithmetic",
+        mesh=sizes,
+        chip=chip,
+        memory=memory,
+        traffic=estimate.traffic(run, sizes, state),
+        ideal_flops=sum(flops.ideal(run.model, t.seq_len).values()) * tokens,
+        executed_flops=executed.total,
+        tokens=tokens,
+        memory_bytes=estimate.memory_bytes(run, sizes, state, memory.temporary),
+    )

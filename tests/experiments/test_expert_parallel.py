@@ -1,0 +1,47 @@
+"""The weak-scaling study on up to four devices: what must stay flat does."""
+
+import json
+
+import jax
+import pytest
+from absl.testing import flagsaver
+
+from experiments import expert_parallel as study
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    if not study.flags.FLAGS.is_parsed():
+        study.flags.FLAGS(["test"])
+    from configs import expert_parallel as file
+
+    config = file.get_config()
+    config.axes = (2, 4)
+    config.base.model.num_layers = 2
+    config.base.train.seq_len = 32
+    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver(workdir=str(root)):
+        patch.setattr(jax.config, "update", lambda *_: None)  # devices are there already
+        patch.setattr(study, "CONFIG", type("Flag", (), {"value": config}))
+        study.main()
+    assert (root / "scaling.png").exists() and "| simulated | 4 | 16 | 4 |" in (
+        root / "table.md"
+    ).read_text()
+    return [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
+
+
+def test_bytes_a_token_stay_flat_as_experts_and_devices_grow(rows):
+    two, four = (r for r in rows if r["by"] == "simulated")
+    assert (two["experts"], four["experts"]) == (8, 16) and two["all_to_alls_per_layer"] == 4
+    ring = (3 / 4) / (1 / 2)
+    sent = [r["all_to_all_bytes_per_token"] for r in (two, four)]
+    assert sent[1] == pytest.approx(sent[0] * ring, rel=1e-6) and sent[0] > 0
+    assert four["parameters"] == pytest.approx(two["parameters"], rel=0.02)
+    assert abs(two["loss"] - four["loss"]) < 0.5
+
+
+def test_arithmetic_says_what_the_compiler_does(rows):
+    by = {way: [r for r in rows if r["by"] == way] for way in ("simulated", "arithmetic")}
+    for a, b in zip(*by.values(), strict=True):
+        for key in ("all_to_alls_per_layer", "all_to_all_bytes_per_token", "parameters"):
+            assert a[key] == pytest.approx(b[key])

@@ -1,0 +1,100 @@
+"""Two processes of four devices on loopback are one of eight, and take over from it."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from moe import sharding
+from moe.data import prepare
+from moe.training import checkpoint, loop, metrics, optimizer, step
+from tests import tiny
+from tests.training import toys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def together(workdir, mesh, processes=2) -> list[str]:
+    """What the processes say, after all have ended well."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["MOE_SIMULATED_DEVICES"] = str(8 // processes)
+    common = [sys.executable, "-m", "tests.training.worker", str(processes)]
+    running = [
+        subprocess.Popen(
+            [*common, str(index), str(port), str(workdir), mesh], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for index in range(processes)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert not any(process.returncode for process in running), "\n".join(said)
+    return said
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The workdir of the run in this one process, on 2 x 4; and its checkpoint half-way."""
+    workdir = tmp_path_factory.mktemp("alone")
+    half = tmp_path_factory.mktemp("half") / "run"
+    save = checkpoint.Checkpoints.save
+
+    def save_and_copy(self, number, *args):
+        save(self, number, *args)
+        if number == toys.EVERY:
+            self._checkpointer.close()
+            shutil.copytree(workdir, half)
+            self.__init__(workdir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "prepare", lambda _: toys.data())
+        patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
+        loop.train(toys.run_config(), workdir)
+    return workdir, half
+
+
+@functools.cache
+def trained(workdir):
+    """Parameters and moments of the last checkpoint, and the logged losses."""
+    run = toys.run_config()
+    with sharding.on(loop.mesh_of(run)):
+        template = step.init(run.model, optimizer.make(run.optimizer, toys.STEPS), 1)
+        with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+            state = tiny.host(checkpoints.restore(template)[0])
+    records = metrics.read(workdir / "metrics.jsonl")
+    return state, [(r["step"], r["split"], r["nll"]) for r in records]
+
+
+def assert_same(workdir, alone):
+    (got, logged), (want, expected) = trained(workdir), trained(alone)
+    assert want.step == got.step == toys.STEPS
+    assert [r[:2] for r in logged] == [r[:2] for r in expected]
+    np.testing.assert_allclose([r[2] for r in logged], [r[2] for r in expected], rtol=1e-5)
+    assert any(np.ptp(x) for x in jax.tree.leaves(want.optimizer))
+    tiny.assert_close(got, want, rtol=1e-4, atol=2e-6)
+
+
+def test_two_processes_are_one(alone, tmp_path):
+    """Losses, parameters and moments; each process knows the result, one writes the metrics."""
+    said = together(tmp_path, "2x4")
+    assert_same(tmp_path, alone[0])
+    assert len({line for text in said for line in text.splitlines() if "test_nll" in line}) == 1
+
+
+def test_two_processes_take_over_on_another_mesh(alone, tmp_path):
+    """What one process left half-way on 2 x 4 they finish on 4 x 2."""
+    shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True)
+    together(tmp_path, "4x2")
+    assert_same(tmp_path, alone[0])
+    first = next(r for r in metrics.read(tmp_path / "metrics.jsonl") if r["step"] > toys.EVERY)
+    assert first["step"] == toys.EVERY + 1

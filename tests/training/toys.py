@@ -1,0 +1,44 @@
+"""A toy corpus and a run on it, short enough to repeat on every mesh and in several processes."""
+
+import pathlib
+
+import numpy as np
+
+from moe.data import prepare, prepared
+from moe.training import config as configs
+from moe.training import optimizer
+from tests import tiny
+
+V = 257  # the smallest vocabulary that a tokenizer has
+STEPS, EVERY = 6, 3
+
+
+def data() -> prepared.Prepared:
+    """Documents of about ten tokens, of which there are five kinds."""
+    rng = np.random.default_rng(0)
+    tokens = {
+        split: np.where(rng.random(size) < 0.1, 0, rng.integers(1, 6, size)).astype(np.uint16)
+        for split, size in {"train": 400, "validation": 200, "test": 200}.items()
+    }
+    domains = {split: np.zeros(len(x), np.uint8) for split, x in tokens.items()}
+    token_bytes = np.append(0, np.ones(V - 1, np.int32))
+    return prepared.Prepared(
+        path=pathlib.Path("."), tokens=tokens, domains=domains, domain_names=("toy",),
+        token_bytes=token_bytes, meta={"files": {"train.npy": {"sha256": "toy"}}},
+    )  # fmt: skip
+
+
+def run_config(**sections) -> configs.RunConfig:
+    """Sparse, with noise in the router, on a mesh of 2 x 4."""
+    experts = tiny.moe(k=2, jitter=0.1)
+    run = configs.RunConfig(
+        model=tiny.model(vocab_size=V, num_layers=1, every=1, moe=experts),
+        data=prepare.DataConfig(vocab_size=V),
+        train=configs.TrainConfig(
+            steps=STEPS, batch_size=8, seq_len=8, log_every=1, eval_every=2, eval_batches=1,
+            test_batches=2, checkpoint_every=EVERY,
+        ),
+        optimizer=optimizer.OptimizerConfig(learning_rate=0.01, warmup_steps=1),
+        mesh=configs.MeshConfig(data=2, expert=4),
+    )  # fmt: skip
+    return run.replace(**sections)
