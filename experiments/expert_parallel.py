@@ -23,9 +23,6 @@ from moe.analysis import plots
 from moe.training import loss, optimizer, step
 from moe.training.config import RunConfig
 
-CONFIG = command.config("configs/expert_parallel.py", "The study.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
-
 
 def scaled(config, e: int) -> RunConfig:
     """The run of `e` devices along the expert axis."""
@@ -106,11 +103,8 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main():
+def study(config, root: pathlib.Path) -> None:
     """Compiles every size, prints the table, writes it, the rows and the figure."""
-    config = CONFIG.value
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max(config.axes))
     topologies = config.topologies or (None,) * len(config.axes)
     rows = []
     for e, topology in tqdm.tqdm(list(zip(config.axes, topologies, strict=True))):
@@ -119,7 +113,6 @@ def main():
             rows.append(row(run, simulated(run)))
         rows.append(row(run, planned(run, config, topology)))
     rows.sort(key=lambda r: (r["by"], r["devices"]))
-    root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
     root.mkdir(parents=True, exist_ok=True)
     (root / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (root / "table.md").write_text(table(rows) + "\n")
@@ -127,5 +120,14 @@ def main():
     print(f"\n{table(rows)}\n\n{root}/rows.jsonl, table.md, scaling.png")
 
 
+def main(config, workdir: str) -> None:
+    """The study, on as many simulated devices as its largest size needs."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(config.axes))
+    study(config, pathlib.Path(workdir or f"runs/{config.name}"))
+
+
 if __name__ == "__main__":
-    command.run(main)
+    CONFIG = command.config("configs/expert_parallel.py", "The study.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value))

@@ -10,6 +10,7 @@ arithmetic on shapes and says so. `moe/presets.py` lists the models; `--out` add
 JSON-lines file.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -19,47 +20,49 @@ from absl import flags
 
 from experiments import command
 from moe import config as configs
-from moe import plan, presets
+from moe import plan, presets, sharding
 from moe.analysis import planning
 from moe.data import prepare
 from moe.training.config import MeshConfig, RunConfig, TrainConfig
 from moe.training.optimizer import OptimizerConfig
 
-MODEL = flags.DEFINE_string("model", "glam_64b_64e", "A name in moe/presets.py.")
-TOPOLOGY = flags.DEFINE_string("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.")
-MESH = flags.DEFINE_string("mesh", "data=-1", "Sizes of axes, as in data=-1,expert=64,model=2.")
-ZERO = flags.DEFINE_bool("zero", False, "Parameters and optimizer state also over data.")
-TRANSPORT = flags.DEFINE_string("transport", "all_to_all", "See moe/dispatch/transport.py.")
-BATCH = flags.DEFINE_integer("batch_size", 0, "Sequences a step; default one a device.")
-LENGTH = flags.DEFINE_integer("seq_len", 0, "Tokens of a sequence; default the preset's.")
-ACCUMULATE = flags.DEFINE_integer("accumulate", 1, "Micro-batches a step.")
-OPTIMIZER = flags.DEFINE_string("optimizer", "adamw", "adamw or adafactor.")
-TOKENS = flags.DEFINE_float("tokens", 0, "Of the training run; default the preset's, or 300e9.")
-ARITHMETIC = flags.DEFINE_bool("arithmetic", False, "Do not compile.")
-OUT = flags.DEFINE_string("out", "", "A JSON-lines file to add the report to.")
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this experiment."""
+    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    own = {"flag_values": values}
+    text("model", "glam_64b_64e", "A name in moe/presets.py.", **own)
+    text("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.", **own)
+    text("mesh", "data=-1", "Sizes of axes, as in data=-1,expert=64,model=2.", **own)
+    flags.DEFINE_bool("zero", False, "Parameters and optimizer state also over data.", **own)
+    text("transport", "all_to_all", "See moe/dispatch/transport.py.", **own)
+    number("batch_size", 0, "Sequences a step; 0 is one a device.", **own)
+    number("seq_len", 0, "Tokens of a sequence; 0 is the preset's.", **own)
+    number("accumulate", 1, "Micro-batches a step.", **own)
+    text("optimizer", "adamw", "adamw or adafactor.", **own)
+    flags.DEFINE_float("tokens", 0, "Of the training; 0 is the preset's, or 300e9.", **own)
+    flags.DEFINE_bool("arithmetic", False, "Do not compile.", **own)
+    text("out", "", "A JSON-lines file to add the report to.", **own)
 
 
-def main():
+def main(ask: flags.FlagValues) -> None:
     """Plans, and prints the report."""
     jax.config.update("jax_platforms", "cpu")
-    name, topology, preset = MODEL.value, TOPOLOGY.value, presets.preset(MODEL.value)
-    run = make_run(preset, parse_mesh(MESH.value), ZERO.value)
-    planned = make_plan(run, topology, compile_it=not ARITHMETIC.value)
-    tokens = TOKENS.value or preset.tokens or 300e9
-    rows = [planning.row(name, preset, run, planned, tokens)]
+    preset, mesh = presets.preset(ask.model), parse_mesh(ask.mesh)
+    mesh = dataclasses.replace(mesh, zero=ask.zero, transport=ask.transport)
+    run = make_run(ask, preset, mesh)
+    tokens = ask.tokens or preset.tokens or 300e9
+    planned = make_plan(run, ask.topology, compile_it=not ask.arithmetic)
+    rows = [planning.row(ask.model, preset, run, planned, tokens)]
     if preset.twin:
         twin = presets.preset(preset.twin)
-        dense = MeshConfig(model=run.mesh.model, zero=True)
-        other = make_run(twin, dense, True)
-        rows.append(
-            planning.row(
-                preset.twin, twin, other, make_plan(other, topology, False), twin.tokens or tokens
-            )
-        )
-    print(planning.report(rows, topology))
-    if OUT.value:
-        with pathlib.Path(OUT.value).open("a") as file:
-            file.writelines(json.dumps({"topology": topology, **row}) + "\n" for row in rows)
+        dense = make_run(ask, twin, MeshConfig(model=mesh.model, zero=True))
+        planned = make_plan(dense, ask.topology, compile_it=False)
+        rows.append(planning.row(preset.twin, twin, dense, planned, twin.tokens or tokens))
+    print(planning.report(rows, ask.topology))
+    if ask.out:
+        with pathlib.Path(ask.out).open("a") as file:
+            file.writelines(json.dumps({"topology": ask.topology, **row}) + "\n" for row in rows)
 
 
 def parse_mesh(text: str) -> MeshConfig:
@@ -70,24 +73,23 @@ def parse_mesh(text: str) -> MeshConfig:
     """
     try:
         sizes = {axis: int(size) for axis, size in (part.split("=") for part in text.split(","))}
-        configs.require(sizes.keys() <= {"data", "expert", "model"}, text)
+        configs.require(sizes.keys() <= set(sharding.AXES), text)
     except ValueError as error:
         raise ValueError(f"--mesh={text!r}: expected data=-1,expert=64,model=2 or so") from error
-    return MeshConfig(**sizes, transport=TRANSPORT.value)
+    return MeshConfig(**sizes)
 
 
-def make_run(preset: presets.Preset, mesh: MeshConfig, zero: bool) -> RunConfig:
+def make_run(ask, preset: presets.Preset, mesh: MeshConfig) -> RunConfig:
     """The run of a preset that the flags describe."""
-    length, batch = LENGTH.value or preset.length, BATCH.value or device_count(TOPOLOGY.value)
+    batch = ask.batch_size or device_count(ask.topology)
+    size = {"batch_size": batch, "seq_len": ask.seq_len or preset.length}
     return RunConfig(
         model=preset.model,
-        train=TrainConfig(
-            steps=10_000, batch_size=batch, seq_len=length, accumulate=ACCUMULATE.value
-        ),
+        train=TrainConfig(steps=10_000, accumulate=ask.accumulate, **size),
         data=prepare.DataConfig(vocab_size=preset.model.vocab_size),
-        optimizer=OptimizerConfig(name=OPTIMIZER.value),
+        optimizer=OptimizerConfig(name=ask.optimizer),
         mesh=mesh,
-    ).replace(mesh={"zero": zero})
+    )
 
 
 def make_plan(run: RunConfig, topology: str, compile_it: bool) -> plan.Plan:
@@ -111,4 +113,5 @@ def device_count(topology: str) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    define(flags.FLAGS)
+    command.run(lambda: main(flags.FLAGS))

@@ -2,31 +2,22 @@
 
 import json
 
-import jax
 import pytest
-from absl.testing import flagsaver
 
-from experiments import expert_parallel as study
+from configs import expert_parallel as file
+from experiments import expert_parallel
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
-    if not study.flags.FLAGS.is_parsed():
-        study.flags.FLAGS(["test"])
-    from configs import expert_parallel as file
-
     config = file.get_config()
     config.axes = (2, 4)
     config.base.model.num_layers = 2
     config.base.train.seq_len = 32
-    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver(workdir=str(root)):
-        patch.setattr(jax.config, "update", lambda *_: None)  # devices are there already
-        patch.setattr(study, "CONFIG", type("Flag", (), {"value": config}))
-        study.main()
-    assert (root / "scaling.png").exists() and "| simulated | 4 | 16 | 4 |" in (
-        root / "table.md"
-    ).read_text()
+    expert_parallel.study(config, root)
+    table = (root / "table.md").read_text()
+    assert (root / "scaling.png").exists() and "| simulated | 4 | 16 | 4 |" in table
     return [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
 
 

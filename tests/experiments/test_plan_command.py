@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 
 from experiments import plan as command
 from moe import plan
@@ -14,20 +14,20 @@ from moe.training.config import MeshConfig
 def arithmetic(monkeypatch):
     """As on a machine without libtpu."""
     monkeypatch.setattr(plan, "has_compiler", lambda: False)
-    if not command.flags.FLAGS.is_parsed():
-        command.flags.FLAGS(["test"])
 
 
-def report(capsys, **flags):
-    with flagsaver.flagsaver(**flags):
-        command.main()
+def report(capsys, *given):
+    ask = flags.FlagValues()
+    command.define(ask)
+    ask(["plan", *given])
+    command.main(ask)
     return capsys.readouterr().out
 
 
 def test_a_report_with_its_dense_twin(tmp_path, capsys):
     out = tmp_path / "plans.jsonl"
-    flags = {"model": "glam_8b_64e", "topology": "v5p:4x4x8", "mesh": "data=2,expert=64"}
-    text = report(capsys, **flags, zero=True, out=str(out))
+    given = "--model=glam_8b_64e", "--topology=v5p:4x4x8", "--mesh=data=2,expert=64", "--zero"
+    text = report(capsys, *given, f"--out={out}")
     assert "| | glam_8b_64e | glam_8b |" in text and "| by | arithmetic | arithmetic |" in text
     assert "143.9B (published 143B)" in text and "all-to-all | expert |" in text
     moe, dense = map(json.loads, out.read_text().splitlines())
@@ -37,8 +37,7 @@ def test_a_report_with_its_dense_twin(tmp_path, capsys):
 
 
 def test_what_does_not_fit_says_what_to_change(capsys):
-    flags = {"model": "mixtral_8x22b", "topology": "h200:8", "mesh": "expert=8"}
-    text = report(capsys, **flags)
+    text = report(capsys, "--model=mixtral_8x22b", "--topology=h200:8", "--mesh=expert=8")
     assert "mixtral_8x22b is short by" in text and "--zero" in text
 
 
