@@ -14,7 +14,7 @@ CHAIN = optax.adam(1e-3)
 
 def state(number=0, seed=0) -> step.State:
     """A model and moments that are not zero, on the current mesh."""
-    params = tiny.params(tiny.model(), seed)
+    params = tiny.params(tiny.sparse(num_experts=8), seed)
     moments = jax.tree.map(lambda x: x * 3 if x.ndim else x, jax.jit(CHAIN.init)(params))
     moments = (moments[0]._replace(mu=params, count=jnp.int32(number)), *moments[1:])
     return step.State(jnp.int32(number), params, moments)
@@ -26,15 +26,19 @@ def test_nothing_to_restore(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("mesh", ["none", "1x1", "8x1", "2x4"])
-def test_from_one_mesh_to_another(tmp_path, mesh):
+@pytest.mark.parametrize(
+    ("mesh", "zero"),
+    [("none", False), ("1x1", False), ("8x1", False), ("1x8", False), ("2x4", False),
+     ("2x2x2", True)],
+)  # fmt: skip
+def test_from_one_mesh_to_another(tmp_path, mesh, zero):
     """Saved on 2 x 4; restored where and as the template lies."""
     with tiny.on("2x4"):
         checkpoints = checkpoint.Checkpoints(tmp_path)
         saved = state(7)
         checkpoints.save(7, saved, seconds=1.5)
         checkpoints.close()
-    with tiny.on(mesh):
+    with tiny.on(mesh, zero=zero):
         template = state(0, seed=1)
         checkpoints = checkpoint.Checkpoints(tmp_path)
         restored, seconds = checkpoints.restore(template)
