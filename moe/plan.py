@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from moe import chips, estimate, flops, hlo, sharding
+from moe import config as configs
 from moe.training import loss, optimizer, step
 from moe.training.config import RunConfig
 
@@ -107,6 +108,11 @@ def compiled(run: RunConfig, topology: str) -> Plan:
       ValueError: if the topology is unknown or its mesh does not divide the run.
     """
     devices = tpu_devices(topology)
+    configs.require(
+        not any(getattr(device, "core_on_chip", 0) for device in devices),
+        f"{topology}: this compiler takes each of a chip's two cores for a device, and the figures"
+        " are a chip's: use --arithmetic",
+    )
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.layout):

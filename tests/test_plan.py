@@ -177,6 +177,13 @@ def test_a_compiled_plan_has_the_program_s_numbers(monkeypatch):
     assert np.isfinite(list(planned.seconds.values())).all()
 
 
+def test_a_chip_of_two_devices_is_refused(monkeypatch):
+    cores = [type("Core", (), {"core_on_chip": i % 2})() for i in range(8)]
+    monkeypatch.setattr(plan, "tpu_devices", lambda topology: cores)
+    with pytest.raises(ValueError, match="v4:2x2x1: this compiler takes each .* --arithmetic"):
+        plan.compiled(run_config(expert=4), "v4:2x2x1")
+
+
 def test_an_unknown_topology():
     with pytest.raises(ValueError, match="no topology 'v5e:7x7x7'.*requirements-plan.txt"):
         plan.tpu_devices("v5e:7x7x7")
