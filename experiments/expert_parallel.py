@@ -45,12 +45,12 @@ def simulated(run: RunConfig) -> dict:
         state = step.init(run.model, chain, run.train.seed)
         inputs = sharding.put(loss.Inputs(*ids, np.ones_like(place), place))
         program = step.make_train_step(run.model, chain, 0).lower(state, inputs).compile()
-        parameters = estimate.bytes_per_device(state.params)
+        sizes = [estimate.bytes_per_device(tree) for tree in (state.params, state)]
         _, metrics = program(state, inputs)
     return {
         "by": "simulated",
-        "parameters": parameters,
-        "temporary": program.memory_analysis().temp_size_in_bytes,
+        "parameters": sizes[0],
+        "temporary": plan.beside(program, sizes[1]),
         "traffic": hlo.traffic(program.as_text(), dict(mesh.shape)),
         "loss": float(metrics["loss"]),
     }
@@ -60,6 +60,7 @@ def planned(run: RunConfig, config, topology: str | None) -> dict:
     """The same by the TPU compiler, or by arithmetic without a topology."""
     if topology:
         made = plan.compiled(run, topology)
+        configs.require(made.how == "compiled", f"{run.model} does not fit {topology}")
     else:
         made = plan.arithmetic(run, config.chip, run.mesh.expert)
     return {

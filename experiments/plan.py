@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from absl import flags
@@ -52,17 +53,30 @@ def main(ask: flags.FlagValues) -> None:
     mesh = dataclasses.replace(mesh, zero=ask.zero, transport=ask.transport)
     run = make_run(ask, preset, mesh)
     tokens = ask.tokens or preset.tokens or 300e9
+    twins = list(twin_rows(ask, preset, run, tokens))  # before the compiler takes its minutes
     planned = make_plan(run, ask.topology, compile_it=not ask.arithmetic)
-    rows = [planning.row(ask.model, preset, run, planned, tokens)]
-    if preset.twin:
-        twin = presets.preset(preset.twin)
-        dense = make_run(ask, twin, MeshConfig(model=mesh.model, zero=True))
-        planned = make_plan(dense, ask.topology, compile_it=False)
-        rows.append(planning.row(preset.twin, twin, dense, planned, twin.tokens or tokens))
+    rows = [planning.row(ask.model, preset, run, planned, tokens), *twins]
     print(planning.report(rows, ask.topology))
     if ask.out:
         with pathlib.Path(ask.out).open("a") as file:
             file.writelines(json.dumps({"topology": ask.topology, **row}) + "\n" for row in rows)
+
+
+def twin_rows(ask, preset: presets.Preset, run: RunConfig, tokens: float) -> Iterator[dict]:
+    """The row of the dense model that the paper compares with, by arithmetic, under ZeRO.
+
+    None if there is none, or if the pod does not divide it, which is then said.
+    """
+    if not preset.twin:
+        return
+    own = make_plan(run, ask.topology, compile_it=False)
+    try:
+        twin = presets.preset(preset.twin)
+        dense = make_run(ask, twin, MeshConfig(model=own.mesh["model"], zero=True))
+        planned = make_plan(dense, ask.topology, compile_it=False)
+        yield planning.row(preset.twin, twin, dense, planned, twin.tokens or tokens)
+    except ValueError as error:
+        print(f"{preset.twin} is left out: {error}")
 
 
 def parse_mesh(text: str) -> MeshConfig:

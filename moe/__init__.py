@@ -43,8 +43,6 @@ MOE_SIMULATED_DEVICES=8 in the environment makes the CPU pose as so many devices
 
 import os
 
-import jax
-
 
 def _simulate(number: str) -> None:
     """Lets JAX start on so many simulated CPU devices.
@@ -55,6 +53,8 @@ def _simulate(number: str) -> None:
     """
     if not number.isdigit() or int(number) < 1:
         raise ValueError(f"MOE_SIMULATED_DEVICES={number!r}: expected a number of devices, as 8")
+    import jax  # not before: data is read without it
+
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(number))
 

@@ -23,7 +23,14 @@ CHIPS = {
     "v5e": Chip(197e12, 16 * 2**30, 0.82e12, 200e9, 170, "Google Cloud; watts as v4's"),
     "v5p": Chip(459e12, 95 * 2**30, 2.765e12, 600e9, 350, "Google Cloud; watts a guess"),
     "v6e": Chip(918e12, 32 * 2**30, 1.64e12, 448e9, 300, "Google Cloud; watts a guess"),
-    "h200": Chip(989e12, 141e9, 4.8e12, 450e9, 700, "NVIDIA; watts its limit"),
+    "h200": Chip(
+        989e12,
+        141e9,
+        4.8e12,
+        450e9,
+        700,
+        "NVIDIA; watts its limit; links in a node",
+    ),
 }
 
 

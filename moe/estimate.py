@@ -5,6 +5,7 @@ always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,20 +63,49 @@ def _passes(run):
     return (3 if run.model.remat else 2) + (run.train.accumulate > 1)
 
 
+class _Leaf(NamedTuple):
+    """A parameter, as ZeRO and the sum of its gradient see it."""
+
+    in_use: float  # bytes on a device while it is used
+    shared: tuple[str, ...]  # axes that share it at rest, and gather it for use
+    copies: tuple[str, ...]  # axes along which devices hold copies at rest, and sum gradients
+    top: bool  # outside the blocks: embedding, head, last norm
+    times: int  # it is used by two parts of the model that do not wait for each other
+
+
 def _leaves(run, sizes, state):
-    """(bytes in float32 of a parameter as one device uses it, the axes that share it at rest)."""
     for path, x in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path)
-        axes = ("data",) if "experts" in name else sharding.TOKENS
-        shared = math.prod(sizes[a] for a in axes) if run.mesh.zero else 1
-        yield bytes_per_device(x) * shared, axes
+        own = ("expert",) if "experts" in name else ()  # E's, in use too
+        spread = set(jax.tree.leaves(tuple(x.sharding.spec))) - set(own)
+        shared = tuple(axis for axis in sharding.TOKENS if axis in spread)
+        copies = tuple(axis for axis in sharding.TOKENS if axis not in spread | set(own))
+        full = bytes_per_device(x) * math.prod(sizes[axis] for axis in shared)
+        exact = any(part in name for part in ("embed", "router", "scale", "relative"))
+        embedding = "embed" in name and run.model.tied
+        yield _Leaf(
+            full if exact else full * _width(run) / 4, shared, copies, "block" not in name,
+            1 + embedding,
+        )  # fmt: skip
 
 
-def memory_bytes(run: RunConfig, sizes, state, temporary: float) -> float:
-    """State read and written once, gradients too, weights read in every pass, the rest twice."""
-    weights = sum(size for size, _ in _leaves(run, sizes, state)) * _width(run) / 4
+def gathered(run: RunConfig, sizes, state) -> float:
+    """Bytes of weights that ZeRO has gathered at its peak, with their full gradients."""
+    leaves = [leaf for leaf in _leaves(run, sizes, state) if leaf.shared]
+    blocks = (run.model.num_layers - run.model.num_dense_layers) / run.model.every
+    kept = 1 / blocks if run.model.remat else 1.0  # a recomputed block gathers its own again
+    return sum(leaf.in_use * (2 if leaf.top else 2 * kept) for leaf in leaves)
+
+
+def memory_bytes(run: RunConfig, sizes, state, activations: float) -> float:
+    """What a device reads and writes in a step, at least.
+
+    State read and written once, gradients written and read once, weights read in every pass,
+    activations written and read once.
+    """
+    weights = sum(leaf.in_use for leaf in _leaves(run, sizes, state))
     kept = 2 * bytes_per_device(state) + 2 * bytes_per_device(state.params)
-    return kept + (_passes(run) * weights + 2 * temporary) * run.train.accumulate
+    return kept + (_passes(run) * weights + 2 * activations) * run.train.accumulate
 
 
 def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
@@ -102,12 +132,10 @@ def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
     add("all-reduce", ("model",), passes * (2 * m.num_layers - m.moe_layers), row)
     add("all-reduce", ("model",), crossings, slots)
     add("all-reduce", ("model",), 2, t * m.d_model * 4)  # embedding, and its gradient in the head
-    for size, axes in _leaves(run, sizes, state):
-        used = size * width / 4
-        if run.mesh.zero:
-            shared = math.prod(sizes[a] for a in axes)
-            add("all-gather", axes, passes, used)
-            add("reduce-scatter", axes, 1, used / shared)
-        else:
-            add("all-reduce", axes, 1, used)
+    gathers = _passes(run) - 1  # the backward pass uses what the one before it gathered
+    for leaf in _leaves(run, sizes, state):
+        rest = leaf.in_use / math.prod(sizes[axis] for axis in leaf.shared)
+        add("all-gather", leaf.shared, gathers, leaf.in_use)
+        add("reduce-scatter", leaf.shared, leaf.times, rest)
+        add("all-reduce", leaf.copies, leaf.times, rest)
     return found

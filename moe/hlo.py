@@ -14,6 +14,7 @@ import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_OTHER = re.compile(r" (ragged-all-to-all|collective-broadcast|send|recv)(?:-start)?\(")
 _IDS = r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1,
           "token": 0, "f64": 8, "s64": 8, "u64": 8, "s16": 2, "u16": 2}  # fmt: skip
@@ -34,7 +35,8 @@ def traffic(text: str, mesh_shape: dict[str, int]) -> dict[tuple[str, str], Traf
       mesh_shape: axis -> size, in the order of the mesh.
 
     Raises:
-      ValueError: for a loop whose turns the text does not tell, or an unknown notation.
+      ValueError: for a loop whose turns the text does not tell, a kind of collective without a
+        rule here, or an unknown notation.
     """
     computations = _computations(text)
     found = defaultdict(lambda: Traffic(0, 0.0))
@@ -76,6 +78,8 @@ def _computations(text):
 
 def _walk(computations, name, times, mesh_shape, found, chains):
     for line in computations[name]:
+        if other := _OTHER.search(line):
+            raise ValueError(f"no rule for the bytes of a {other[1]}: {line.strip()[:200]}")
         collective = _COLLECTIVE.search(line)
         if collective and not _seen(line, chains):
             scatters = "all-reduce-scatter" in name
@@ -85,11 +89,23 @@ def _walk(computations, name, times, mesh_shape, found, chains):
             turns = _turns(computations[loop[1]], line)
             _walk(computations, loop[2], times * turns, mesh_shape, found, chains)
         elif not collective:  # whose to_apply only adds two numbers
-            for called in re.findall(r"(?:calls|to_apply|computation)=%?([\w.\-]+)", line):
+            for called in re.findall(r" (?:calls|to_apply)=%?([\w.\-]+)", line):
                 _walk(computations, called, times, mesh_shape, found, chains)
-            for branches in re.findall(r"branch_computations=\{([^}]*)\}", line):
-                first = branches.split(",")[0].strip(" %")
-                _walk(computations, first, times, mesh_shape, found, chains)
+            branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+            for listed in re.findall(r"branch_computations=\{([^}]*)\}", line):
+                branches += [name.strip(" %") for name in listed.split(",")]
+            _add_dearest(computations, branches, times, mesh_shape, found)
+
+
+def _add_dearest(computations, branches, times, mesh_shape, found):
+    """Of the branches of a conditional, the one that sends most."""
+    sent = []
+    for name in branches:
+        sent.append(defaultdict(lambda: Traffic(0, 0.0)))
+        _walk(computations, name, times, mesh_shape, sent[-1], set())
+    dearest = max(sent, key=lambda s: sum(t.bytes for t in s.values()), default={})
+    for key, more in dearest.items():
+        found[key] = Traffic(*(a + b for a, b in zip(found[key], more, strict=True)))
 
 
 def _seen(line, chains):
@@ -112,8 +128,10 @@ def _turns(condition, line):
 def _add(line, collective, times, mesh_shape, found, scatters):
     shapes, kind, started = collective.groups()
     sizes = [_size(*shape) for shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
-    if started and kind != "all-reduce":
-        sizes = sizes[len(sizes) // 2 :]  # a start's result also names its operands
+    if started and kind == "collective-permute":
+        sizes = sizes[1:2]  # operand, result, and two words of context
+    elif started and kind != "all-reduce":
+        sizes = sizes[len(sizes) // 2 :]  # operands, then results
     group = _group(line, math.prod(mesh_shape.values()))
     if len(group) == 1:
         return
@@ -133,9 +151,10 @@ def _size(kind, dimensions):
 
 def _group(line, devices):
     """The devices of the first group of a collective."""
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
-        return [int(pairs[1]), int(pairs[2])]
+        ends = [[int(n) for n in pair.split(",")] for pair in re.findall(r"\d+,\d+", pairs[1])]
+        return next((pair for pair in ends if pair[0] != pair[1]), [0])
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
         return [int(n) for n in listed[1].split(",")]

@@ -49,11 +49,11 @@ class Memory(NamedTuple):
 class Plan(NamedTuple):
     """One training step on the devices of a mesh."""
 
-    how: str  # "compiled" or "arithmetic"
+    how: str  # "compiled"; "arithmetic"; "refused": as that, but for the compiler's memory
     mesh: dict[str, int]
     chip: chips.Chip
     memory: Memory
-    traffic: dict[tuple[str, str], hlo.Traffic]  # empty if the compiler refused the program
+    traffic: dict[tuple[str, str], hlo.Traffic]  # by kind and axes
     ideal_flops: float  # of one step, all devices
     executed_flops: float
     tokens: int  # of one step
@@ -123,20 +123,24 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         except jax.errors.JaxRuntimeError as error:
             return _refused(guess, str(error))._replace(compile_seconds=time.perf_counter() - began)
         seconds = time.perf_counter() - began
-        shapes = state_shapes(run)
-    used = program.memory_analysis()
     state = guess.memory.parameters + guess.memory.optimizer
-    beside = used.temp_size_in_bytes + used.generated_code_size_in_bytes
-    beside += used.argument_size_in_bytes - state  # padding, the batch
-    beside += used.output_size_in_bytes - used.alias_size_in_bytes
-    memory = guess.memory._replace(temporary=beside)
     return guess._replace(
         how="compiled",
-        memory=memory,
+        memory=guess.memory._replace(temporary=beside(program, state)),
         traffic=hlo.traffic(program.as_text(), dict(mesh.shape)),
-        memory_bytes=estimate.memory_bytes(run, guess.mesh, shapes, memory.temporary),
         compile_seconds=seconds,
     )
+
+
+def beside(program, state: float) -> float:
+    """Bytes that a compiled step holds on a device beside its state of so many bytes.
+
+    Temporary buffers, code, the batch, padding, and results that do not reuse the state's memory.
+    """
+    used = program.memory_analysis()
+    results = used.output_size_in_bytes - used.alias_size_in_bytes
+    arguments = used.argument_size_in_bytes - state
+    return used.temp_size_in_bytes + used.generated_code_size_in_bytes + arguments + results
 
 
 def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:
@@ -178,7 +182,7 @@ def _refused(guess, error):
     needed, limit = (float(x[:-1]) * units[x[-1]] for x in (sizes or used).groups())
     state = guess.memory.parameters + guess.memory.optimizer
     memory = guess.memory._replace(temporary=needed if sizes else needed - state, limit=limit)
-    return guess._replace(how="compiled", memory=memory, traffic={})
+    return guess._replace(how="refused", memory=memory)
 
 
 def _arithmetic(run, mesh, chip):
@@ -187,7 +191,9 @@ def _arithmetic(run, mesh, chip):
     with sharding.on(mesh, run.layout):
         state = state_shapes(run)
         parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
-    memory = Memory(parameters, moments, parameters + estimate.activations(run, sizes), chip.memory)
+    kept = estimate.activations(run, sizes)
+    buffers = parameters + kept + estimate.gathered(run, sizes, state)  # the first: gradients
+    memory = Memory(parameters, moments, buffers, chip.memory)
     executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
     tokens = t.batch_size * t.seq_len
     return Plan(
@@ -199,5 +205,5 @@ def _arithmetic(run, mesh, chip):
         ideal_flops=sum(flops.ideal(run.model, t.seq_len).values()) * tokens,
         executed_flops=executed.total,
         tokens=tokens,
-        memory_bytes=estimate.memory_bytes(run, sizes, state, memory.temporary),
+        memory_bytes=estimate.memory_bytes(run, sizes, state, kept),
     )

@@ -7,8 +7,8 @@ while in `EGCD` E takes 'expert' and leaves 'data' to G. N, F and V claim 'model
 parallelism of attention heads, feed-forwards and vocabulary (Shoeybi et al. 2019, section 3).
 
 With `zero` the D of a parameter at rest claims what is left of ('data', 'expert'), and its
-gradient and optimizer state with it (ZeRO stage 3, Rajbhandari et al. 2020, section 5); where it
-is used, `use` gathers it.
+gradient and optimizer state with it (ZeRO stage 3, Rajbhandari et al. 2020, section 5);
+`layers.weights` gathers it where it is used.
 
 Without a mesh (`jax.set_mesh` not called) every function here is the identity it looks like.
 """

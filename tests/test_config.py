@@ -8,7 +8,7 @@ import ml_collections
 import pytest
 
 from moe import config as configs
-from moe import routing
+from moe import routing, sharding
 from moe.data import prepare
 from moe.training import config as training
 from moe.training import optimizer
@@ -132,6 +132,27 @@ def run_config(model=None, data=None, **train) -> training.RunConfig:
 
 def grouped(group_size) -> configs.ModelConfig:
     return tiny.model(vocab_size=300, moe=tiny.moe(group_size=group_size))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "model", "message"),
+    [
+        ((1, 1, 8), {"num_heads": 4}, "model.num_heads=4 is not divisible by mesh.model=8"),
+        ((2, 2, 2), {"num_kv_heads": 1}, "model.num_kv_heads=1 is .* by mesh.model=2"),
+        ((2, 1, 4), {"num_heads": 4, "d_ff": 18}, "model.d_ff=18 is .* by mesh.model=4"),
+        ((2, 2, 2), {"moe": tiny.moe(d_ff=9)}, "model.moe.d_ff=9 is .* by mesh.model=2"),
+        ((2, 4, 1), {"d_model": 12}, "model.d_model=12 is .* by mesh.data x mesh.expert=8"),
+        ((4, 1, 2), {"vocab_size": 301}, "model.vocab_size=301 is .* by mesh.model=2"),
+    ],
+)
+def test_what_a_mesh_must_divide(mesh, model, message):
+    model = tiny.model(**{"vocab_size": 300, **model})
+    run = dataclasses.replace(
+        run_config(model, prepare.DataConfig(vocab_size=model.vocab_size)),
+        mesh=training.MeshConfig(zero=True),
+    )
+    with pytest.raises(ValueError, match=message):
+        sharding.check(sharding.make_mesh(*mesh), run.shared())
 
 
 def test_one_vocabulary():

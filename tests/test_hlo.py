@@ -87,6 +87,33 @@ def test_a_group_of_one_sends_nothing():
     assert hlo.traffic(program("replica_groups={{0},{1}}"), MESH) == {}
 
 
+def test_a_permutation_s_start_has_words_of_context():
+    shape = "(f32[10], f32[10], u32[], u32[])"
+    text = program("source_target_pairs={{0,0},{1,3},{3,1}}", "collective-permute-start", shape)
+    sent = hlo.traffic(text, MESH)
+    assert sent == {("collective-permute", "expert"): hlo.Traffic(1, 40.0)}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["branch_computations={%few, %many}", "true_computation=%many, false_computation=%few"],
+)
+def test_of_a_conditional_the_dearest_branch_counts(call):
+    text = "HloModule m\n"
+    for name, size in (("few", 1), ("many", 10)):
+        text += f"%{name} (x: f32[{size}]) -> f32[{size}] {{\n  ROOT %r = f32[{size}] "
+        text += "all-reduce(%x), channel_id=1, replica_groups=[4,2]<=[8], to_apply=%add\n}\n\n"
+    text += (
+        f"ENTRY %main (x: f32[1]) -> f32[1] {{\n  ROOT %c = f32[1] conditional(%x), {call}\n}}\n"
+    )
+    assert hlo.traffic(text, MESH) == {("all-reduce", "model"): hlo.Traffic(1, 40.0)}
+
+
+def test_a_collective_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match="no rule for the bytes of a ragged-all-to-all"):
+        hlo.traffic(program("replica_groups={{0,1}}", "ragged-all-to-all"), MESH)
+
+
 def test_unknown_notation_is_an_error():
     with pytest.raises(ValueError, match="which devices take part"):
         hlo.traffic(program("replica_groups=@somewhere"), MESH)

@@ -58,7 +58,11 @@ def test_traffic_of_arithmetic():
     sent = plan.arithmetic(run_config(data=1, expert=1, model=2), "v5e", 2).traffic
     assert sent["all-reduce", "model"].times == 2 * 2 * 4 + 2
     sent = plan.arithmetic(run_config(data=2, expert=4, zero=True), "v5e", 8).traffic
-    assert {kind for kind, _ in sent} == {"all-to-all", "all-gather", "reduce-scatter"}
+    assert {kind for kind, _ in sent} == {
+        "all-to-all", "all-gather", "reduce-scatter", "all-reduce"
+    }  # fmt: skip
+    norms = (2 * 4 + 1) * 32 * 4  # which ZeRO leaves on every device
+    assert sent["all-reduce", "data+expert"].bytes == 2 * 7 / 8 * norms
 
 
 def test_a_recomputed_layer_and_micro_batches_travel_again():
@@ -111,6 +115,25 @@ def test_what_cannot_be_planned():
         plan.arithmetic(run_config(expert=2), "v5e", 3)
 
 
+def test_zero_gathers_what_a_block_or_a_whole_model_needs():
+    """Without remat every gathered weight is kept for the backward pass."""
+
+    def temporary(remat, zero):
+        model = tiny.model(
+            vocab_size=V,
+            d_model=64,
+            num_layers=8,
+            remat=remat,
+            moe=tiny.moe(num_experts=8, d_ff=64),
+        )
+        run = run_config(model, batch=8, length=8, data=4, expert=2, zero=zero)
+        return plan.arithmetic(run, "v5e", 8).memory
+
+    whole, block = (temporary(remat, True).temporary for remat in (False, True))
+    weights = temporary(False, False).parameters
+    assert whole > 2 * weights * 0.9 and block < whole / 2
+
+
 def test_activations_shrink_with_remat_and_the_mesh():
     def bytes_of(remat, **mesh):
         model = tiny.model(vocab_size=V, num_layers=8, remat=remat, moe=tiny.moe(num_experts=8))
@@ -153,11 +176,12 @@ def compile_with(monkeypatch, lowered, run):
 def test_out_of_memory_is_a_verdict(monkeypatch, verdict):
     run = run_config(data=2, expert=4)
     planned = compile_with(monkeypatch, Refusing(f"RESOURCE_EXHAUSTED: {verdict}"), run)
-    assert planned.how == "compiled" and planned.memory.limit == 15.75 * 2**30
+    assert planned.how == "refused" and planned.memory.limit == 15.75 * 2**30
     assert planned.memory.peak == pytest.approx(157 * 2**30, rel=1e-4)
     assert planned.memory.short == pytest.approx(141.25 * 2**30, rel=1e-4)
     text = planning.report([row(run, planned)], "v5e:2x4")
-    assert "short by 141.25 GiB" in text and "--zero" in text and "refused" in text
+    assert "short by 141.25 GiB" in text and "--zero" in text and "compiler refused" in text
+    assert planned.traffic == plan.arithmetic(run, "v5e", 8).traffic
 
 
 def test_another_failure_of_the_compiler_is_an_error(monkeypatch):
@@ -193,7 +217,7 @@ def test_an_unknown_topology():
 
 
 def row(run, planned, name="mine", **changes):
-    preset = presets.Preset(model=run.model, total=1e6, source="a test", **changes)
+    preset = presets.Preset(model=run.model, total=1e6, length=64, source="a test", **changes)
     return planning.row(name, preset, run, planned, tokens=1e9)
 
 

@@ -56,9 +56,9 @@ def test_active():
         model = presets.PRESETS[name].model
         active = flops.parameters(model).active
         assert known[name] == pytest.approx(published * 1e9)
-        assert active / 1e9 == pytest.approx(ours, rel=1e-3)
+        assert active / 1e9 == pytest.approx(ours, rel=3e-3)
         embedding = model.vocab_size * model.d_model
-        assert (active - embedding) / 1e9 == pytest.approx(without, rel=1e-3)
+        assert (active - embedding) / 1e9 == pytest.approx(without, rel=3e-3)
 
 
 def test_names():

@@ -1,7 +1,7 @@
 """Both ends of a language model on a mesh whose 'model' axis shares the vocabulary.
 
 A device holds some rows of the embedding [V, D] and the same columns of the logits [B, T, V];
-neither the table nor the logits are ever gathered (Shoeybi et al. 2019, section 3).
+neither is gathered along V (ZeRO gathers the table along D) (Shoeybi et al. 2019, section 3).
 """
 
 import jax

@@ -24,7 +24,7 @@ def weight(
       letters: one letter an axis, see `moe`.
       fan_in: how many numbers one output sums over.
       scale: variance is scale / fan_in.
-      dtype: of the arithmetic; what ZeRO gathers is of this type already.
+      dtype: of the arithmetic, in which ZeRO gathers it, too.
     """
     # 0.8796 is the standard deviation of a unit normal truncated at +-2.
     deviation = math.sqrt(scale / fan_in) / 0.87962566103423978

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -33,12 +34,11 @@ def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) 
         not see the file that the first wrote.
     """
     wanted = json.loads(json.dumps(content))
-    _require_same(path, wanted, owner, read)
-    _meet(f"{path} was looked at")
+    _require_same(path, wanted, owner, read)  # by all, before one writes
     if jax.process_index() == 0 and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps(wanted, indent=2) + "\n")
-    _meet(f"{path} was written")
+    meet(f"{path} was written")
     if not path.exists():
         raise ValueError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
                          " on a disk that all hosts share")  # fmt: skip
@@ -48,14 +48,23 @@ def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) 
 def _require_same(path, wanted, owner, read):
     said = json.loads(json.dumps(read(json.loads(path.read_text())))) if path.exists() else wanted
     lines = difference(said, wanted)
-    if lines:
-        raise ValueError(
-            f"{path.parent} belongs to another {owner}:\n  " + "\n  ".join(lines)
-            + "\nName another workdir, or delete this one to start over."
-        )  # fmt: skip
+    if not any(everyone(bool(lines))):
+        return
+    raise ValueError(
+        f"{path.parent} belongs to another {owner}:\n  "
+        + "\n  ".join(lines or ["another process says so"])
+        + "\nName another workdir, or delete this one to start over."
+    )
 
 
-def _meet(name):
+def everyone(says: bool) -> list[bool]:
+    """What every process says; all wait for all."""
+    if jax.process_count() == 1:
+        return [says]
+    return multihost_utils.process_allgather(np.array(says)).tolist()
+
+
+def meet(name: str) -> None:
     """Waits until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -56,7 +56,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
-    if done.exists():
+    if files.everyone(done.exists())[0]:
         claim(run, workdir)
         return json.loads(done.read_text())
     mesh, data = ready(run)  # a refused run leaves no trace
@@ -65,6 +65,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
         result = _train(run, workdir, data, name, bar)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
+    files.meet(f"{done} was written")
     return result
 
 

@@ -36,6 +36,21 @@ def test_a_report_with_its_dense_twin(tmp_path, capsys):
     assert moe["memory"]["short"] == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        (("--topology=v5e:4x8", "--mesh=data=2,expert=8,model=-1"), False),
+        (("--topology=v5p:8x8x8", "--mesh=data=8,expert=64"), True),
+    ],
+)
+def test_a_twin_that_does_not_fit_its_mesh_does_not_stop_the_report(given, left_out, capsys):
+    """D = 768 does not divide by 512 devices, over which the dense twin is spread."""
+    text = report(capsys, "--model=glam_0.1b_64e", *given)
+    assert "2.08B (published 1.9B)" in text
+    assert ("glam_0.1b is left out: model.d_model=768" in text) == left_out
+    assert ("| | glam_0.1b_64e | glam_0.1b |" in text) != left_out
+
+
 def test_what_does_not_fit_says_what_to_change(capsys):
     text = report(capsys, "--model=mixtral_8x22b", "--topology=h200:8", "--mesh=expert=8")
     assert "mixtral_8x22b is short by" in text and "--zero" in text

@@ -44,7 +44,7 @@ def test_born_sharded_and_equal_on_every_mesh():
     for mesh in ("2x4", "8x1"):
         with tiny.on(mesh):
             w = born((8, 4, 6), "EDF")
-            assert w.sharding.spec == jax.sharding.PartitionSpec("expert", None, None)
+            assert w.sharding.spec == jax.sharding.PartitionSpec("expert", None, "model")
         np.testing.assert_array_equal(w, want)
 
 

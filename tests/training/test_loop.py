@@ -265,7 +265,7 @@ def test_the_batch_is_that_of_the_step(data):
     run = toys.run_config()
     with tiny.on("2x4"):
         first, again, second = (loop.batch(run, data, i) for i in (0, 0, 1))
-        assert first.tokens_BT.sharding.spec == loop.sharding.spec("BT")
+        assert first.tokens_BT.sharding.spec == loop.sharding.spec("B")
     tiny.assert_equal(tiny.host(first), tiny.host(again))
     assert (np.asarray(first.tokens_BT) != np.asarray(second.tokens_BT)).any()
     other = dataclasses.replace(run, train=dataclasses.replace(run.train, seed=1))

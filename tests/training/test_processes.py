@@ -22,7 +22,7 @@ from tests.training import toys
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def together(workdir, mesh, processes=2) -> list[str]:
+def together(workdir, mesh, processes=2, other_seed=False) -> list[str]:
     """What the processes say, after all have ended well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -32,12 +32,17 @@ def together(workdir, mesh, processes=2) -> list[str]:
     common = [sys.executable, "-m", "tests.training.worker", str(processes)]
     running = [
         subprocess.Popen(
-            [*common, str(index), str(port), str(workdir), mesh], cwd=ROOT, env=environment,
+            [*common, str(index), str(port), str(workdir), mesh, str(index * other_seed)],
+            cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for index in range(processes)
     ]  # fmt: skip
-    said = [process.communicate(timeout=300)[0] for process in running]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
     assert not any(process.returncode for process in running), "\n".join(said)
     return said
 
@@ -89,6 +94,17 @@ def test_two_processes_are_one(alone, tmp_path):
     said = together(tmp_path, "2x4")
     assert_same(tmp_path, alone[0])
     assert len({line for text in said for line in text.splitlines() if "test_nll" in line}) == 1
+    rows = [line.split()[1:] for text in said for line in text.splitlines() if "rows" in line]
+    assert [len(r) for r in rows] == [4, 4] and sorted(sum(rows, [])) == [*"01234567"]
+
+
+def test_a_process_with_another_config_stops_all(alone, tmp_path):
+    """Neither hangs: each is told, and nothing is overwritten."""
+    shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(AssertionError, match="train.seed: it has 0, you gave 1"):
+        together(tmp_path, "2x4", other_seed=True)
+    assert (tmp_path / "config.json").read_text() == before
 
 
 def test_two_processes_take_over_on_another_mesh(alone, tmp_path):

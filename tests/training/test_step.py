@@ -107,7 +107,7 @@ def test_parameters_are_born_equal_on_a_mesh():
     with tiny.on("2x4"):
         born = step.init(MOE, CHAIN, 0)
         experts = born.params["block"]["layer_1"]["moe"]["experts"]["w_in"]
-        assert experts.sharding.spec == jax.sharding.PartitionSpec(None, "expert", None, None)
+        assert experts.sharding.spec == jax.sharding.PartitionSpec(None, "expert", None, "model")
         moments = jax.tree.leaves(born.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
         mu = next(x for x in moments if hasattr(x, "mu")).mu
         assert mu["block"]["layer_1"]["moe"]["experts"]["w_in"].sharding == experts.sharding

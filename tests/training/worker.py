@@ -1,6 +1,6 @@
 """One of several processes that train the toy run together; started by test_processes.
 
-python -m tests.training.worker <processes> <index> <port> <workdir> <data>x<expert>
+python -m tests.training.worker <processes> <index> <port> <workdir> <data>x<expert> <seed>
 """
 
 import pathlib
@@ -9,12 +9,25 @@ import sys
 from absl import flags
 
 from experiments import train
-from moe.data import prepare
+from moe.data import batches, prepare
 from moe.training import loop
 from tests.training import toys
 
 
-def main(processes, index, port, workdir, mesh):
+def watched(train_batch):
+    """Says which rows of its first batch this process reads."""
+
+    def watch(*args, numbers, **kwargs):
+        if not seen:
+            print("rows", *numbers)
+            seen.append(True)
+        return train_batch(*args, numbers=numbers, **kwargs)
+
+    seen = []
+    return watch
+
+
+def main(processes, index, port, workdir, mesh, seed):
     """Joins the others, trains, prints the test loss."""
     place = (
         f"--coordinator=localhost:{port}",
@@ -25,9 +38,9 @@ def main(processes, index, port, workdir, mesh):
     train.join()
     data, expert = map(int, mesh.split("x"))
     prepare.prepare = lambda _: toys.data()
-    result = loop.train(
-        toys.run_config(mesh={"data": data, "expert": expert}), pathlib.Path(workdir)
-    )
+    batches.train_batch = watched(batches.train_batch)
+    sections = {"mesh": {"data": data, "expert": expert}, "train": {"seed": int(seed)}}
+    result = loop.train(toys.run_config(**sections), pathlib.Path(workdir))
     print("test_nll", result["test_nll"])
 
 
