@@ -44,11 +44,14 @@ def make_mesh(data: int = -1, expert: int = 1, model: int = 1, devices=None) -> 
     """A mesh of data x expert x model devices; one of the three may be -1, "the rest".
 
     Raises:
-      ValueError: if the devices do not factor so.
+      ValueError: if the devices do not factor so, or the links between them do not.
     """
     devices = jax.devices() if devices is None else devices
     shape = _shape(len(devices), data, expert, model)
-    return jax.make_mesh(shape, AXES, EXPLICIT, devices=devices)
+    try:
+        return jax.make_mesh(shape, AXES, EXPLICIT, devices=devices)
+    except NotImplementedError as error:  # of a TPU's torus, whose sides an axis must fill
+        raise ValueError(f"mesh {dict(zip(AXES, shape, strict=True))}: {error}") from error
 
 
 def abstract_mesh(devices: int, data: int = -1, expert: int = 1, model: int = 1) -> AbstractMesh:

@@ -42,6 +42,17 @@ def test_a_mesh_that_does_not_fit(sizes):
         sharding.make_mesh(*sizes)
 
 
+def test_a_mesh_that_does_not_fit_the_links(monkeypatch):
+    """As data=2, expert=64 on a torus of 4 x 4 x 8."""
+
+    def refuse(*_, **__):
+        raise NotImplementedError("no such sides")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    with pytest.raises(ValueError, match="'data': 2, 'expert': 4, 'model': 1}: no such sides"):
+        sharding.make_mesh(2, 4)
+
+
 def test_some_devices():
     assert sharding.make_mesh(1, -1, devices=jax.devices()[:2]).devices.shape == (1, 2, 1)
 
