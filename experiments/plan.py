@@ -65,14 +65,15 @@ def main(ask: flags.FlagValues) -> None:
 def twin_rows(ask, preset: presets.Preset, run: RunConfig, tokens: float) -> Iterator[dict]:
     """The row of the dense model that the paper compares with, by arithmetic, under ZeRO.
 
-    None if there is none, or if the pod does not divide it, which is then said.
+    Nothing if there is none, or if the pod does not divide it, which is then said.
     """
     if not preset.twin:
         return
-    own = make_plan(run, ask.topology, compile_it=False)
+    m = run.mesh
+    own = sharding.abstract_mesh(device_count(ask.topology), m.data, m.expert, m.model)
     try:
         twin = presets.preset(preset.twin)
-        dense = make_run(ask, twin, MeshConfig(model=own.mesh["model"], zero=True))
+        dense = make_run(ask, twin, MeshConfig(model=own.shape["model"], zero=True))
         planned = make_plan(dense, ask.topology, compile_it=False)
         yield planning.row(preset.twin, twin, dense, planned, twin.tokens or tokens)
     except ValueError as error:

@@ -132,7 +132,7 @@ def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
     add("all-reduce", ("model",), passes * (2 * m.num_layers - m.moe_layers), row)
     add("all-reduce", ("model",), crossings, slots)
     add("all-reduce", ("model",), 2, t * m.d_model * 4)  # embedding, and its gradient in the head
-    gathers = _passes(run) - 1  # the backward pass uses what the one before it gathered
+    gathers = passes - 1  # the backward pass uses what the one before it gathered
     for leaf in _leaves(run, sizes, state):
         rest = leaf.in_use / math.prod(sizes[axis] for axis in leaf.shared)
         add("all-gather", leaf.shared, gathers, leaf.in_use)
