@@ -20,7 +20,7 @@ from experiments import command
 from moe import config as configs
 from moe import estimate, hlo, plan, sharding
 from moe.analysis import plots
-from moe.training import loss, optimizer, step
+from moe.training import loss, step
 from moe.training.config import RunConfig
 
 
@@ -37,14 +37,13 @@ def simulated(run: RunConfig) -> dict:
     devices = jax.devices()[: run.mesh.expert]
     mesh = sharding.make_mesh(1, run.mesh.expert, 1, devices=devices)
     sharding.check(mesh, run.shared())
-    chain = optimizer.make(run.optimizer, run.train.steps)
     shape = run.train.batch_size, run.train.seq_len
     ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     with sharding.on(mesh, run.layout):
-        state = step.init(run.model, chain, run.train.seed)
+        state = step.init(run.model, run.chain, run.train.seed)
         inputs = sharding.put(loss.Inputs(*ids, np.ones_like(place), place))
-        program = step.make_train_step(run.model, chain, 0).lower(state, inputs).compile()
+        program = step.make_train_step(run.model, run.chain, 0).lower(state, inputs).compile()
         sizes = [estimate.bytes_per_device(tree) for tree in (state.params, state)]
         _, metrics = program(state, inputs)
     return {

@@ -19,9 +19,9 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
-from moe import counting, flops, sharding
+from moe import counting, flops, plan, sharding
 from moe.data import prepare
-from moe.training import files, loop, loss, metrics, optimizer, step
+from moe.training import files, loop, loss, metrics, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
@@ -127,9 +127,8 @@ def _done(path):
 
 def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
-    t, chain = run.train, _chain(run)
-    train_step = step.make_train_step(run.model, chain, t.seed, t.accumulate)
-    state = jax.eval_shape(lambda: step.init(run.model, chain, t.seed))
+    t, state = run.train, plan.state_shapes(run)
+    train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
     ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), np.int32)
     return counting.count(train_step, state, loss.Inputs(ids, ids, ids, ids)).everything
 
@@ -252,13 +251,9 @@ def _time_steps(index, runs, root):
     files.write(root / "timing.json", json.dumps(timing) + "\n")
 
 
-def _chain(run):
-    return optimizer.make(run.optimizer, run.train.steps)
-
-
 def _state(run):
-    return step.init(run.model, _chain(run), run.train.seed)
+    return step.init(run.model, run.chain, run.train.seed)
 
 
 def _ready(run, state, data):
-    return loop.compiled(run, _chain(run), state, data), loop.batch(run, data, 0)
+    return loop.compiled(run, state, data), loop.batch(run, data, 0)

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 
 from moe import chips, estimate, flops, hlo, sharding
 from moe import config as configs
-from moe.training import loss, optimizer, step
+from moe.training import loss, step
 from moe.training.config import RunConfig
 
 PLATFORM = "tpu"  # to lower for; lowering needs no compiler
@@ -158,18 +158,14 @@ def lower(run: RunConfig, mesh):
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
     ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), jnp.int32, sharding=layout)
-    train_step = step.make_train_step(run.model, _chain(run), t.seed, t.accumulate)
+    train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
     traced = train_step.trace(state_shapes(run), loss.Inputs(ids, ids, ids, ids))
     return traced.lower(lowering_platforms=(PLATFORM,))
 
 
 def state_shapes(run: RunConfig) -> step.State:
     """The training state as shapes with their shardings on the mesh in use."""
-    return jax.eval_shape(lambda: step.init(run.model, _chain(run), run.train.seed))
-
-
-def _chain(run):
-    return optimizer.make(run.optimizer, run.train.steps)
+    return jax.eval_shape(lambda: step.init(run.model, run.chain, run.train.seed))
 
 
 def _refused(guess, error):

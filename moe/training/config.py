@@ -3,11 +3,14 @@
 import dataclasses
 from dataclasses import dataclass, field
 
+import optax
+
 from moe import config as configs
 from moe import sharding
 from moe.config import ModelConfig
 from moe.data import prepare
 from moe.dispatch import groups, transport
+from moe.training import optimizer
 from moe.training.optimizer import OptimizerConfig
 
 
@@ -83,6 +86,11 @@ class RunConfig:
     def num_groups(self) -> int | None:
         """G of one forward pass in training, None for a dense model."""
         return self.model.moe and self.micro_batch * self.train.seq_len // self.group_size
+
+    @property
+    def chain(self) -> optax.GradientTransformation:
+        """The optimizer with its schedule over all steps."""
+        return optimizer.make(self.optimizer, self.train.steps)
 
     @property
     def layout(self) -> sharding.Layout:

@@ -13,7 +13,7 @@ from moe import config as configs
 from moe import sharding
 from moe.data import batches, prepare
 from moe.evaluation import text
-from moe.training import checkpoint, files, metrics, optimizer, step
+from moe.training import checkpoint, files, metrics, step
 from moe.training.config import RunConfig
 
 
@@ -125,11 +125,10 @@ def identity(data) -> dict:
 
 
 def _train(run, workdir, data, name, line):
-    chain = optimizer.make(run.optimizer, run.train.steps)
-    state = step.init(run.model, chain, run.train.seed)
+    state = step.init(run.model, run.chain, run.train.seed)
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
-        train_step = compiled(run, chain, state, data)
+        train_step = compiled(run, state, data)
         path, first = workdir / "metrics.jsonl", int(state.step)
         with contextlib.closing(metrics.Writer(path, first)) as writer:
             state, seconds, evaluate = _loop(
@@ -182,9 +181,9 @@ def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
     return state, clock.stop(state), evaluate
 
 
-def compiled(run: RunConfig, chain, state, data):
+def compiled(run: RunConfig, state, data):
     """The training step, compiled ahead so that no compilation is timed."""
-    jitted = step.make_train_step(run.model, chain, run.train.seed, run.train.accumulate)
+    jitted = step.make_train_step(run.model, run.chain, run.train.seed, run.train.accumulate)
     return jitted.lower(state, batch(run, data, 0)).compile()
 
 

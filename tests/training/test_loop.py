@@ -63,7 +63,7 @@ class Run:
     def state(self, run):
         """The state of the last checkpoint."""
         with jax.set_mesh(loop.sharding.make_mesh(run.mesh.data, run.mesh.expert)):
-            template = step.init(run.model, optimizer.make(run.optimizer, STEPS), 1)
+            template = step.init(run.model, run.chain, 1)
             with contextlib.closing(checkpoint.Checkpoints(self.workdir)) as checkpoints:
                 return tiny.host(checkpoints.restore(template)[0])
 

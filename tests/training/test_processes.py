@@ -15,7 +15,7 @@ import pytest
 
 from moe import sharding
 from moe.data import prepare
-from moe.training import checkpoint, loop, metrics, optimizer, step
+from moe.training import checkpoint, loop, metrics, step
 from tests import tiny
 from tests.training import toys
 
@@ -73,7 +73,7 @@ def trained(workdir):
     """Parameters and moments of the last checkpoint, and the logged losses."""
     run = toys.run_config()
     with sharding.on(loop.mesh_of(run)):
-        template = step.init(run.model, optimizer.make(run.optimizer, toys.STEPS), 1)
+        template = step.init(run.model, run.chain, 1)
         with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
             state = tiny.host(checkpoints.restore(template)[0])
     records = metrics.read(workdir / "metrics.jsonl")
