@@ -30,7 +30,7 @@ def experts(number: int, **overrides) -> dict:
     return {"moe": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
 
 
-RANDOM = {"router": "random", "balance_weight": 0.0, "z_weight": 0.0}  # no weights, no losses
+RANDOM = {"router": "random", "router_scale": 0.0}  # no weights, no losses
 
 
 def cpu() -> ConfigDict:

@@ -1,17 +1,34 @@
 """A small MoE decoder on the packaged corpus: 16 experts, top-1, 2M tokens.
 
-python -m experiments.train --config=configs/train.py --workdir=runs/train
+    python -m experiments.train --config=configs/train.py --workdir=runs/train
+    python -m experiments.train --config=configs/train.py:gshard --workdir=runs/gshard
+
+After the colon stands any router of `moe.routing.ROUTERS`; its own options are then fields under
+config.model.moe.options. Routers that look at later tokens get a model that learns masked tokens.
 """
 
 from ml_collections import ConfigDict
 
 from moe import config as configs
+from moe import routing
 from moe.training.config import RunConfig
 
+NEEDS = {
+    **dict.fromkeys(("noisy_top_k", "gshard", "hierarchical"), {"k": 2}),
+    "top_p": {"k": 4},
+    "rre": {"options": {"groups": 4}},
+    "base": {"capacity_factor": 1.0},
+    "soft": {"group_size": 64, "eval_capacity_factor": 1.25, "dispatcher": "einsum"},
+}  # what a router asks for beside its name
 
-def get_config() -> ConfigDict:
-    """The run."""
-    moe = {"num_experts": 16, "d_ff": 256, "group_size": 256, "jitter": 0.01}
+
+def get_config(router: str = "top_k") -> ConfigDict:
+    """The run with one of the routers."""
+    configs.one_of("router, in configs/train.py:router,", router, routing.ROUTERS)
+    moe = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
+    if "jitter" in routing.ROUTERS[router].common:
+        moe["jitter"] = 0.01
+    moe |= NEEDS.get(router, {})
     run = {
         "data": {"source": ("encyclopedia_en", "code", "cloud_docs"), "vocab_size": 1024},
         "model": {
@@ -23,6 +40,7 @@ def get_config() -> ConfigDict:
             "d_head": 32,
             "d_ff": 256,
             "dtype": "float32",
+            "bidirectional": routing.ROUTERS[router].causal != "always",
             "moe": moe,
         },
         "optimizer": {"learning_rate": 0.008},

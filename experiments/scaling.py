@@ -20,9 +20,6 @@ from moe.analysis import plots, scaling
 from moe.config import MoEConfig
 from moe.training.config import RunConfig
 
-CONFIG = command.config("configs/scaling.py:demo", "The study.")
-WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
-
 
 def variants(config) -> study.Runs:
     """The runs of the study, each matched to the dense baseline, by number of experts."""
@@ -32,14 +29,14 @@ def variants(config) -> study.Runs:
 
 
 def _variant(name, variant, base, config):
-    known = {"moe", "flops", "learning_rate"}
+    known = {"moe", "flops", "learning_rate", "model"}
     configs.require(
         set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
     )
     t = base.train
     size = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
     size["by"] = config.match
-    model, sections = base.model, {}
+    model, sections = dataclasses.replace(base.model, **variant.get("model", {})), {}
     if "flops" in variant:
         model = flops.dense_of(model, variant.flops, **size)
     if "moe" in variant:
@@ -67,14 +64,15 @@ def report(records: list[dict], root: pathlib.Path, watts: float) -> None:
         print(root / name)
 
 
-def main():
+def main(config, workdir: str) -> None:
     """Runs the study and reports."""
-    config = CONFIG.value
-    root = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
+    root = pathlib.Path(workdir or f"runs/{config.name}")
     runs = variants(config)
     records = study.run(runs, root, config.seeds, config.jobs)
     report(records, root, config.watts / config.jobs)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    CONFIG = command.config("configs/scaling.py:demo", "The study.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value))

@@ -25,6 +25,10 @@ from moe.training import files, loop, loss, metrics, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
+ROUTING = (
+    *("dropped", "missed", "max_load", "unused", "entropy", "gate", "realised_k"),
+    *("realised_capacity",),
+)  # statistics that results keep
 ROUNDS = 60  # step times taken of each variant
 
 
@@ -130,7 +134,8 @@ def _everything(run):
     t, state = run.train, plan.state_shapes(run)
     train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
     ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), np.int32)
-    return counting.count(train_step, state, loss.Inputs(ids, ids, ids, ids)).everything
+    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
+    return counting.count(train_step, state, inputs).everything
 
 
 def _timing(root):
@@ -153,9 +158,7 @@ def _finished(path):
     train = [r for r in records if r["split"] == "train"]
     late = train[-max(1, len(train) // 4) :]
     routing = {
-        key: float(np.mean([r[key] for r in late]))
-        for key in ("dropped", "max_load", "unused", "entropy", "gate", "realised_capacity")
-        if late and key in late[0]
+        key: float(np.mean([r[key] for r in late])) for key in ROUTING if late and key in late[0]
     }
     return {
         **json.loads((path / "result.json").read_text()),
@@ -235,7 +238,7 @@ def _time_steps(index, runs, root):
     first = next(iter(runs.values()))
     with sharding.on(loop.mesh_of(first), first.layout):
         data = prepare.prepare(first.data)
-        states = {name: _state(run) for name, run in runs.items()}
+        states = {name: _state(run, data) for name, run in runs.items()}
         ready = {name: _ready(run, states[name], data) for name, run in runs.items()}
         for _ in tqdm.trange(ROUNDS + 1, desc="timing steps side by side"):
             for name, (train_step, inputs) in ready.items():
@@ -251,8 +254,8 @@ def _time_steps(index, runs, root):
     files.write(root / "timing.json", json.dumps(timing) + "\n")
 
 
-def _state(run):
-    return step.init(run.model, run.chain, run.train.seed)
+def _state(run, data):
+    return step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
 
 
 def _ready(run, state, data):

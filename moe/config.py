@@ -16,8 +16,13 @@ import ml_collections
 
 from moe import dispatch, routing
 from moe.layers import feed_forward
+from moe.routing import contract
 
 DTYPES = ("float32", "bfloat16")
+
+
+# What several routers understand; None is the router's own default (`Router.common`).
+COMMON = ("jitter", "balance_weight", "z_weight", "router_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,32 +33,81 @@ class MoEConfig:
     d_ff: int  # hidden width of one expert
     k: int = 1
     router: str = "top_k"
+    options: contract.Options | None = None  # what only this router has; None: its defaults
+    jitter: float | None = None  # the router's input is multiplied by U(1 - jitter, 1 + jitter)
+    balance_weight: float | None = None
+    z_weight: float | None = None
+    router_scale: float | None = None  # variance of a router's initial weights, over D
     dispatcher: str = "gather"
     group_size: int = 0  # tokens that compete for the same slots; 0 is one sequence
     capacity_factor: float = 1.25
     eval_capacity_factor: float = 2.0
-    jitter: float = 0.0  # the router's input is multiplied by U(1 - jitter, 1 + jitter)
-    balance_weight: float = 0.01
-    z_weight: float = 0.001
-    router_scale: float = 0.1  # variance of a learned router's initial weights, over D
+    shared_experts: int = 0  # experts that see every token, beside the routed ones
+    expert_dropout: float = 0.0  # of the experts' hidden units
+
+    @classmethod
+    def types(cls, given: Mapping) -> dict[str, type]:
+        """Fields whose type depends on other fields: the options are those of the router."""
+        router = given.get("router", cls.router)
+        one_of("moe.router", router, routing.ROUTERS)
+        return {"options": routing.ROUTERS[router].options | None}
 
     def __post_init__(self):
         one_of("moe.router", self.router, routing.ROUTERS)
         one_of("moe.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
-        positive(self, "moe", ("num_experts", "d_ff", "k", "router_scale"))
-        positive(self, "moe", ("capacity_factor", "eval_capacity_factor"))
-        not_negative(self, "moe", ("group_size", "jitter", "balance_weight", "z_weight"))
+        self._complete()
+        positive(self, "moe", ("num_experts", "d_ff", "k", "capacity_factor"))
+        positive(self, "moe", ("eval_capacity_factor",))
+        not_negative(self, "moe", ("group_size", "shared_experts", "expert_dropout", *COMMON))
         require(
             self.k <= self.num_experts, f"moe.k={self.k} exceeds num_experts={self.num_experts}"
         )
-        require(self.jitter < 1, f"moe.jitter={self.jitter} must be below 1")
-        learned = routing.ROUTERS[self.router].learned
-        for name in ("jitter", "balance_weight", "z_weight"):
+        for name in ("jitter", "expert_dropout"):
+            require(getattr(self, name) < 1, f"moe.{name}={getattr(self, name)} must be below 1")
+        kind, dispatcher = self.routing.kind, dispatch.DISPATCHERS[self.dispatcher]
+        require(
+            kind in dispatcher.KINDS,
+            f"moe.dispatcher={self.dispatcher!r} cannot carry the {kind.__name__} of the"
+            f" {self.router!r} router: use one of"
+            f" {', '.join(n for n, d in dispatch.DISPATCHERS.items() if kind in d.KINDS)}",
+        )
+        weights = [f for f in dataclasses.fields(self.options) if f.name.endswith("_weight")]
+        not_negative(self.options, "moe.options", [f.name for f in weights])
+        if self.routing.check:
+            self.routing.check(self)
+
+    def _complete(self):
+        """Puts the router's defaults where nothing was given, and refuses what it cannot use."""
+        router = self.routing
+        if self.options is None:
+            object.__setattr__(self, "options", router.options())
+        require(
+            type(self.options) is router.options,
+            f"moe.options={self.options} are not those of the {self.router!r} router",
+        )
+        for name in COMMON:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, router.common.get(name, 0.0))
             require(
-                learned or not getattr(self, name),
-                f"moe.{name}={getattr(self, name)} does nothing with the {self.router!r} router,"
-                " which has no weights: set it to 0",
+                name in router.common or not getattr(self, name),
+                f"moe.{name}={getattr(self, name)} does nothing with the {self.router!r} router:"
+                " set it to 0, or leave it out",
             )
+
+    @property
+    def routing(self) -> contract.Router:
+        """The router."""
+        return routing.ROUTERS[self.router]
+
+    @property
+    def causal(self) -> str:
+        """When no token's expert depends on later ones: always, evaluation or never."""
+        return "never" if getattr(self.options, "batch_priority", False) else self.routing.causal
+
+    def weight(self, loss: str) -> float:
+        """The weight of one of the router's losses."""
+        name = f"{loss}_weight"
+        return getattr(self, name) if name in COMMON else getattr(self.options, name)
 
     def factor(self, train: bool) -> float:
         """The capacity factor in training or in evaluation."""
@@ -85,6 +139,8 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass
     scan_unroll: int = 1  # blocks unrolled in the scan: more program, less overhead on a CPU
+    bidirectional: bool = False  # sees whole documents; trained and judged on masked tokens
+    allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
     moe: MoEConfig | None = None
 
     def __post_init__(self):
@@ -99,14 +155,29 @@ class ModelConfig:
             f"model.d_head={self.d_head} must be even for rotary positions",
         )
         require(
-            self.moe is None or routing.ROUTERS[self.moe.router].causal,
+            self.moe is None
+            or self.moe.causal == "always"
+            or self.bidirectional
+            or self.allow_noncausal,
             f"moe.router={self.moe and self.moe.router!r} is not causal: it looks at later tokens,"
-            " which a decoder does not have when it generates; choose a causal one",
+            f" which a decoder does not have when it generates ({_causal_when(self.moe)}). Choose a"
+            " causal one, set model.bidirectional=True to learn masked tokens instead, or"
+            " model.allow_noncausal=True if you know what its loss means",
         )
         require(
             not self.dense_activation or self.moe_layers < self.num_layers,
             f"model.dense_activation={self.dense_activation!r} does nothing when every layer is"
             " MoE: use every=2 or more, or leave it empty",
+        )
+        require(
+            not (self.bidirectional and self.moe and self.moe.routing.reads_ids),
+            f"moe.router={self.moe and self.moe.router!r} goes by token ids, which are hidden in a"
+            " bidirectional model",
+        )
+        require(
+            self.position == "rotary" or not self.bidirectional,
+            "model.position='relative' has buckets for earlier tokens only: use 'rotary' in a"
+            " bidirectional model",
         )
         not_negative(self, "model", ("num_dense_layers", "num_kv_heads"))
         in_blocks = self.num_layers - self.num_dense_layers
@@ -131,6 +202,11 @@ class ModelConfig:
         return (self.num_layers - self.num_dense_layers) // self.every if self.moe else 0
 
 
+def _causal_when(moe):
+    evaluation = moe is not None and moe.causal == "evaluation"
+    return "in training; its evaluation is causal" if evaluation else "in evaluation, too"
+
+
 def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = ""):
     """A frozen dataclass of type `kind` from a ConfigDict with the same keys.
 
@@ -142,11 +218,12 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
         f"{path.rstrip('.')}={config!r} must be a section with the fields of {kind.__name__}",
     )
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind) | (kind.types(config) if hasattr(kind, "types") else {})
     for key in config:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
-            raise ValueError(f"unknown key {path}{key}: did you mean {path}{near[0]}?")
+            hint = f"did you mean {path}{near[0]}?" if near else f"{path[:-1]} takes no keys"
+            raise ValueError(f"unknown key {path}{key}: {hint}")
     needed = (f.name for f in fields.values() if f.default is f.default_factory)  # both MISSING
     missing = [path + name for name in needed if name not in config]
     require(not missing, f"missing {', '.join(missing)} for a {kind.__name__}")

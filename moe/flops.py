@@ -58,9 +58,10 @@ def parameters(model: ModelConfig) -> Parameters:
     of_experts = sum(
         math.prod(x.shape)
         for path, x in jax.tree_util.tree_leaves_with_path(shapes)
-        if "experts" in jax.tree_util.keystr(path)
+        if "'experts'" in jax.tree_util.keystr(path)
     )
-    idle = of_experts * (model.moe.num_experts - model.moe.k) // model.moe.num_experts
+    met = model.moe.routing.met(model.moe)
+    idle = round(of_experts * (model.moe.num_experts - met) / model.moe.num_experts)
     return Parameters(total, total - idle)
 
 
@@ -69,18 +70,22 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
 
     Args:
       length: T, over which causal attention averages.
+
+    Routed experts are as many as a token meets on average (`Router.met`): K for most.
     """
     D, sparse = model.d_model, model.moe_layers
     attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head
+    seen = 2 * length if model.bidirectional else length + 1  # twice the mean of positions seen
     dense_matrices = feed_forward.num_matrices(model.dense_activation or model.activation)
     forward = {
-        "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * (length + 1)),
+        "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * seen),
         "dense_ffn": (model.num_layers - sparse) * 2 * dense_matrices * D * model.d_ff,
         "head": 2 * D * model.vocab_size,
     }
     if model.moe:
         matrices = feed_forward.num_matrices(model.activation)
-        forward["experts"] = sparse * model.moe.k * 2 * matrices * D * model.moe.d_ff
+        used = model.moe.routing.met(model.moe) + model.moe.shared_experts
+        forward["experts"] = sparse * used * 2 * matrices * D * model.moe.d_ff
     return {part: 3.0 * flops for part, flops in forward.items()}
 
 
@@ -94,8 +99,8 @@ def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -
     """
     network = decoder.Decoder(model)
 
-    def step(params, key, *fields):
-        return loss.value_and_grad(network, params, loss.Inputs(*fields), key, accumulate)
+    def step(params, routing, inputs, key):
+        return loss.value_and_grad(network, params, routing, inputs, key, accumulate)
 
     return _count(step, model, batch, length)
 
@@ -105,17 +110,19 @@ def evaluating(model: ModelConfig, batch: int, length: int) -> counting.Flops:
     """Executed FLOPs of evaluating `batch` x `length` tokens at the evaluation capacity."""
     network = decoder.Decoder(model)
 
-    def forward(params, key, *fields):
-        return loss.forward(network, params, loss.Inputs(*fields), key, train=False)
+    def forward(params, routing, inputs, key):
+        return loss.forward(network, params, routing, inputs, key, train=False)
 
     return _count(forward, model, batch, length)
 
 
 def _count(function, model, batch, length):
-    """FLOPs of function(params, key, *fields of `loss.Inputs`), from shapes alone."""
+    """FLOPs of function(params, routing, inputs, key), from shapes alone."""
     ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return counting.count(function, decoder.parameter_shapes(model), key, ids, ids, ids, ids)
+    params, routing = decoder.parameter_shapes(model), decoder.routing_state(model)
+    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
+    return counting.count(function, params, routing, inputs, key)
 
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:

@@ -159,7 +159,8 @@ def lower(run: RunConfig, mesh):
     layout = NamedSharding(mesh, sharding.spec("BT"))
     ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), jnp.int32, sharding=layout)
     train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
-    traced = train_step.trace(state_shapes(run), loss.Inputs(ids, ids, ids, ids))
+    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
+    traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
 
 

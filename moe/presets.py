@@ -9,6 +9,7 @@ parameters, except where `note` says more.
 from dataclasses import dataclass
 
 from moe.config import ModelConfig, MoEConfig
+from moe.routing import rre
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,7 @@ def switch_base_like(experts=None) -> ModelConfig:
 
 GLAM = "Du et al. 2022, table 4"
 RUMOUR = "a rumour, not a publication"
-RANDOM = MoEConfig(
-    num_experts=640, d_ff=20_480, router="random", balance_weight=0.0, z_weight=0.0
-)  # as RRE, it has no weights
+RRE = MoEConfig(num_experts=640, d_ff=20_480, router="rre", options=rre.Options(groups=4))
 
 PRESETS = {
     "glam_0.1b": Preset(model=glam(12, 768, 3072, 12, 64), total=130e6, length=1024, source=GLAM),
@@ -143,10 +142,9 @@ PRESETS = {
         source="Muennighoff et al. 2024, table 1",
     ),
     "pangu_sigma": Preset(
-        model=gpt(40, 5120, 20_480, 40, 40_960, num_dense_layers=32, moe=RANDOM),
+        model=gpt(40, 5120, 20_480, 40, 40_960, num_dense_layers=32, moe=RRE),
         total=1.085e12, length=1024, tokens=329e9, source="Ren et al. 2023, section 3",
-        note="experts are drawn at random: its own router, RRE, has no weights either; the"
-        " vocabulary is ours",
+        note="the vocabulary and the number of groups of experts are ours",
     ),
     "gpt4_16x111b": Preset(
         model=gpt(120, 10_752, 43_008, 84, 100_352, 16),

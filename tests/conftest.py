@@ -1,13 +1,20 @@
 """Strict everywhere: 8 simulated CPU devices, no silent rank promotion, warnings are errors."""
 
+import gc
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Equal programs are compiled once in a session, by whichever test process needs them first.
+PROGRAMS = tempfile.TemporaryDirectory(prefix="moe-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import jax
+import jax  # noqa: E402, it reads the environment
 
+gc.set_threshold(50_000, 50, 100)  # tracing makes many objects that live long
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8, "the tests need 8 simulated devices"

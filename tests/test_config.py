@@ -18,12 +18,14 @@ from tests import tiny
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"router": "topk"}, "moe.router='topk' is not one of 'top_k', 'random'"),
+        ({"router": "topk"}, "moe.router='topk' is not one of 'top_k', 'noisy_top_k'"),
         ({"dispatcher": "sort"}, "moe.dispatcher='sort' is not one of 'oracle', 'einsum'"),
         ({"num_experts": 0}, "moe.num_experts=0 must be above 0"),
         ({"d_ff": -1}, "moe.d_ff=-1 must be above 0"),
         ({"k": 0}, "moe.k=0 must be above 0"),
-        ({"router_scale": 0.0}, "moe.router_scale=0.0 must be above 0"),
+        ({"router_scale": -0.1}, "moe.router_scale=-0.1 must not be negative"),
+        ({"shared_experts": -1}, "moe.shared_experts=-1 must not be negative"),
+        ({"expert_dropout": 1.0}, "moe.expert_dropout=1.0 must be below 1"),
         ({"capacity_factor": 0.0}, "moe.capacity_factor=0.0 must be above 0"),
         ({"eval_capacity_factor": -1.0}, "moe.eval_capacity_factor=-1.0 must be above 0"),
         ({"capacity_factor": float("nan")}, "moe.capacity_factor=nan must be above 0"),
@@ -33,10 +35,30 @@ from tests import tiny
         ({"jitter": -0.1}, "moe.jitter=-0.1 must not be negative"),
         ({"jitter": 1.0}, "moe.jitter=1.0 must be below 1"),
         ({"k": 5}, "moe.k=5 exceeds num_experts=4"),
-        ({"router": "random"}, "moe.balance_weight=0.01 does nothing with the 'random' router"),
-        ({"router": "random", "balance_weight": 0.0}, "moe.z_weight=0.001 does nothing"),
-        ({"router": "random", "balance_weight": 0.0, "z_weight": 0.0, "jitter": 0.1},
-         "moe.jitter=0.1 does nothing with the 'random' router"),
+        ({"router": "random", "balance_weight": 0.01},
+         "moe.balance_weight=0.01 does nothing with the 'random' router"),
+        ({"router": "random", "z_weight": 0.001}, "moe.z_weight=0.001 does nothing"),
+        ({"router": "random", "jitter": 0.1}, "moe.jitter=0.1 does nothing"),
+        ({"router": "random", "router_scale": 0.1}, "moe.router_scale=0.1 does nothing"),
+        ({"router": "soft", "group_size": 8},
+         "'gather' cannot carry the Mixing of the 'soft' router: use one of einsum"),
+        ({"router": "random", "options": routing.ranked.Options()},
+         r"moe.options=Options\(rounds=0, .* are not those of the 'random' router"),
+        ({"options": routing.ranked.Options(rounds=-1)}, "o.rounds=-1 must not be negative"),
+        ({"options": routing.ranked.Options(expert_groups=3)}, "o.expert_groups=3 must divide"),
+        ({"options": routing.ranked.Options(expert_groups=2, groups_used=2)}, "limits nothing"),
+        ({"options": routing.ranked.Options(rounds=1, batch_priority=True)}, "by position"),
+        ({"options": routing.ranked.Options(expert_groups=0)}, "o.expert_groups=0 must divide"),
+        ({"router": "hierarchical", "k": 2,
+          "options": routing.hierarchical.Options(groups_used=0)}, "o.groups_used=0 k=2"),
+        ({"router": "top_p", "options": routing.top_p.Options(target_k=0.5)}, "or from 1 to k=1"),
+        ({"router": "top_p", "options": routing.top_p.Options(rate=0.5)}, "without a target_k"),
+        ({"router": "expert_choice", "options": routing.expert_choice.Options(iterations=7)},
+         "does nothing without `most`"),
+        ({"router": "expert_choice", "k": 2, "eval_capacity_factor": 2.0,
+          "options": routing.expert_choice.Options(most=3)}, "at least k .*=4"),
+        ({"router": "top_p", "options": routing.top_p.Options(entropy_weight=-1.0)},
+         "moe.options.entropy_weight=-1.0 must not be negative"),
     ],
 )  # fmt: skip
 def test_experts(changes, message):
@@ -298,13 +320,34 @@ def test_capacity_factors_and_group_sizes():
 
 def test_a_router_that_looks_ahead_is_refused(monkeypatch):
     """In a decoder, training would leak what evaluation by generating cannot know."""
-    peeking = routing.ROUTERS["top_k"]._replace(causal=False)
+    peeking = routing.ROUTERS["top_k"]._replace(causal="never")
     monkeypatch.setitem(routing.ROUTERS, "peeking", peeking)
-    with pytest.raises(ValueError, match="causal"):
+    with pytest.raises(ValueError, match=r"'peeking' is not causal: .*in evaluation, too\)"):
         tiny.sparse(router="peeking")
+    with pytest.raises(ValueError, match="in training; its evaluation is causal"):
+        tiny.sparse(router="base")
+    with pytest.raises(ValueError, match="'top_k' is not causal"):
+        tiny.sparse(options=routing.ranked.Options(batch_priority=True))
+    with pytest.raises(ValueError, match="'hash' goes by token ids, which are hidden"):
+        tiny.model(bidirectional=True, moe=tiny.moe(router="hash"))
+    for consent in ("bidirectional", "allow_noncausal"):
+        assert tiny.model(moe=tiny.moe(router="peeking"), **{consent: True})
 
 
-def test_every_router_can_be_asked_for():
-    for name, router in routing.ROUTERS.items():
-        losses = {} if router.learned else {"balance_weight": 0.0, "z_weight": 0.0}
-        assert tiny.moe(router=name, **losses).router == name
+def test_options_are_those_of_the_router():
+    """Given in a ConfigDict, completed with defaults, and refused under another router."""
+    given = {"num_experts": 4, "d_ff": 8, "router": "top_p", "options": {"mass": 0.5}}
+    got = configs.from_config_dict(configs.MoEConfig, ml_collections.ConfigDict(given))
+    assert got.options == routing.top_p.Options(mass=0.5) and got.weight("entropy") == 1e-4
+    assert got.weight("balance") == got.balance_weight == 0.01
+    whole = configs.complete(configs.MoEConfig, given)
+    assert whole.options.mass == 0.5 and whole.options.target_k == 0.0
+    whole.router = "sigmoid"
+    with pytest.raises(ValueError, match=r"unknown key options\.\w+: did you mean options\."):
+        configs.from_config_dict(configs.MoEConfig, whole)
+    whole.router = "random"
+    with pytest.raises(ValueError, match=r"unknown key options\.\w+: options takes no keys"):
+        configs.from_config_dict(configs.MoEConfig, whole)
+    whole.router = "nobody"
+    with pytest.raises(ValueError, match="moe.router='nobody' is not one of"):
+        configs.from_config_dict(configs.MoEConfig, whole)

@@ -212,7 +212,7 @@ def test_within_1_percent_of_xla(dispatcher, changes):
     network = decoder.Decoder(config)
 
     def step(params, key, *fields):
-        return loss.value_and_grad(network, params, loss.Inputs(*fields), key)
+        return loss.value_and_grad(network, params, {}, loss.Inputs(*fields), key)
 
     ids = jax.ShapeDtypeStruct((4, 64), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))

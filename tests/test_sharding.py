@@ -159,8 +159,7 @@ class First(NamedTuple):
 def first_step(config, mesh, accumulate=1, **layout) -> First:
     chain = optax.chain(recorder(), optax.adam(1e-2))
     with tiny.on(mesh, **layout):
-        params, batch = tiny.params(config), tiny.put(tiny.inputs(16))
-        state = step.State(jnp.int32(0), params, jax.jit(chain.init)(params))
+        state, batch = tiny.state(config, chain), tiny.put(tiny.inputs(16))
         train_step = step.make_train_step(config, chain, 0, accumulate)
         train_step = train_step.lower(state, batch).compile()
         state, metrics = train_step(state, batch)
@@ -221,8 +220,7 @@ def test_twenty_steps_are_the_same_on_a_mesh():
     losses = {}
     for mesh in ("1x1x1", "2x4x1"):
         with tiny.on(mesh):
-            params = tiny.params(EVERY_MESH)
-            state = step.State(jnp.int32(0), params, jax.jit(chain.init)(params))
+            state = tiny.state(EVERY_MESH, chain)
             train_step = step.make_train_step(EVERY_MESH, chain, 0)
             losses[mesh] = []
             for i in range(20):
@@ -280,7 +278,7 @@ def test_the_gathering_transport_sends_no_slots():
 @pytest.mark.parametrize("router", ["top_k", "random"])
 def test_noise_is_drawn_where_it_is_used(router):
     """No device draws the random bits of the tokens of all the others."""
-    changes = {"jitter": 0.1} if router == "top_k" else {"balance_weight": 0.0, "z_weight": 0.0}
+    changes = {"jitter": 0.1} if router == "top_k" else {}
     layer = moe.MoELayer(tiny.sparse(num_experts=8, router=router, **changes))
     groups = 24
 

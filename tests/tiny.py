@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from moe import config as configs
 from moe import sharding
 from moe.models import decoder
-from moe.training import loss
+from moe.training import loss, step
 
 B, T, D, E, V = 8, 8, 8, 4, 32
 MESHES = ("1x1x1", "8x1x1", "1x8x1", "2x4x1", "2x2x2", "1x4x2")  # data x expert x model
@@ -62,9 +62,29 @@ def params(config: configs.ModelConfig, seed=0):
 def gradients(config: configs.ModelConfig, accumulate=1):
     """The compiled (params, inputs, key) -> ((loss, metrics), gradients), one per test process."""
     network = decoder.Decoder(config)
-    return jax.jit(
-        lambda params, batch, key: loss.value_and_grad(network, params, batch, key, accumulate)
+
+    @jax.jit
+    def function(params, batch, key):
+        (value, (metrics, _)), grads = loss.value_and_grad(
+            network, params, routing_state(config), batch, key, accumulate
+        )
+        return (value, metrics), grads
+
+    return function
+
+
+def routing_state(config: configs.ModelConfig):
+    """The routers' state at the start, on the current mesh."""
+    return jax.tree.map(
+        lambda x: sharding.reshard(jnp.asarray(x), "." * x.ndim), decoder.routing_state(config)
     )
+
+
+def state(config: configs.ModelConfig, chain=None) -> step.State:
+    """A training state of `params(config)`."""
+    weights = params(config)
+    moments = jax.jit(chain.init)(weights) if chain else ()
+    return step.State(jnp.int32(0), weights, moments, routing_state(config))
 
 
 def value_and_grad(config, batch, mesh="none", accumulate=1, key=0):
@@ -75,7 +95,7 @@ def value_and_grad(config, batch, mesh="none", accumulate=1, key=0):
 
 
 def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
-    """Random ids in rows of two documents, the last quarter of odd rows padding."""
+    """Random ids in rows of two documents of two domains, the last quarter of odd rows padding."""
     rng = np.random.default_rng(seed)
     tokens, targets = rng.integers(0, V, (2, batch, length))
     place = np.broadcast_to(np.arange(length), (batch, length))
@@ -85,7 +105,7 @@ def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
         segment = np.where(
             (place >= length - length // 4) & (np.arange(batch) % 2)[:, None], 0, segment
         )
-    fields = (tokens, targets, segment, place % cut)
+    fields = (tokens, targets, segment, place % cut, (place >= cut) * 1, segment > 0)
     return loss.Inputs(*(jnp.asarray(x, jnp.int32) for x in fields))
 
 

@@ -64,6 +64,78 @@ def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
     return drawn
 
 
+def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
+    """Test loss of every router with its interval against the baseline, and what it cost."""
+    runs = scaling.by_variant(records)
+    order = sorted(runs, key=lambda name: _test(runs[name]))
+    drawn = figure.Figure(figsize=(13, 0.32 * len(order) + 1.6), layout="constrained")
+    losses, loads, times = drawn.subplots(1, 3, sharey=True)
+    place = np.arange(len(order))
+    for i, name in enumerate(order):
+        both = {s: r for s, r in runs[name].items() if s in runs[baseline]}
+        half = 0 if name == baseline else scaling.over_documents(both, runs[baseline]).half
+        colour = "C1" if name == baseline else ("grey" if name == scaling.BASELINE else "C0")
+        losses.errorbar(_test(runs[name]), i, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
+        routed = next(iter(runs[name].values()))["train_routing"]
+        if routed:
+            loads.barh(i, routed["max_load"], color=colour)
+            loads.annotate(f"{routed['dropped']:.1%} dropped", (0.05, i), va="center", fontsize=7)
+        seconds = next(iter(runs[name].values())).get("step_seconds", np.nan)
+        times.barh(i, 1e3 * seconds, color=colour)
+    losses.set(xlabel=f"test loss, nats (95% from {baseline}, documents)", yticks=place)
+    losses.set_yticklabels(order, fontsize=8)
+    losses.invert_yaxis()
+    loads.set(xlabel="largest load over mean")
+    times.set(xlabel="ms a step, side by side")
+    for axis in (losses, loads, times):
+        axis.grid(alpha=0.3)
+    return drawn
+
+
+def capacity_figure(records: list[dict]) -> figure.Figure:
+    """Test loss and drops over the realised capacity, slots a choice, and over time a step."""
+    runs = scaling.by_variant(records)
+    drawn = figure.Figure(figsize=(13, 4.2), layout="constrained")
+    axes = drawn.subplots(1, 3)
+    for name, seeds in runs.items():
+        one = next(iter(seeds.values()))
+        if not (routed := one["train_routing"]):
+            continue
+        x, seconds = routed["realised_capacity"], one.get("step_seconds", np.nan)
+        points = ((x, _test(seeds)), (x, 100 * routed["dropped"]), (1e3 * seconds, _test(seeds)))
+        for axis, (a, b) in zip(axes, points, strict=True):
+            axis.plot(a, b, "o", ms=5, color="C0" if name.startswith("top_1") else "C1")
+            axis.annotate(name, (a, b), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    labels = (
+        ("slots a choice", "test loss, nats per token"),
+        ("slots a choice", "choices dropped, %"),
+        ("ms a step, side by side", "test loss, nats per token"),
+    )
+    for axis, (x, y) in zip(axes, labels, strict=True):
+        axis.set(xlabel=x, ylabel=y)
+        axis.margins(x=0.25)
+        axis.grid(alpha=0.3)
+    return drawn
+
+
+def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
+    """The loads of the first MoE layer's experts over time, one panel a variant."""
+    drawn = figure.Figure(figsize=(3.4 * len(logs), 3.4), layout="constrained")
+    axes = drawn.subplots(1, len(logs), sharey=True, squeeze=False)[0]
+    for axis, (name, records) in zip(axes, logs.items(), strict=True):
+        load_NE = np.array([r["load_LE"][0] for r in records])
+        axis.plot([r["step"] for r in records], load_NE, lw=0.8)
+        axis.axhline(1 / load_NE.shape[1], color="black", ls=":", lw=1)
+        axis.set(title=name, xlabel="steps")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("share of the choices, each expert")
+    return drawn
+
+
+def _test(runs):
+    return np.mean([r["test_nll"] for r in runs.values()])
+
+
 def save(drawn: figure.Figure, path: pathlib.Path) -> None:
     """Writes a PNG."""
     drawn.savefig(path, dpi=110)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from moe.routing import assignment
 
+KINDS = (assignment.Choice, assignment.Slots, assignment.Mixing)  # what it carries
+
 
 def dispatch(x_GSD, slots):
     """x_GSD -> x_GECD by a one-hot product."""

@@ -5,14 +5,20 @@ and each is the other's transpose: the gradient of a gather is a gather too, whe
 would emit a scatter-add.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from moe.routing import assignment
+
+KINDS = (assignment.Choice, assignment.Slots)  # what it carries
 
 
 def dispatch(x_GSD, slots):
     """x_GSD -> x_GECD: copies each token to its slots, zeros into empty ones."""
     G, E, C = slots.token_GEC.shape
-    x_GMD = _spread(x_GSD, slots.token_GEC.reshape(G, E * C), slots.slot_GSK)
+    x_GMD = _spread(x_GSD, slots.token_GEC.reshape(G, E * C), slots.slot_GSK, x_GSD.shape[1])
     return x_GMD.reshape(G, E, C, -1)
 
 
@@ -21,30 +27,36 @@ def combine(y_GECD, slots, tokens):
     G, E, C, D = y_GECD.shape
     z_GECD = y_GECD * slots.gate_GEC[..., None].astype(y_GECD.dtype)
     token_GM = slots.token_GEC.reshape(G, E * C)
-    return _collect(z_GECD.reshape(G, E * C, D), token_GM, slots.slot_GSK)
+    return _collect(z_GECD.reshape(G, E * C, D), token_GM, slots.slot_GSK, tokens)
 
 
-@jax.custom_vjp
-def _spread(x_GSD, token_GM, slot_GSK):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _spread(x_GSD, token_GM, slot_GSK, tokens):
     return _take_or_zero(x_GSD, token_GM)
 
 
-@jax.custom_vjp
-def _collect(z_GMD, token_GM, slot_GSK):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _collect(z_GMD, token_GM, slot_GSK, tokens):
+    if slot_GSK is None:  # slots chose tokens: nobody knows how many have the same one
+        return jax.vmap(functools.partial(_add_up, tokens))(z_GMD, token_GM)
     K = slot_GSK.shape[-1]
     return sum(_take_or_zero(z_GMD, slot_GSK[..., k]) for k in range(K))
 
 
-def _spread_fwd(x, token, slot):
-    return _spread(x, token, slot), (token, slot)
+def _spread_fwd(x, token, slot, tokens):
+    return _spread(x, token, slot, tokens), (token, slot)
 
 
-def _collect_fwd(z, token, slot):
-    return _collect(z, token, slot), (token, slot)
+def _collect_fwd(z, token, slot, tokens):
+    return _collect(z, token, slot, tokens), (token, slot)
 
 
-_spread.defvjp(_spread_fwd, lambda seats, g: (_collect(g, *seats), None, None))
-_collect.defvjp(_collect_fwd, lambda seats, g: (_spread(g, *seats), None, None))
+_spread.defvjp(_spread_fwd, lambda S, seats, g: (_collect(g, *seats, S), None, None))
+_collect.defvjp(_collect_fwd, lambda S, seats, g: (_spread(g, *seats, S), None, None))
+
+
+def _add_up(tokens, z_MD, token_M):
+    return jnp.zeros((tokens, z_MD.shape[-1]), z_MD.dtype).at[token_M].add(z_MD, mode="drop")
 
 
 def _take_or_zero(rows, index):

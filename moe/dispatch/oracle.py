@@ -6,6 +6,10 @@ E / K times the FLOPs; it exists to be right. Here C = S: slot c of every expert
 import jax
 import jax.numpy as jnp
 
+from moe.routing import assignment
+
+KINDS = (assignment.Choice, assignment.Slots)  # what it carries
+
 
 def dispatch(x_GSD, slots):
     """x_GSD -> x_GESD: all tokens to all experts."""

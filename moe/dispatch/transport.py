@@ -94,17 +94,10 @@ def _of_my_experts(x_gSD, slots):
         return x_gSD, slots
     gather = lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True)  # noqa: E731
     x_GSD, slots = jax.tree.map(gather, (x_gSD, slots))
-    _, E, C = slots.token_GEC.shape
-    mine = E // jax.lax.axis_size("expert")
+    experts = jax.tree.leaves(slots)[0].shape[2 if isinstance(slots, assignment.Mixing) else 1]
+    mine = experts // jax.lax.axis_size("expert")
     first = jax.lax.axis_index("expert") * mine
-    token_GEC, gate_GEC = (
-        jax.lax.dynamic_slice_in_dim(x, first, mine, axis=1)
-        for x in (slots.token_GEC, slots.gate_GEC)
-    )
-    slot_GSK = slots.slot_GSK - first * C
-    is_mine = (slot_GSK >= 0) & (slot_GSK < mine * C)
-    slot_GSK = jax.numpy.where(is_mine, slot_GSK, mine * C)
-    return x_GSD, assignment.Slots(token_GEC, gate_GEC, slot_GSK)
+    return x_GSD, assignment.of_experts(slots, first, mine)
 
 
 class Transport(NamedTuple):

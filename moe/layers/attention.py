@@ -19,7 +19,7 @@ BUCKETS, FAR = 32, 128
 
 
 class Attention(nn.Module):
-    """x_BTD -> y_BTD; a token attends to its own document up to itself."""
+    """x_BTD -> y_BTD; a token attends to its own document, up to itself or all of it."""
 
     num_heads: int
     num_kv_heads: int
@@ -27,6 +27,7 @@ class Attention(nn.Module):
     position: str
     init_scale: float
     dtype: str
+    bidirectional: bool = False
 
     @nn.compact
     def __call__(self, x_BTD, segment_BT, position_BT):
@@ -51,7 +52,7 @@ class Attention(nn.Module):
 
     def attend(self, q, k, v, segment_BT):
         if self.position == "rotary":
-            return attend(q, k, v, segment_BT)
+            return attend(q, k, v, segment_BT, bidirectional=self.bidirectional)
 
         def zeros(_):
             return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
@@ -79,8 +80,10 @@ def attend_relative(q_BTNH, k_BTNH, v_BTNH, segment_BT, table):
     return attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT)
 
 
-def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):
-    """Softmax attention over the earlier tokens of the same segment; softmax in float32.
+def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None, bidirectional=False):
+    """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
+
+    The softmax is in float32.
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
@@ -90,8 +93,9 @@ def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None):
     ) / math.sqrt(H)
     if bias_NTT is not None:
         score_BNTU += bias_NTT[None]
-    same_BTU = segment_BT[:, :, None] == segment_BT[:, None, :]
-    visible_BTU = same_BTU & jnp.tril(jnp.ones((T, T), bool))[None]
+    visible_BTU = segment_BT[:, :, None] == segment_BT[:, None, :]
+    if not bidirectional:
+        visible_BTU &= jnp.tril(jnp.ones((T, T), bool))[None]
     p_BNTU = jax.nn.softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
     return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BTNH.dtype), v_BTNH)
 

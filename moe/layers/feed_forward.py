@@ -32,9 +32,10 @@ class FeedForward(nn.Module):
     init_scale: float
     dtype: str
     num_experts: int | None = None
+    dropout: float = 0.0  # of hidden units, in training
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train: bool = False):
         tokens, bank = ("BT", "") if self.num_experts is None else ("EGC", "E")
         function, gated = ACTIVATIONS[self.activation]
         into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
@@ -44,8 +45,16 @@ class FeedForward(nn.Module):
             h = function(jnp.einsum(into, x, self.matrix("w_gate", bank + "DF", D, F))) * h
         else:
             h = function(h)
+        if train and self.dropout:
+            h = self.drop(h, tokens + "F")
         w_out, layout = self.matrix("w_out", bank + "FD", F, D), sharding.out(tokens + "D")
         return jnp.einsum(out_of, h, w_out, out_sharding=layout)  # sums over 'model'
+
+    def drop(self, h, letters):
+        """Srivastava et al. 2014: zeros with this probability, the rest scaled up."""
+        key, keep, layout = self.make_rng("router"), 1 - self.dropout, sharding.out(letters)
+        kept = jax.random.bernoulli(key, keep, h.shape, out_sharding=layout)
+        return jnp.where(kept, h / keep, 0)
 
     def matrix(self, name, letters, fan_in, fan_out):
         shape = (

@@ -7,6 +7,7 @@ code is the dense baseline: same names, so the same key gives both the same shar
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,17 +15,30 @@ import jax.numpy as jnp
 
 from moe import sharding
 from moe.config import ModelConfig
+from moe.data import masking
 from moe.layers import attention, embedding, feed_forward, moe, weights
+
+SOWN = ("router", "policy", "choices")  # collections that an MoE layer leaves behind
+
+
+class Place(NamedTuple):
+    """What a layer knows of each token beside its vector, [B, T]."""
+
+    segment_BT: jax.Array
+    position_BT: jax.Array
+    tokens_BT: jax.Array
+    domain_BT: jax.Array | None
 
 
 class Decoder(nn.Module):
     """Token ids to logits.
 
     Args of `__call__`:
-      tokens_BT: int32 ids.
+      tokens_BT: int32 ids; -1 is hidden, in a bidirectional model.
       segment_BT: the number of each token's document inside its row, 0 for padding.
       position_BT: position inside the document.
       train: training or evaluation (capacity factor, jitter).
+      domain_BT: where each token's document comes from, for routers that read it.
 
     Returns:
       logits_BTV, float32. `apply(..., mutable=["router"])` also returns a Tally per MoE layer,
@@ -34,14 +48,20 @@ class Decoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BT, segment_BT, position_BT, train: bool):
+    def __call__(self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None):
         c = self.config
         V, D = c.vocab_size, c.d_model
         embed_VD = weights.weight(self, "embed", "VD", (V, D), fan_in=D, scale=1.0)
         # Looked up before it is cast, so that its gradient adds up in float32.
-        x_BTD = embedding.look_up(embed_VD, tokens_BT).astype(c.dtype) * D**0.5
+        if c.bidirectional:
+            hidden_1D = weights.weight(self, "hidden", ".D", (1, D), fan_in=D, scale=1.0)
+            x_BTD = embedding.look_up(embed_VD, jnp.maximum(tokens_BT, 0))
+            x_BTD = jnp.where((tokens_BT == masking.HIDDEN)[..., None], hidden_1D[None], x_BTD)
+        else:
+            x_BTD = embedding.look_up(embed_VD, tokens_BT)
+        x_BTD = x_BTD.astype(c.dtype) * D**0.5
 
-        place = segment_BT, position_BT, train
+        place = Place(segment_BT, position_BT, tokens_BT, domain_BT), train
         if c.num_dense_layers:
             dense = dataclasses.replace(c, moe=None, every=1)
             x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *place)
@@ -57,10 +77,10 @@ class Decoder(nn.Module):
 
     def layers(self, config, number, name, x_BTD, *place):
         """`number` layers, scanned in blocks of `config.every`."""
-        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(4,))
+        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
         scanned = nn.scan(
             remat(Block) if config.remat else Block,
-            variable_axes={"params": 0, "router": 0},
+            variable_axes=dict.fromkeys(("params", *SOWN, "routing", "forced"), 0),
             split_rngs={"params": True, "router": True},
             in_axes=nn.broadcast,
             length=number // config.every,
@@ -75,12 +95,10 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, segment_BT, position_BT, train):
+    def __call__(self, x_BTD, place, train):
         for i in range(self.config.every):
             sparse = self.config.moe is not None and i == self.config.every - 1
-            x_BTD = Layer(self.config, sparse, name=f"layer_{i}")(
-                x_BTD, segment_BT, position_BT, train
-            )
+            x_BTD = Layer(self.config, sparse, name=f"layer_{i}")(x_BTD, place, train)
         return x_BTD, None
 
 
@@ -91,7 +109,7 @@ class Layer(nn.Module):
     sparse: bool
 
     @nn.compact
-    def __call__(self, x_BTD, segment_BT, position_BT, train):
+    def __call__(self, x_BTD, place, train):
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(
@@ -101,12 +119,15 @@ class Layer(nn.Module):
                 c.position,
                 c.init_scale,
                 c.dtype,
+                c.bidirectional,
                 name="attention",
             )
-            x_BTD += attend(norm(c.dtype, "attention_norm")(x_BTD), segment_BT, position_BT)
+            h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
+            x_BTD += attend(h_BTD, place.segment_BT, place.position_BT)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
         if self.sparse:
-            return x_BTD + moe.MoELayer(c, name="moe")(h_BTD, segment_BT > 0, train)
+            layer, real_BT = moe.MoELayer(c, name="moe"), place.segment_BT > 0
+            return x_BTD + layer(h_BTD, real_BT, train, place.tokens_BT, place.domain_BT)
         with jax.named_scope("dense_ffn"):
             activation = c.dense_activation or c.activation
             ffn = feed_forward.FeedForward(c.d_ff, activation, c.init_scale, c.dtype, name="ffn")
@@ -118,8 +139,45 @@ def init(model: ModelConfig, key):
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
     rows = sharding.num_devices(sharding.TOKENS) * (model.moe.group_size or 1 if model.moe else 1)
     ids_BT = sharding.reshard(jnp.zeros((rows, 1), jnp.int32), "BT")
-    keys = {"params": key, "router": key}
-    return Decoder(model).init(keys, ids_BT, ids_BT, ids_BT, True)["params"]
+    state = jax.tree.map(jnp.zeros_like, routing_state(model))
+    _, variables = Decoder(model).apply(
+        routing_variables(model, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
+        rngs={"params": key, "router": key}, mutable=["params"],
+    )  # fmt: skip
+    return variables["params"]
+
+
+def routing_state(model: ModelConfig, seed: int = 0, ids=None) -> dict:
+    """What the routers hold beside weights, host arrays [MoE layers, ...]; {} for most.
+
+    Args:
+      seed: of what is drawn.
+      ids: the training text, for tables made from it; without it every id counts the same.
+    """
+    if model.moe is None or model.moe.routing.state is None:
+        return {}
+    return model.moe.routing.state(model, seed, ids)
+
+
+def routing_variables(model: ModelConfig, state, forced=None) -> dict:
+    """The collections "routing" and "forced" for `Decoder.apply`.
+
+    Args:
+      state: as of `routing_state`.
+      forced: expert_GSK to replay, [MoE layers, G, S, K], which `mutable=["choices"]` returns as
+        `choices(...)`.
+    """
+    inside = lambda x: {"block": {f"layer_{model.every - 1}": {"moe": x}}}  # noqa: E731
+    found = {"routing": inside(dict(state))} if state else {}
+    return found if forced is None else found | {"forced": inside({"expert_GSK": forced})}
+
+
+def sown(model: ModelConfig, variables, collection: str, name: str):
+    """What the MoE layers left in a collection, [MoE layers, ...], None if nothing."""
+    try:
+        return variables[collection]["block"][f"layer_{model.every - 1}"]["moe"][name]
+    except KeyError:
+        return None
 
 
 def parameter_shapes(model: ModelConfig):

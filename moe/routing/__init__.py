@@ -1,24 +1,74 @@
 """Who goes where. `ROUTERS` is the whole list: a new router is one file and one line here.
 
-A router's `choose(logits_GSE, mask_GS, k, key)` is a pure function to a `Choice`.
+See `contract` for what a router is, `random` for the smallest. A router that sends the i-th token
+of a group to expert i mod E, in full:
+
+    from moe.routing import contract
+
+    def route(seen, setting):
+        def choose():
+            place_S = jnp.arange(seen.mask_GS.shape[1], dtype=jnp.int32)
+            return contract.no_choice(seen) + (place_S % setting.experts)[None, :, None]
+
+        expert_GSK = seen.chosen(choose)
+        return contract.Routed(contract.choice(seen, setting, expert_GSK, 1.0))
+
+    ROUTER = contract.Router(route, matrices=contract.no_matrix)
+
+Its line makes it an option of `moe.router`, and tests/routing/test_conformance.py covers it.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from moe.routing import assignment, random, top_k
-
-
-class Router(NamedTuple):
-    """What the layer, the config and the tests must know of a router."""
-
-    choose: Callable[..., assignment.Choice]
-    learned: bool  # owns a matrix of router weights, has balance and z losses
-    causal: bool  # no token's expert depends on later tokens
-    random: bool  # draws from the key, in evaluation too
-
+from moe.routing import (
+    base,
+    contract,
+    domain,
+    expert_choice,
+    gshard,
+    hashed,
+    hierarchical,
+    noisy_top_k,
+    random,
+    reinforce,
+    rre,
+    sigmoid,
+    sinkhorn,
+    soft,
+    top_k,
+    top_p,
+)
 
 ROUTERS = {
-    "top_k": Router(top_k.choose, learned=True, causal=True, random=False),
-    "random": Router(random.choose, learned=False, causal=True, random=True),
+    "top_k": top_k.ROUTER,
+    "noisy_top_k": noisy_top_k.ROUTER,
+    "gshard": gshard.ROUTER,
+    "top_p": top_p.ROUTER,
+    "sigmoid": sigmoid.ROUTER,
+    "hierarchical": hierarchical.ROUTER,
+    "sinkhorn": sinkhorn.ROUTER,
+    "base": base.ROUTER,
+    "reinforce": reinforce.ROUTER,
+    "hash": hashed.ROUTER,
+    "rre": rre.ROUTER,
+    "domain": domain.ROUTER,
+    "random": random.ROUTER,
+    "expert_choice": expert_choice.ROUTER,
+    "soft": soft.ROUTER,
 }
+
+
+def route(
+    name: str, logits, mask_GS, k: int, *, slots: int = 0, train: bool = False, options=None, **seen
+) -> contract.Routed:
+    """A router on arrays at hand, as in a notebook; a model's layer does the same.
+
+    Args:
+      logits: of the experts, [G, S, E], or a dictionary if the router has several matrices.
+      slots: C, which only some routers need.
+      options: default those of the router.
+      seen: what else it reads, see `contract.Seen`.
+    """
+    router = ROUTERS[name]
+    logits = logits if isinstance(logits, dict) else {"router": logits}
+    experts = logits["router"].shape[-1]
+    setting = contract.Setting(experts, k, slots, train, options or router.options())
+    return router.route(contract.Seen(logits, mask_GS, **seen), setting)

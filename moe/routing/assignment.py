@@ -27,7 +27,9 @@ class Slots(NamedTuple):
 
     token_GEC: jax.Array  # int32 in [0, S]; S marks an empty slot
     gate_GEC: jax.Array  # float32, 0 for an empty slot
-    slot_GSK: jax.Array  # int32 in [0, E * C]: the seats seen from the tokens; E * C is dropped
+    # int32 in [0, E * C]: the seats seen from the tokens; E * C is dropped. None where slots chose
+    # the tokens: there is no K.
+    slot_GSK: jax.Array | None
 
 
 class Mixing(NamedTuple):
@@ -46,7 +48,7 @@ def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
     return min(tokens, math.ceil(round(factor * tokens * k / experts, 6)))
 
 
-def seat(choice: Choice, experts: int, slots: int) -> Slots:
+def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
     """Gives each choice a slot of its expert, first come first served, and drops the rest.
 
     The order of a group is the order of its S axis and then of K, so with tokens laid out
@@ -56,6 +58,8 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
       choice: expert and gate of every token, [G, S, K].
       experts: E.
       slots: C, slots per expert and group.
+      priority_GS: the largest is seated first instead, and all first choices before any second
+        (batch priority, Riquelme et al. 2021, section 4.1). Not causal.
 
     Returns:
       Slots with token_GEC, gate_GEC and slot_GSK.
@@ -70,8 +74,14 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
         )
     expert_GP = choice.expert_GSK.reshape(G, S * K)
     # One integer carries expert and order, so that a plain sort is a stable one.
-    sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)
-    pair_GP = sorted_GP % (S * K)
+    if priority_GS is not None:
+        comes_GS = jnp.argsort(-priority_GS, axis=-1, stable=True)
+        comes_GP = (comes_GS[:, None] * K + jnp.arange(K)[None, :, None]).reshape(G, S * K)
+        sorted_GP = jnp.sort(_take(expert_GP, comes_GP) * (S * K) + jnp.arange(S * K)[None])
+        pair_GP = _take(comes_GP, sorted_GP % (S * K))
+    else:
+        sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)
+        pair_GP = sorted_GP % (S * K)
     count_GE = (expert_GP[..., None] == jnp.arange(experts)[None, None]).sum(1, dtype=jnp.int32)
     end_GE = jnp.cumsum(count_GE, axis=-1)
     start_GE = end_GE - count_GE
@@ -89,6 +99,13 @@ def seat(choice: Choice, experts: int, slots: int) -> Slots:
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
 
 
+def taken(token_GEC, mask_GS):
+    """Which tokens sit in a slot at all, [G, S]."""
+    nobody_GS = jnp.zeros_like(mask_GS)
+    mark = lambda row_S, token_EC: row_S.at[token_EC.ravel()].set(True, mode="drop")  # noqa: E731
+    return jax.vmap(mark)(nobody_GS, token_GEC)
+
+
 def largest(score_GSE, k: int):
     """(value_GSK, index_GSK) of the K largest, each device for its own groups.
 
@@ -97,10 +114,25 @@ def largest(score_GSE, k: int):
     return sharding.over_groups(functools.partial(jax.lax.top_k, k=k))(score_GSE)
 
 
-def mix(slots: Slots, tokens: int) -> Mixing:
+def mix(slots: Slots | Mixing, tokens: int) -> Mixing:
     """The one-hot form of Slots over S tokens: dispatch in {0, 1}, combine = dispatch * gate."""
+    if isinstance(slots, Mixing):
+        return slots
     dispatch_GSEC = jnp.moveaxis(jax.nn.one_hot(slots.token_GEC, tokens, dtype=jnp.float32), -1, 1)
     return Mixing(dispatch_GSEC, dispatch_GSEC * slots.gate_GEC[:, None])
+
+
+def of_experts(seats: Slots | Mixing, first, number: int) -> Slots | Mixing:
+    """The part of `number` experts from the `first` on, which may be traced."""
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=number)
+    if isinstance(seats, Mixing):
+        return Mixing(*(cut(x, axis=2) for x in seats))
+    token_GEC, gate_GEC, slot_GSK = seats
+    if slot_GSK is not None:
+        C = token_GEC.shape[2]
+        slot_GSK = slot_GSK - first * C
+        slot_GSK = jnp.where((slot_GSK >= 0) & (slot_GSK < number * C), slot_GSK, number * C)
+    return Slots(cut(token_GEC, axis=1), cut(gate_GEC, axis=1), slot_GSK)
 
 
 def _take(x_GP, index_G):

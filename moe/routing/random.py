@@ -9,15 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment
+from moe.routing import assignment, contract
 
 
-def choose(logits_GSE, mask_GS, k, key) -> assignment.Choice:
-    """Sends each token to K distinct random experts; only the shape of the logits is read."""
-    score_GSE = jax.random.uniform(key, logits_GSE.shape, out_sharding=sharding.out("GSE"))
-    expert_GSK = assignment.largest(score_GSE, k)[1]
-    mask_GS1 = mask_GS[..., None]
-    return assignment.Choice(
-        jnp.where(mask_GS1, expert_GSK, logits_GSE.shape[-1]).astype(jnp.int32),
-        jnp.where(mask_GS1, jnp.full(expert_GSK.shape, 1 / k), 0.0),
-    )
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to K distinct random experts."""
+
+    def choose():
+        shape = (*seen.mask_GS.shape, setting.experts)
+        score_GSE = jax.random.uniform(seen.key, shape, out_sharding=sharding.out("GSE"))
+        return assignment.largest(score_GSE, setting.k)[1]
+
+    expert_GSK = seen.chosen(choose)
+    gate_GSK = jnp.full_like(expert_GSK, 1 / setting.k, jnp.float32)
+    return contract.Routed(contract.choice(seen, setting, expert_GSK, gate_GSK))
+
+
+ROUTER = contract.Router(route, matrices=contract.no_matrix)

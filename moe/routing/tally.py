@@ -5,44 +5,110 @@ are simply added, and only then turned into losses and statistics. That is why n
 gradient accumulation nor the mesh can change what "balanced" means.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
+from moe.routing import assignment, contract
+
 
 class Tally(NamedTuple):
-    """Sums over the real tokens of one layer. P = (token, choice) pairs."""
+    """Sums over the real tokens of one layer; None where a router has no such thing.
+
+    P = (token, choice) pairs. A router whose slots choose or mix tokens has one rank of choice.
+    """
 
     tokens: jax.Array  # real tokens
-    chosen_E: jax.Array  # pairs sent to each expert, before any drop
-    kept_E: jax.Array  # pairs that found a slot
-    probability_E: jax.Array  # sum of the router's probabilities
-    entropy: jax.Array  # sum of -p log p, nats
+    # Pairs sent to each expert by rank of choice, before any is dropped or moves on.
+    chosen_KE: jax.Array
+    kept_KE: jax.Array  # pairs that found a slot
+    missed: jax.Array  # tokens that no expert takes
     gate: jax.Array  # sum of the gates of all pairs
-    z: jax.Array  # sum of logsumexp(logits)^2
     slots: jax.Array  # slots handed out, filled or not
+    probability_E: jax.Array | None = None  # sum of the router's probabilities
+    entropy: jax.Array | None = None  # sum of -p log p, nats
+    z: jax.Array | None = None  # sum of logsumexp(logits)^2
+    own: Mapping[str, jax.Array] = {}  # what only this router's losses need
 
 
-def count(logits_GSE, mask_GS, choice, slots) -> Tally:
-    """Sums up one layer's routing. Gradients flow through probability_E, entropy, gate and z."""
-    E = logits_GSE.shape[-1]
+def count(routed: contract.Routed, seats, mask_GS) -> Tally:
+    """Sums up one layer's routing. Gradients flow through probability_E, entropy, gate, z and own.
+
+    Args:
+      routed: what the router said.
+      seats: Slots, or Mixing, in which every slot takes a part of every token.
+      mask_GS: True for real tokens.
+    """
     real_GS1 = mask_GS[..., None].astype(jnp.float32)
-    log_p_GSE = jax.nn.log_softmax(logits_GSE)
-    p_GSE = jnp.exp(log_p_GSE) * real_GS1
-    z_GS1 = jax.nn.logsumexp(logits_GSE, axis=-1, keepdims=True)
-    filled_GEC = slots.token_GEC < mask_GS.shape[1]
-    chosen_GSKE = choice.expert_GSK[..., None] == jnp.arange(E)[None, None, None]
+    p_GSE, logits_GSE = routed.p_GSE, routed.logits_GSE
     return Tally(
         tokens=real_GS1.sum(),
-        chosen_E=chosen_GSKE.sum((0, 1, 2), dtype=jnp.float32),
-        kept_E=filled_GEC.sum((0, 2), dtype=jnp.float32),
-        probability_E=p_GSE.sum((0, 1)),
-        entropy=-(p_GSE * log_p_GSE).sum(),
-        gate=choice.gate_GSK.sum(),
-        z=(jnp.square(z_GS1) * real_GS1).sum(),
-        slots=jnp.float32(slots.token_GEC.size),
+        **_COUNTS[type(routed.assignment)](routed, seats, mask_GS),
+        probability_E=None if p_GSE is None else (p_GSE * real_GS1).sum((0, 1)),
+        entropy=None if p_GSE is None else (jax.scipy.special.entr(p_GSE) * real_GS1).sum(),
+        z=None if logits_GSE is None else (_square_lse(logits_GSE) * real_GS1).sum(),
+        own=dict(routed.sums),
     )
+
+
+def _square_lse(logits_GSE):
+    return jnp.square(jax.nn.logsumexp(logits_GSE, axis=-1, keepdims=True))
+
+
+def _of_choice(routed, slots, mask_GS):
+    choice = routed.assignment
+    E, C = slots.token_GEC.shape[1:]
+    kept_GSK = slots.slot_GSK < E * C
+    wished_GSK = choice.expert_GSK
+    if routed.wished is not None:
+        wished_GSK = jnp.where(mask_GS[..., None], routed.wished, E)
+    return {
+        "chosen_KE": _by_expert(wished_GSK, E),
+        "kept_KE": _by_expert(jnp.where(kept_GSK, choice.expert_GSK, E), E),
+        "missed": (mask_GS & ~kept_GSK.any(-1)).sum(dtype=jnp.float32),
+        "gate": choice.gate_GSK.sum(),
+        "slots": jnp.float32(slots.token_GEC.size),
+    }
+
+
+def _by_expert(expert_GSK, experts):
+    is_GSKE = expert_GSK[..., None] == jnp.arange(experts)[None, None, None]
+    return is_GSKE.sum((0, 1), dtype=jnp.float32)
+
+
+def _of_slots(routed, slots, mask_GS):
+    filled_GEC = slots.token_GEC < mask_GS.shape[1]
+    taken_1E = filled_GEC.sum((0, 2), dtype=jnp.float32)[None]
+    taken_GS = sharding.over_groups(assignment.taken)(slots.token_GEC, mask_GS)
+    return {
+        "chosen_KE": taken_1E,
+        "kept_KE": taken_1E,
+        "missed": (mask_GS & ~taken_GS).sum(dtype=jnp.float32),
+        "gate": slots.gate_GEC.sum(),
+        "slots": jnp.float32(slots.token_GEC.size),
+    }
+
+
+def _of_mixing(routed, mixing, mask_GS):
+    G, _, E, C = mixing.dispatch_GSEC.shape
+    all_1E = jnp.full((1, E), G * C, jnp.float32)
+    return {
+        "chosen_KE": all_1E,
+        "kept_KE": all_1E,
+        "missed": jnp.float32(0),
+        "gate": mixing.combine_GSEC.sum(),
+        "slots": jnp.float32(G * E * C),
+    }
+
+
+_COUNTS = {
+    assignment.Choice: _of_choice,
+    assignment.Slots: _of_slots,
+    assignment.Mixing: _of_mixing,
+}
 
 
 def balance_loss(tally: Tally) -> jax.Array:
@@ -51,9 +117,18 @@ def balance_loss(tally: Tally) -> jax.Array:
     f_e is the fraction of (token, choice) pairs sent to expert e, P_e the mean probability of
     e. (Fedus et al. 2021, equations 4 to 6, whose f is the case K = 1.)
     """
-    share_E = jax.lax.stop_gradient(tally.chosen_E / _at_least_1(tally.chosen_E.sum()))
+    return _balance(tally, tally.chosen_KE.sum(0))
+
+
+def first_choice_balance_loss(tally: Tally) -> jax.Array:
+    """The same, f_e the fraction of first choices (Lepikhin et al. 2020, algorithm 1)."""
+    return _balance(tally, tally.chosen_KE[0])
+
+
+def _balance(tally, chosen_E):
+    share_E = jax.lax.stop_gradient(chosen_E / _at_least_1(chosen_E.sum()))
     mean_p_E = tally.probability_E / _at_least_1(tally.tokens)
-    return tally.chosen_E.shape[-1] * (share_E * mean_p_E).sum()
+    return chosen_E.shape[-1] * (share_E * mean_p_E).sum()
 
 
 def z_loss(tally: Tally) -> jax.Array:
@@ -61,35 +136,57 @@ def z_loss(tally: Tally) -> jax.Array:
     return tally.z / _at_least_1(tally.tokens)
 
 
+def entropy_loss(tally: Tally) -> jax.Array:
+    """Mean entropy of a token's probabilities, nats (Huang et al. 2024, equation 8)."""
+    return tally.entropy / _at_least_1(tally.tokens)
+
+
+def squared_variation(sum_E) -> jax.Array:
+    """CV^2 = var / mean^2 of non-negative sums (Shazeer et al. 2017, equation 7); 0 if all are 0.
+
+    Not (std / mean)^2, whose gradient at balance is not a number.
+    """
+    mean = sum_E.mean()
+    return jnp.square(sum_E - mean).mean() / jnp.maximum(jnp.square(mean), 1e-9)
+
+
 def statistics(tally: Tally) -> dict[str, jax.Array]:
     """What to log of a layer, whatever the weights of its losses.
 
     Returns:
       load_E: fraction of pairs sent to each expert, sums to 1.
-      dropped: fraction of pairs without a slot.
-      entropy: mean entropy of a token's probabilities, nats; log E when undecided.
+      dropped: fraction of pairs without a slot; dropped_K by rank of choice.
+      missed: fraction of tokens that no expert takes.
       max_load: largest load over the mean load, 1 at balance, E / K at collapse.
       unused: number of experts that no token chose.
       gate: mean gate of a pair.
-      router_z: mean logsumexp(logits)^2.
       realised_k: pairs per token.
       realised_capacity: slots per pair, the price of static shapes; the experts compute them all
         (behind the oracle dispatcher, they compute every token instead).
+      And of routers with probabilities:
+      entropy: mean entropy of a token's probabilities, nats; log E when undecided.
       balance: the balance loss, unweighted.
+      And of routers with logits:
+      router_z: mean logsumexp(logits)^2.
     """
-    tokens, pairs = _at_least_1(tally.tokens), _at_least_1(tally.chosen_E.sum())
-    return {
-        "load_E": tally.chosen_E / pairs,
-        "dropped": (tally.chosen_E.sum() - tally.kept_E.sum()) / pairs,
-        "entropy": tally.entropy / tokens,
-        "max_load": tally.chosen_E.max() / pairs * tally.chosen_E.shape[-1],
-        "unused": (tally.chosen_E == 0).sum().astype(jnp.float32),
+    tokens = _at_least_1(tally.tokens)
+    chosen_E, pairs_K = tally.chosen_KE.sum(0), tally.chosen_KE.sum(1)
+    pairs = _at_least_1(chosen_E.sum())
+    lost_K = pairs_K - tally.kept_KE.sum(1)
+    found = {
+        "load_E": chosen_E / pairs,
+        "dropped": lost_K.sum() / pairs,
+        "dropped_K": lost_K / _at_least_1(pairs_K),
+        "missed": tally.missed / tokens,
+        "max_load": chosen_E.max() / pairs * chosen_E.shape[-1],
+        "unused": (chosen_E == 0).sum().astype(jnp.float32),
         "gate": tally.gate / pairs,
-        "router_z": z_loss(tally),
-        "realised_k": tally.chosen_E.sum() / tokens,
+        "realised_k": chosen_E.sum() / tokens,
         "realised_capacity": tally.slots / pairs,
-        "balance": balance_loss(tally),
     }
+    if tally.probability_E is not None:
+        found |= {"entropy": entropy_loss(tally), "balance": balance_loss(tally)}
+    return found if tally.z is None else found | {"router_z": z_loss(tally)}
 
 
 def _at_least_1(x):

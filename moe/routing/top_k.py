@@ -7,23 +7,21 @@ no gradient from the task. With K > 1 the K gates are renormalised to sum to 1.
 """
 
 import jax
-import jax.numpy as jnp
 
-from moe.routing import assignment
+from moe.routing import contract, ranked, tally
 
 
-def choose(logits_GSE, mask_GS, k, key=None) -> assignment.Choice:
-    """Sends each token to its K most probable experts.
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to its K most probable experts."""
+    logits_GSE = seen.logits["router"]
+    p_GSE = jax.nn.softmax(logits_GSE)
+    routed = ranked.route(seen, setting, p_GSE, p_GSE)
+    return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
 
-    Args:
-      logits_GSE: router logits, float32.
-      mask_GS: True for real tokens.
-      k: experts per token.
-      key: unused; routers share one signature.
-    """
-    p_GSK, expert_GSK = assignment.largest(jax.nn.softmax(logits_GSE), k)
-    gate_GSK = p_GSK if k == 1 else p_GSK / p_GSK.sum(-1, keepdims=True)
-    return assignment.Choice(
-        jnp.where(mask_GS[..., None], expert_GSK, logits_GSE.shape[-1]).astype(jnp.int32),
-        jnp.where(mask_GS[..., None], gate_GSK, 0.0),
-    )
+
+LEARNED = {"balance_weight": 0.01, "z_weight": 0.001, "jitter": 0.0, "router_scale": 0.1}
+LOSSES = {"balance": tally.balance_loss, "z": tally.z_loss}
+
+ROUTER = contract.Router(
+    route, options=ranked.Options, common=LEARNED, losses=LOSSES, check=ranked.check
+)

@@ -22,7 +22,8 @@ class Checkpoints:
         """Saves, unless this step is already saved."""
         latest = self._checkpointer.latest
         if latest is None or latest.step != step:
-            self._checkpointer.save(step, state, force=True, custom_metadata={"seconds": seconds})
+            about = {"seconds": seconds}
+            self._checkpointer.save(step, _tree(state), force=True, custom_metadata=about)
 
     def restore(self, template):
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
@@ -41,12 +42,17 @@ class Checkpoints:
                 f" has arrays of shapes {sorted((saved - wanted).elements())} and lacks"
                 f" {sorted((wanted - saved).elements())}. Start over in another workdir"
             )
-        state = self._checkpointer.load(latest.step, template)
-        return state, metadata.custom_metadata["seconds"]
+        loaded = self._checkpointer.load(latest.step, _tree(template))
+        return template._replace(**loaded), metadata.custom_metadata["seconds"]
 
     def close(self) -> None:
         """Waits for writes to end."""
         self._checkpointer.close()
+
+
+def _tree(state):
+    """The state by name, without a routing state that is empty: so it was before there was one."""
+    return {name: part for name, part in state._asdict().items() if name != "routing" or part}
 
 
 def _shapes(tree):

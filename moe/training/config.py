@@ -28,10 +28,12 @@ class TrainConfig:
     eval_batches: int = 8  # of the validation split, each of batch_size / accumulate sequences
     test_batches: int = 64  # of the test split, at the end; 0 is all of it
     checkpoint_every: int = 1000
+    collapse_steps: int = 500  # a router that has been collapsed for so long is warned of
 
     def __post_init__(self):
         positive = ("steps", "batch_size", "seq_len", "accumulate", "log_every", "eval_every")
-        configs.positive(self, "train", (*positive, "eval_batches", "checkpoint_every"))
+        more = ("eval_batches", "checkpoint_every", "collapse_steps")
+        configs.positive(self, "train", (*positive, *more))
         configs.not_negative(self, "train", ("seed", "test_batches"))
         configs.require(
             self.batch_size % self.accumulate == 0,

@@ -10,9 +10,10 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
+from moe import routing as routers
 from moe import sharding
-from moe.data import batches, prepare
-from moe.evaluation import text
+from moe.data import batches, masking, prepare
+from moe.evaluation import routing, text
 from moe.training import checkpoint, files, metrics, step
 from moe.training.config import RunConfig
 
@@ -81,7 +82,24 @@ def ready(run: RunConfig, data=None):
     mesh, data = mesh_of(run), data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
+    check_domains(run.model.moe, data)
     return mesh, data
+
+
+def check_domains(moe, data) -> None:
+    """Refuses data with more domains than the router knows.
+
+    Raises:
+      ValueError: with both numbers.
+    """
+    if moe is None or moe.routing.domains is None:
+        return
+    known, names = moe.routing.domains(moe), data.domain_names
+    configs.require(
+        len(names) <= known,
+        f"moe.router={moe.router!r} has experts for {known} domains, and the data has {len(names)}:"
+        f" {', '.join(names)}",
+    )
 
 
 def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
@@ -103,7 +121,14 @@ def _essence(run):
 
 
 def _essence_of_file(content):
-    """Fields that came later have their defaults, which do what was done before."""
+    """Fields that came later have their defaults, which do what was done before.
+
+    What a router does not read was once allowed to stand there.
+    """
+    moe = content["model"].get("moe")
+    for name in set(configs.COMMON) & set(moe or ()):
+        if name not in routers.ROUTERS[moe["router"]].common:
+            moe[name] = 0.0
     return _essence(configs.from_config_dict(RunConfig, content))
 
 
@@ -125,7 +150,7 @@ def identity(data) -> dict:
 
 
 def _train(run, workdir, data, name, line):
-    state = step.init(run.model, run.chain, run.train.seed)
+    state = step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
         train_step = compiled(run, state, data)
@@ -143,28 +168,50 @@ def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
     t, first = run.train, int(state.step)
     eval_step = step.make_eval_step(run.model)
 
+    size = {"batch_size": run.micro_batch, "seq_len": t.seq_len}
+
     def evaluate(state, split, max_batches):
-        return text.score(
-            eval_step, state.params, data, run.model.moe, split,
-            batch_size=run.micro_batch, seq_len=t.seq_len, max_batches=max_batches,
-        )  # fmt: skip
+        return text.score(eval_step, state, data, run.model, split, **size, max_batches=max_batches)
+
+    def probe(state):
+        """Choices on the tokens of `evaluate`'s first batch."""
+        clock.stop(state)
+        found = text.choices(eval_step, state, data, run.model, **size, max_batches=t.eval_batches)
+        clock.start()
+        return found
 
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
     )
-    shown = {}
+    shown, watch = {}, routing.Watch(t.collapse_steps)
+
+    def write(record):
+        late = writer.write(record)
+        if late and late["split"] == "train":
+            shown["train"] = f"{float(late['nll']):.3f}"
+            watch.see(late)
+
     clock.start()
     for i in bar:
-        state, measured = train_step(state, batch(run, data, i))
         n = i + 1
+        judged = n % t.eval_every == 0 or n == t.steps
+        before = probe(state) if judged and run.model.moe else None
+        state, measured = train_step(state, batch(run, data, i))
         if n % t.log_every == 0:
-            late = writer.write({"step": n, "split": "train", **measured})
-            if late and late["split"] == "train":
-                shown["train"] = f"{float(late['nll']):.3f}"
-        if n % t.eval_every == 0 or n == t.steps:
+            write({"step": n, "split": "train", **measured})
+        if judged:
             seconds = clock.stop(state)
             scored = evaluate(state, "validation", t.eval_batches)
-            writer.write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics})
+            moved = (
+                {}
+                if before is None
+                else {
+                    "agreement_L": routing.agreement(
+                        before, scored.choices, run.model.moe.num_experts
+                    )
+                }
+            )
+            write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics, **moved})
             rate = n * t.batch_size * t.seq_len / seconds
             if not np.isfinite(scored.nll):
                 raise FloatingPointError(
@@ -193,7 +240,10 @@ def batch(run: RunConfig, data, i: int):
 
     def rows(numbers):
         size = {"batch_size": t.batch_size, "seq_len": t.seq_len}
-        return text.inputs(batches.train_batch(data, **size, seed=t.seed, step=i, numbers=numbers))
+        made = batches.train_batch(data, **size, seed=t.seed, step=i, numbers=numbers)
+        if not run.model.bidirectional:
+            return text.inputs(made)
+        return text.inputs(made, masking.hidden(t.seed, i, (t.batch_size, t.seq_len))[numbers])
 
     return sharding.put_rows(rows, t.batch_size)
 

@@ -13,7 +13,10 @@ import jax.numpy as jnp
 
 from moe import sharding
 from moe.layers import embedding
-from moe.routing import tally
+from moe.models import decoder
+from moe.routing import reinforce, tally
+
+BY_LAYER = ("dropped", "max_load", "unused")
 
 
 class Inputs(NamedTuple):
@@ -23,35 +26,55 @@ class Inputs(NamedTuple):
     targets_BT: jax.Array
     segment_BT: jax.Array  # 0 is padding
     position_BT: jax.Array
+    domain_BT: jax.Array | None = None  # for routers that read it
+    counted_BT: jax.Array | None = None  # True where the target counts; None: at every real token
 
 
 class Sums(NamedTuple):
     """Sums over the real tokens of a batch; they add across micro-batches."""
 
     nll: jax.Array  # nats
-    tokens: jax.Array
+    tokens: jax.Array  # that have a target
     tallies: tally.Tally | None  # stacked over the MoE layers, None for a dense model
 
 
-def forward(network, params, inputs: Inputs, key, train: bool) -> tuple[Sums, jax.Array]:
+class Forward(NamedTuple):
+    """What a forward pass tells."""
+
+    sums: Sums
+    nll_BT: jax.Array
+    choices: jax.Array | None  # expert_GSK of every MoE layer, [L, G, S, K], if tokens choose
+
+
+def forward(network, params, routing, inputs: Inputs, key, train: bool) -> Forward:
     """Runs the network.
 
+    Args:
+      routing: the routers' state, see `decoder.routing_state`.
+
     Returns:
-      The sums, and nll_BT in nats, 0 at padding.
+      The sums, nll_BT in nats, 0 where no target counts, and the experts chosen.
 
     Raises:
       ValueError: if a model with MoE layers returns no tally, so that no loss is silently zero.
     """
-    tokens, targets, segment, position = inputs
+    model, real_BT = network.config, inputs.segment_BT > 0
     logits_BTV, aux = network.apply(
-        {"params": params}, tokens, segment, position, train,
-        rngs={"router": key}, mutable=["router"],
+        {"params": params, **decoder.routing_variables(model, routing)},
+        inputs.tokens_BT, inputs.segment_BT, inputs.position_BT, train, inputs.domain_BT,
+        rngs={"router": key}, mutable=decoder.SOWN,
     )  # fmt: skip
-    nll_BT = cross_entropy(logits_BTV, targets) * (segment > 0)
-    tallies = _tallies(aux)
-    if (tallies is None) != (network.config.moe is None):
-        raise ValueError(f"config.moe={network.config.moe} but the network sowed {tallies}")
-    return Sums(nll_BT.sum(), (segment > 0).sum().astype(jnp.float32), tallies), nll_BT
+    counted_BT = real_BT if inputs.counted_BT is None else real_BT & (inputs.counted_BT > 0)
+    nll_BT = cross_entropy(logits_BTV, inputs.targets_BT) * counted_BT
+    tallies = _tallies(aux.get("router"))
+    if (tallies is None) != (model.moe is None):
+        raise ValueError(f"config.moe={model.moe} but the network sowed {tallies}")
+    policy = decoder.sown(model, aux, "policy", "policy")
+    if policy is not None:
+        learn = jax.vmap(reinforce.learn, (0, None, None))
+        tallies = tallies._replace(own=learn(policy, nll_BT, counted_BT))
+    sums = Sums(nll_BT.sum(), counted_BT.sum().astype(jnp.float32), tallies)
+    return Forward(sums, nll_BT, decoder.sown(model, aux, "choices", "expert_GSK"))
 
 
 def cross_entropy(logits_BTV, targets_BT):
@@ -62,22 +85,27 @@ def cross_entropy(logits_BTV, targets_BT):
 def total(sums: Sums, moe) -> tuple[jax.Array, dict]:
     """The loss to minimise and its metrics, from the sums of a whole batch.
 
-    Router losses and statistics are means over the MoE layers; load_LE is kept by layer.
+    Router losses and scalar statistics are means over the MoE layers; what has an axis of its own
+    is kept by layer, [L, ...], and so are the numbers that a mean would hide.
     """
     nll = sums.nll / jnp.maximum(sums.tokens, 1.0)
     if moe is None:
         return nll, {"loss": nll, "nll": nll}
     by_layer = jax.vmap(tally.statistics)(sums.tallies)
-    load_LE = by_layer.pop("load_E")
-    means = jax.tree.map(jnp.mean, by_layer)
-    loss = nll + moe.balance_weight * means["balance"] + moe.z_weight * means["router_z"]
-    return loss, {"loss": loss, "nll": nll, **means, "load_LE": load_LE}
+    losses = {name: jax.vmap(fn)(sums.tallies).mean() for name, fn in moe.routing.losses.items()}
+    loss = nll + sum(moe.weight(name) * value for name, value in losses.items())
+    metrics = {name: value.mean() for name, value in by_layer.items() if value.ndim == 1}
+    metrics |= {f"{name[:-2]}_L{name[-1]}": x for name, x in by_layer.items() if x.ndim > 1}
+    metrics |= {f"{name}_L": by_layer[name] for name in BY_LAYER}
+    metrics |= {f"{name}_loss": value for name, value in losses.items()}
+    return loss, {"loss": loss, "nll": nll, **metrics}
 
 
-def value_and_grad(network, params, inputs: Inputs, key, accumulate: int = 1):
-    """((loss, metrics), gradients) of one batch, in `accumulate` micro-batches.
+def value_and_grad(network, params, routing, inputs: Inputs, key, accumulate: int = 1):
+    """((loss, (metrics, sums)), gradients of params) of one batch, in `accumulate` micro-batches.
 
     Args:
+      routing: the routers' state, see `decoder.routing_state`.
       inputs: [B, T] fields; B a multiple of `accumulate` times the sequences of a group.
         Micro-batch i takes every accumulate-th group, so that it lies on all devices and keeps
         its groups whole.
@@ -85,21 +113,26 @@ def value_and_grad(network, params, inputs: Inputs, key, accumulate: int = 1):
     moe = network.config.moe
     together = max(1, moe.group_size // inputs.tokens_BT.shape[1]) if moe else 1
 
+    def judge(sums):
+        loss, metrics = total(sums, moe)
+        return loss, (metrics, sums)
+
     def loss_fn(params):
         if accumulate == 1:
-            return total(forward(network, params, inputs, key, True)[0], moe)
+            return judge(forward(network, params, routing, inputs, key, True).sums)
 
         @jax.checkpoint
         def micro(params, i):
             part = jax.tree.map(lambda x: _micro_batch(x, i, accumulate, together), inputs)
-            return forward(network, params, part, jax.random.fold_in(key, i), True)[0]
+            key_i = jax.random.fold_in(key, i)
+            return forward(network, params, routing, part, key_i, True).sums
 
         first = micro(params, 0)
         rest, _ = jax.lax.scan(
             lambda sums, i: (jax.tree.map(jnp.add, sums, micro(params, i)), None),
             first, jnp.arange(1, accumulate),
         )  # fmt: skip
-        return total(rest, moe)
+        return judge(rest)
 
     return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
@@ -111,8 +144,8 @@ def _micro_batch(x_BT, i, accumulate, together):
     return sharding.reshape_tokens(block, (B // accumulate, T))
 
 
-def _tallies(aux):
-    found = jax.tree.leaves(aux, is_leaf=lambda x: isinstance(x, tally.Tally))
+def _tallies(sown):
+    found = jax.tree.leaves(sown, is_leaf=lambda x: isinstance(x, tally.Tally))
     if len(found) > 1:
         raise ValueError(f"the network sowed {len(found)} tallies, expected one stack of layers")
     return found[0] if found else None

@@ -20,12 +20,21 @@ class State(NamedTuple):
     step: jax.Array
     params: dict
     optimizer: optax.OptState
+    routing: dict = {}  # the routers' own, see `decoder.routing_state`
 
 
-def init(model: ModelConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
-    """The state at step 0; the same seed gives a model and its dense twin equal shared weights."""
+def init(model: ModelConfig, optimizer: optax.GradientTransformation, seed: int, ids=None) -> State:
+    """The state at step 0; the same seed gives a model and its dense twin equal shared weights.
+
+    Args:
+      ids: the training text, for routers that make tables of it.
+    """
     params = decoder.init(model, jax.random.key(seed))
-    return State(jnp.int32(0), params, jax.jit(optimizer.init)(params))
+    routing = {
+        name: sharding.reshard(jnp.asarray(x), "." * x.ndim)
+        for name, x in decoder.routing_state(model, seed, ids).items()
+    }
+    return State(jnp.int32(0), params, jax.jit(optimizer.init)(params), routing)
 
 
 def make_train_step(model: ModelConfig, optimizer, seed: int, accumulate: int = 1):
@@ -34,23 +43,37 @@ def make_train_step(model: ModelConfig, optimizer, seed: int, accumulate: int = 
 
     def train_step(state: State, inputs: loss.Inputs):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (_, metrics), grads = loss.value_and_grad(network, state.params, inputs, key, accumulate)
+        (_, (metrics, sums)), grads = loss.value_and_grad(
+            network, state.params, state.routing, inputs, key, accumulate
+        )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        return State(state.step + 1, params, optimizer_state), metrics
+        routing = update_routing(model, state.routing, sums.tallies)
+        return State(state.step + 1, params, optimizer_state, routing), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
 
+def update_routing(model: ModelConfig, routing: dict, tallies) -> dict:
+    """The routers' state after a step, from the tallies of its whole batch."""
+    if not routing or model.moe.routing.update is None:
+        return routing
+    return model.moe.routing.update(routing, tallies, model.moe.options)
+
+
 def make_eval_step(model: ModelConfig):
-    """The jitted (params, inputs, index) -> (Sums, nll_BT); random routers draw by the index."""
+    """The jitted (state, inputs, index) -> `loss.Forward`; random routers draw by the index."""
     network = decoder.Decoder(model)
 
     @jax.jit
-    def eval_step(params, inputs: loss.Inputs, index):
+    def eval_step(state: State, inputs: loss.Inputs, index):
         key = jax.random.fold_in(jax.random.key(EVALUATION), index)
-        sums, nll_BT = loss.forward(network, params, inputs, key, False)
-        return sums, sharding.reshard(nll_BT, "..")  # every process sees every row
+        told = loss.forward(network, state.params, state.routing, inputs, key, False)
+        # Every process sees every row.
+        return told._replace(
+            nll_BT=sharding.reshard(told.nll_BT, ".."),
+            choices=jax.tree.map(lambda x: sharding.reshard(x, "...."), told.choices),
+        )
 
     return eval_step

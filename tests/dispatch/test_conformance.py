@@ -158,7 +158,7 @@ def test_only_one_axis(name, mesh, group):
 def agree(name, k, group, mesh):
     (y, tally), grads = through_layer(name, k, GROUPS[group], mesh)
     (y_want, tally_want), grads_want = through_layer("oracle", k, GROUPS[group], "none")
-    assert 0.05 < 1 - tally_want.kept_E.sum() / tally_want.chosen_E.sum() < 0.5
+    assert 0.05 < 1 - tally_want.kept_KE.sum() / tally_want.chosen_KE.sum() < 0.5
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))

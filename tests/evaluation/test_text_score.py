@@ -35,12 +35,16 @@ def two_bits(params, inputs, index):
     """A model that loses two bits a token."""
     real_BT = inputs.segment_BT > 0
     nll_BT = jnp.where(real_BT, 2 * math.log(2), 0.0)
-    return loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None), nll_BT
+    sums = loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None)
+    return loss.Forward(sums, nll_BT, None)
+
+
+DENSE = tiny.model(moe=None)
 
 
 def score(eval_step=two_bits, **changes):
     size = {"batch_size": 2, "seq_len": 2, "max_batches": 0}
-    return text.score(eval_step, {}, DATA, None, "test", **{**size, **changes})
+    return text.score(eval_step, {}, DATA, DENSE, "test", **{**size, **changes})
 
 
 def test_by_hand():
@@ -77,7 +81,8 @@ def test_rows_keep_their_order():
     def by_token(params, inputs, index):
         nll_BT = jnp.where(inputs.segment_BT > 0, inputs.tokens_BT, 0).astype(jnp.float32)
         nll_BT = nll_BT.at[:, 1].set(0)
-        return loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None), nll_BT
+        sums = loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None)
+        return loss.Forward(sums, nll_BT, None)
 
     rows = batches.eval_rows(DATA, "test", 2, 0)
     assert score(by_token).nll_R.tolist() == [[0, 2, 3, 1, 0][row] for row in rows]
@@ -105,9 +110,9 @@ def test_on_a_mesh_the_same():
 def test_a_uniform_model_pays_log_v_for_every_token():
     """A real network, all of whose weights are zero, with statistics of its router."""
     config = tiny.model(num_layers=1, every=1)
-    params = jax.tree.map(jnp.zeros_like, tiny.params(config))
+    state = jax.tree.map(jnp.zeros_like, tiny.state(config))
     got = text.score(
-        step.make_eval_step(config), params, DATA, config.moe, "test",
+        step.make_eval_step(config), state, DATA, config, "test",
         batch_size=2, seq_len=2, max_batches=0,
     )  # fmt: skip
     assert got.bits_per_byte == pytest.approx(10 * math.log2(tiny.V) / 16, rel=1e-5)

@@ -5,9 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from moe import routing
 from moe.layers import moe
 from moe.routing import tally
 from tests import tiny
@@ -35,20 +33,16 @@ def no_drops(**changes):
     return tiny.sparse(capacity_factor=4.0, eval_capacity_factor=4.0, **changes)
 
 
-def without_weights(router, **changes):
-    return tiny.sparse(router=router, balance_weight=0.0, z_weight=0.0, **changes)
-
-
 def test_the_tally_of_a_layer():
     got = run(tiny.sparse(k=2))[1]
     assert isinstance(got, tally.Tally)
     real = B * T - 2 * T // 4
     assert (
         got.tokens == real
-        and got.chosen_E.sum() == got.probability_E.sum().round(3) * 2 == 2 * real
+        and got.chosen_KE.sum() == got.probability_E.sum().round(3) * 2 == 2 * real
     )
-    assert 0 < got.kept_E.sum() < 2 * real and got.slots == B * tiny.E * 4
-    assert got.kept_E.max() <= B * 4
+    assert 0 < got.kept_KE.sum() < 2 * real and got.slots == B * tiny.E * 4
+    assert got.kept_KE.sum(0).max() <= B * 4
 
 
 def test_padding_gets_zeros():
@@ -81,7 +75,7 @@ def test_jitter_moves_the_router_but_not_what_experts_see():
     """Without drops a token of an unchanged choice is changed by its gate alone."""
     config = no_drops(jitter=0.5)
     (y, t), (y_plain, t_plain) = run(config), run(no_drops())
-    assert t.z != t_plain.z and (t.chosen_E != t_plain.chosen_E).any()
+    assert t.z != t_plain.z and (t.chosen_KE != t_plain.chosen_KE).any()
     mask_BT = np.asarray(tiny.layer_inputs(B, T)[1])
     a, b = y[mask_BT], y_plain[mask_BT]
     ratio = (a * b).sum(-1) / (b * b).sum(-1)
@@ -106,37 +100,12 @@ def test_jitter_stays_in_its_bounds():
     np.testing.assert_allclose(mean_square, 1 + 0.25**2 / 3 / tiny.D, rtol=3e-3)
 
 
-@pytest.mark.parametrize("name", routing.ROUTERS)
-def test_every_router_is_the_same_on_a_mesh(name):
-    learned = routing.ROUTERS[name].learned
-    config = tiny.sparse(k=2, jitter=0.1) if learned else without_weights(name, k=2)
-    tiny.assert_close(run(config, "2x4", batch=8), run(config, batch=8))
-
-
 def test_compilation_changes_nothing():
     config = tiny.sparse(k=2)
     x_BTD, mask_BT = tiny.layer_inputs(B, T)
     with jax.disable_jit():
         got = apply(config, tiny.experts_params(config), x_BTD, mask_BT, jax.random.key(0))
     tiny.assert_close(tiny.host(got), run(config))
-
-
-@pytest.mark.parametrize("name", [name for name, r in routing.ROUTERS.items() if r.random])
-def test_a_random_router_draws_from_its_key(name):
-    config = without_weights(name)
-    tiny.assert_equal(run(config, key=1), run(config, key=1))
-    assert (run(config, key=1)[0] != run(config, key=2)[0]).any()
-
-
-@pytest.mark.parametrize("name", routing.ROUTERS)
-def test_only_a_learned_router_owns_weights(name):
-    learned = routing.ROUTERS[name].learned
-    config = tiny.sparse() if learned else without_weights(name)
-    keys = {"params": jax.random.key(0), "router": jax.random.key(0)}
-    init = functools.partial(moe.MoELayer(config).init, train=True)
-    shapes = jax.eval_shape(init, keys, jnp.zeros((B, T, tiny.D)), jnp.ones((B, T), bool))["params"]
-    assert ("router" in shapes) == learned
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(shapes))
 
 
 def router_equations(dtype):
@@ -175,4 +144,4 @@ def test_the_layer_answers_in_the_type_it_was_asked():
         functools.partial(apply.__wrapped__, arguments[0]), *arguments[1:], jax.random.key(0)
     )
     assert y_BTD.dtype == jnp.bfloat16
-    assert {x.dtype for x in got} == {np.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(got)} == {np.dtype("float32")}

@@ -14,28 +14,32 @@ from moe.models import decoder
 from tests import tiny
 
 B, T = 4, 8
-CAUSAL = [name for name, router in routing.ROUTERS.items() if router.causal]
+CAUSAL = ("top_k", "random")  # tests/routing/test_conformance.py has all of them
 GROUPS = {"one sequence": 0, "all sequences": B * T, "half a sequence": T // 2}
 
 
 def tight(router: str, group_size: int) -> configs.ModelConfig:
     """Capacity for half of all tokens at best."""
-    losses = {} if routing.ROUTERS[router].learned else {"balance_weight": 0.0, "z_weight": 0.0}
-    experts = tiny.moe(router=router, k=2, capacity_factor=0.5, group_size=group_size, **losses)
+    experts = tiny.moe(router=router, k=2, capacity_factor=0.5, group_size=group_size)
     return tiny.model(moe=experts)
+
+
+def place_of(batch):
+    fields = tiny.inputs(batch, T, padded=False)
+    return decoder.Place(fields.segment_BT, fields.position_BT, fields.tokens_BT, None)
 
 
 @functools.cache
 def block(config):
     """The compiled (params, x) -> (y, kept tokens by expert, dy / dx) of one block of layers."""
-    fields = tiny.inputs(B, T, padded=False)
+    place = place_of(B)
 
     def forward(params, x_BTD):
         y_BTD, aux = decoder.Block(config).apply(
-            {"params": params}, x_BTD, fields.segment_BT, fields.position_BT, True,
+            {"params": params}, x_BTD, place, True,
             rngs={"router": jax.random.key(0)}, mutable=["router"],
         )  # fmt: skip
-        tally = jax.tree.leaves(aux, is_leaf=lambda x: hasattr(x, "kept_E"))[0]
+        tally = jax.tree.leaves(aux, is_leaf=lambda x: hasattr(x, "kept_KE"))[0]
         return y_BTD[0], tally
 
     @jax.jit
@@ -67,7 +71,7 @@ def leaks(config):
         changed, *_ = tiny.host(run(params, np.where(later, other_BTD, x_BTD)))
         count += (changed[:, : t + 1] != y_BTD[:, : t + 1]).sum()
         assert (changed[:, t + 1 :] != y_BTD[:, t + 1 :]).mean() > 0.5
-    assert tally.kept_E.sum() < 0.6 * tally.chosen_E.sum()
+    assert tally.kept_KE.sum() < 0.6 * tally.chosen_KE.sum()
     return count
 
 
@@ -95,15 +99,13 @@ def test_gradients_stay_in_the_past_on_a_mesh():
     with tiny.on("2x4"):
         params = block_params(config)
         x_BTD = np.random.default_rng(0).normal(size=(32, T, tiny.D)).astype(np.float32)
-        segment_BT = np.array(tiny.inputs(32, T, padded=False).segment_BT)
-        position_BT = np.array(tiny.inputs(32, T, padded=False).position_BT)
-        x_BTD, segment_BT, position_BT = tiny.put((x_BTD, segment_BT, position_BT))
+        x_BTD, place = tiny.put((x_BTD, place_of(32)))
 
         @jax.jit
         def pulled(x_BTD, last):
             def early(x_BTD):
                 (y_BTD, _), _ = decoder.Block(config).apply(
-                    {"params": params}, x_BTD, segment_BT, position_BT, True, mutable=["router"]
+                    {"params": params}, x_BTD, place, True, mutable=["router"]
                 )
                 return (y_BTD * (jnp.arange(T) <= last)[None, :, None]).sum()
 
@@ -117,11 +119,12 @@ def test_gradients_stay_in_the_past_on_a_mesh():
 def test_a_router_that_looks_ahead_is_caught(monkeypatch):
     """The test above has teeth: here the mean of the group decides, whatever the table says."""
 
-    def choose(logits_GSE, mask_GS, k, key):
-        mean = logits_GSE.mean(1, keepdims=True)
-        return routing.top_k.choose(logits_GSE - 3 * mean, mask_GS, k, key)
+    def route(seen, setting):
+        logits_GSE = seen.logits["router"]
+        ahead_GSE = logits_GSE - 3 * logits_GSE.mean(1, keepdims=True)
+        return routing.top_k.route(seen._replace(logits={"router": ahead_GSE}), setting)
 
-    peeking = routing.Router(choose, learned=True, causal=True, random=False)
+    peeking = routing.top_k.ROUTER._replace(route=route)
     monkeypatch.setitem(routing.ROUTERS, "peeking", peeking)
     assert leaks(tight("peeking", 0)) > 0
 
@@ -138,7 +141,7 @@ def test_slots_given_out_by_sequence_first_are_caught(monkeypatch):
 def logits(config, params, inputs, train=False):
     keys = {"router": jax.random.key(0)}
     apply = functools.partial(decoder.Decoder(config).apply, rngs=keys, mutable=["router"])
-    tokens, _, segment, position = inputs
+    tokens, _, segment, position = inputs[:4]
     return apply({"params": params}, tokens, segment, position, train)[0]
 
 
@@ -199,14 +202,14 @@ def test_layers_are_scanned_in_their_order(dense):
     @jax.jit
     def by_hand(params, inputs):
         x_BTD = params["embed"][inputs.tokens_BT] * tiny.D**0.5
+        place = decoder.Place(inputs.segment_BT, inputs.position_BT, inputs.tokens_BT, None)
         without = dataclasses.replace(config, moe=None)
         blocks = [("dense_block", 0, without)] * dense + [("block", i, config) for i in range(2)]
         for name, i, layer in blocks:
             weights = jax.tree.map(lambda x, i=i: x[i], params[name])
             (x_BTD, _), _ = decoder.Block(layer).apply(
-                {"params": weights}, x_BTD, inputs.segment_BT, inputs.position_BT, False,
-                mutable=["router"],
-            )  # fmt: skip
+                {"params": weights}, x_BTD, place, False, mutable=["router"]
+            )
         square = jnp.square(x_BTD).mean(-1, keepdims=True)
         normed_BTD = x_BTD / jnp.sqrt(square + 1e-6) * params["norm"]["scale"][None, None]
         return normed_BTD @ params["head" if dense else "embed"].T

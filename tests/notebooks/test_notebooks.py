@@ -11,8 +11,9 @@ import nbformat
 import pytest
 
 from experiments import study
+from moe import routing
 from moe.data import prepare
-from moe.routing import assignment, tally, top_k
+from moe.routing import assignment, tally
 from moe.training import config, files, loss, metrics
 from tests import tiny
 
@@ -38,11 +39,10 @@ def kernel(tmp_path, monkeypatch):
 def folder(tmp_path, monkeypatch):
     """A finished study of two seeds, of which e4_random was recorded without its metrics."""
     root = tmp_path / "study"
-    silent = {"router": "random", "balance_weight": 0.0, "z_weight": 0.0}
     models = {
         "dense": tiny.model(vocab_size=V, moe=None),
         "e4": tiny.model(vocab_size=V, every=1, moe=tiny.moe(k=2)),
-        "e4_random": tiny.model(vocab_size=V, every=1, moe=tiny.moe(**silent)),
+        "e4_random": tiny.model(vocab_size=V, every=1, moe=tiny.moe(router="random")),
     }
     runs = {name: run(model) for name, model in models.items()}
     for name, model in models.items():
@@ -95,9 +95,9 @@ def total(sums, logits_LGSE, moe):
 
 def count(logits_GSE, moe):
     mask_GS = jnp.ones(logits_GSE.shape[:2], bool)
-    choice = top_k.choose(logits_GSE, mask_GS, moe.k)
-    slots = assignment.seat(choice, moe.num_experts, 16 * moe.k // moe.num_experts)
-    return tally.count(logits_GSE, mask_GS, choice, slots)
+    routed = routing.route(moe.router, logits_GSE, mask_GS, moe.k, key=jax.random.key(0))
+    slots = assignment.seat(routed.assignment, moe.num_experts, 16 * moe.k // moe.num_experts)
+    return tally.count(routed, slots, mask_GS)
 
 
 def execute(path, start):

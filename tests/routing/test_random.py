@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import random
+from moe import routing
 
 G, S, E = 8, 512, 4
 
@@ -15,7 +15,7 @@ G, S, E = 8, 512, 4
 @functools.partial(jax.jit, static_argnums=(0,))
 def choose(k, key, mask_GS=None):
     mask_GS = jnp.ones((G, S), bool) if mask_GS is None else mask_GS
-    return random.choose(jnp.zeros((G, S, E)), mask_GS, k, key)
+    return routing.route("random", jnp.zeros((G, S, E)), mask_GS, k, key=key).assignment
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -51,12 +51,6 @@ def test_neighbours_and_groups_are_independent():
     expert_GS = np.array(choose(1, jax.random.key(2)).expert_GSK)[..., 0]
     assert 0.15 < np.mean(expert_GS[:, 1:] == expert_GS[:, :-1]) < 0.35
     assert 0.15 < np.mean(expert_GS[1:] == expert_GS[:-1]) < 0.35
-
-
-def test_the_logits_do_not_matter():
-    logits_GSE = np.random.default_rng(0).normal(size=(G, S, E)).astype(np.float32) * 100
-    other = random.choose(logits_GSE, jnp.ones((G, S), bool), 2, jax.random.key(0))
-    np.testing.assert_array_equal(other.expert_GSK, choose(2, jax.random.key(0)).expert_GSK)
 
 
 def test_padding_goes_to_the_expert_that_does_not_exist():

@@ -1,10 +1,13 @@
 """Checkpoints come back bit for bit, on any mesh."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint.experimental import v1 as orbax
 
 from moe.training import checkpoint, step
 from tests import tiny
@@ -50,6 +53,37 @@ def test_from_one_mesh_to_another(tmp_path, mesh, zero):
     assert all(jax.tree.leaves(same))
 
 
+class Older(NamedTuple):
+    """The state before routers could have one."""
+
+    step: jax.Array
+    params: dict
+    optimizer: tuple
+
+
+def test_a_checkpoint_from_before_routers_had_a_state(tmp_path):
+    saved = state(7)
+    old = orbax.training.Checkpointer(str(tmp_path / "checkpoints"))
+    old.save(7, Older(*saved[:3]), custom_metadata={"seconds": 1.5})
+    old.close()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    restored, seconds = checkpoints.restore(state(0, seed=1))
+    checkpoints.close()
+    assert seconds == 1.5 and restored.routing == {}
+    tiny.assert_equal(tiny.host(restored), tiny.host(saved))
+
+
+def test_the_routers_state_comes_back(tmp_path):
+    saved = state(7)._replace(routing={"bias": jnp.arange(4.0)})
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(7, saved, seconds=1.5)
+    restored, _ = checkpoints.restore(state(0)._replace(routing={"bias": jnp.zeros(4)}))
+    tiny.assert_equal(restored.routing, saved.routing)
+    with pytest.raises(ValueError, match="saved by other code"):
+        checkpoints.restore(state(0))
+    checkpoints.close()
+
+
 def test_the_latest_counts(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
     for number in (2, 10, 11):
@@ -70,11 +104,15 @@ def test_a_step_is_saved_once(tmp_path):
     tiny.assert_equal(tiny.host(restored.params), tiny.host(state(3).params))
 
 
+def holding(params) -> step.State:
+    return step.State(jnp.int32(1), params, {"count": jnp.int32(1)})
+
+
 def test_another_structure_is_refused_in_one_line(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
-    checkpoints.save(1, {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}, seconds=0.0)
+    checkpoints.save(1, holding({"a": jnp.ones((2, 3)), "b": jnp.ones(4)}), seconds=0.0)
     with pytest.raises(ValueError, match=r"has arrays of shapes \[\(2, 3\)\] and lacks \[\(5,\)\]"):
-        checkpoints.restore({"a": jnp.ones(5), "b": jnp.ones(4)})
+        checkpoints.restore(holding({"a": jnp.ones(5), "b": jnp.ones(4)}))
     checkpoints.close()
 
 
@@ -82,8 +120,8 @@ def test_numbers_survive(tmp_path):
     """Types too: bfloat16, int32, and a number without an axis."""
     tree = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.int32(5), "c": jnp.float32(np.pi)}
     checkpoints = checkpoint.Checkpoints(tmp_path)
-    checkpoints.save(1, tree, seconds=0.0)
-    restored, _ = checkpoints.restore(jax.tree.map(jnp.zeros_like, tree))
+    checkpoints.save(1, holding(tree), seconds=0.0)
+    restored = checkpoints.restore(holding(jax.tree.map(jnp.zeros_like, tree)))[0].params
     checkpoints.close()
     assert {k: (v.dtype, v.shape) for k, v in restored.items()} == {
         k: (v.dtype, v.shape) for k, v in tree.items()

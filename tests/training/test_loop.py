@@ -115,6 +115,9 @@ def test_the_state_is_that_of_the_last_step(whole):
     state = whole.state(toys.run_config())
     assert state.step == STEPS
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    bias_LE = state.routing["bias"]  # six moves of 0.001 each
+    assert bias_LE.any() and np.abs(bias_LE).max() < 0.0061
+    np.testing.assert_allclose(bias_LE * 1000, np.round(bias_LE * 1000), atol=1e-3)
 
 
 def test_what_is_logged(whole):
@@ -129,6 +132,8 @@ def test_what_is_logged(whole):
     assert statistics | {"seconds"} <= validation.keys()
     assert train["nll"] == pytest.approx(np.log(toys.V), abs=1)
     assert sum(train["load_LE"][0]) == pytest.approx(1, abs=1e-4)
+    assert len(train["dropped_LK"][0]) == 2 and len(train["unused_L"]) == 1
+    assert 0.5 < validation["agreement_L"][0] <= 1  # one small step changes few choices
 
 
 def test_training_learns(whole):
@@ -241,6 +246,36 @@ def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
     (record,) = metrics.read(tmp_path / "metrics.jsonl")
     assert (record["step"], record["split"]) == (3, "validation")
     assert result["test"].keys() == {"loss", "nll"} and Run(tmp_path, result).state(run).step == 3
+
+
+def test_hidden_tokens_are_learned_both_ways(tmp_path):
+    """A bidirectional model is judged on some 15% of the tokens, the same ones every time."""
+    one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    run = toys.run_config(model={"bidirectional": True}, mesh={"data": 1, "expert": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "mesh_of", lambda run: one)
+        result = loop.train(run, tmp_path)
+    judged = sum(result["test_rows_tokens"])
+    assert 0.08 < judged / (16 * run.train.seq_len) < 0.25
+    assert result["test_nll"] == pytest.approx(sum(result["test_rows_nll"]) / judged, rel=1e-3)
+
+
+def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
+    """A record is looked at one write later, and that may be an evaluation's."""
+    seen = []
+    monkeypatch.setattr(loop.routing.Watch, "see", lambda self, record: seen.append(record["step"]))
+    one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    monkeypatch.setattr(loop, "mesh_of", lambda run: one)
+    loop.train(toys.run_config(train={"log_every": 2}, mesh={"data": 1, "expert": 1}), tmp_path)
+    assert seen == [2, 4, 6]
+
+
+def test_more_domains_than_experts_are_refused(tmp_path, data, monkeypatch):
+    many = dataclasses.replace(data, domain_names=tuple("abcde"))
+    monkeypatch.setattr(loop.prepare, "prepare", lambda config: many)
+    run = toys.run_config(model={"moe": tiny.moe(router="domain")})
+    with pytest.raises(ValueError, match="'domain' has experts for 4 domains, and the data has 5"):
+        loop.train(run, tmp_path)
 
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path):

@@ -33,8 +33,9 @@ def literal_tallies() -> tally.Tally:
     """Two layers of two experts: balance losses 1 and 10/9, router z 2 and 4."""
     return tally.Tally(
         tokens=jnp.array([3.0, 3]),
-        chosen_E=jnp.array([[1.5, 1.5], [1, 2]]),
-        kept_E=jnp.array([[1.5, 1.5], [1, 1]]),
+        chosen_KE=jnp.array([[[1.5, 1.5]], [[1, 2]]]),
+        kept_KE=jnp.array([[[1.5, 1.5]], [[1, 1]]]),
+        missed=jnp.array([0.0, 1]),
         probability_E=jnp.array([[1.5, 1.5], [1, 2]]),
         entropy=jnp.array([0.0, 0]),
         gate=jnp.array([3.0, 3]),
@@ -54,6 +55,9 @@ def test_the_total_by_hand():
     np.testing.assert_allclose(metrics["router_z"], 3)
     np.testing.assert_allclose(metrics["dropped"], 1 / 6, rtol=1e-6)
     np.testing.assert_allclose(metrics["load_LE"], [[0.5, 0.5], [1 / 3, 2 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(metrics["dropped_LK"], [[0], [1 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(metrics["dropped_L"], [0, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(metrics["balance_loss"], (1 + 10 / 9) / 2, rtol=1e-6)
 
 
 def test_the_total_of_a_dense_model():
@@ -134,7 +138,7 @@ def forward(config):
     network = decoder.Decoder(config)
 
     def nll(params, inputs):
-        sums, _ = loss.forward(network, params, inputs, jax.random.key(0), True)
+        sums = loss.forward(network, params, {}, inputs, jax.random.key(0), True).sums
         return sums.nll, sums
 
     def run(params, inputs):
@@ -151,7 +155,7 @@ def assert_padding_changes_nothing(padded):
     params = tiny.params(CROWDED)
     sums, grads = tiny.host(forward(CROWDED)(params, tiny.inputs()))
     more, more_grads = tiny.host(forward(CROWDED)(params, padded))
-    assert sums.tallies.kept_E.sum() < 0.9 * sums.tallies.chosen_E.sum()
+    assert sums.tallies.kept_KE.sum() < 0.9 * sums.tallies.chosen_KE.sum()
     tiny.assert_close(more._replace(tallies=None), sums._replace(tallies=None))
     tiny.assert_close(more.tallies._replace(slots=0), sums.tallies._replace(slots=0))
     tiny.assert_close(more_grads, grads, atol=1e-5)
@@ -187,7 +191,7 @@ class Silent(nn.Module):
     config: object
 
     @nn.compact
-    def __call__(self, tokens_BT, segment_BT, position_BT, train):
+    def __call__(self, tokens_BT, segment_BT, position_BT, train, domain_BT):
         return jnp.zeros((*tokens_BT.shape, tiny.V)) + self.param("w", nn.initializers.zeros, ())
 
 
@@ -196,7 +200,7 @@ def test_a_sparse_model_without_a_tally_is_an_error(accumulate):
     network = Silent(tiny.model())
     with pytest.raises(ValueError, match="config.moe=MoEConfig.* but the network sowed None"):
         loss.value_and_grad(
-            network, {"w": jnp.zeros(())}, tiny.inputs(), jax.random.key(0), accumulate
+            network, {"w": jnp.zeros(())}, {}, tiny.inputs(), jax.random.key(0), accumulate
         )
 
 
@@ -224,7 +228,9 @@ def test_a_tally_that_nobody_reads_is_an_error(config, names, message):
     params = dict.fromkeys(names, tiny.params(tiny.model()))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(
-            lambda params: loss.forward(network, params, tiny.inputs(), jax.random.key(0), True),
+            lambda params: loss.forward(
+                network, params, {}, tiny.inputs(), jax.random.key(0), True
+            ),
             params,
         )
 
@@ -233,4 +239,4 @@ def test_every_moe_layer_counts():
     """Four sparse layers: the tallies are stacked, and each has its own routing."""
     config = tiny.model(every=1, num_layers=4)
     sums, _ = jax.eval_shape(forward(config), tiny.params(config), tiny.inputs())
-    assert sums.tallies.chosen_E.shape == (4, E) and sums.tallies.z.shape == (4,)
+    assert sums.tallies.chosen_KE.shape == (4, 1, E) and sums.tallies.z.shape == (4,)

@@ -136,7 +136,7 @@ def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
     """A step is a pure function of seed, state and batch."""
     config = dataclasses.replace(
         tiny.without_router_losses(tiny.model(num_layers=1, every=1)),
-        moe=tiny.moe(router="random", balance_weight=0.0, z_weight=0.0),
+        moe=tiny.moe(router="random"),
     )
     params, chain = tiny.host(tiny.params(config)), optax.sgd(0.0)
     random_step = step.make_train_step(config, chain, 0)
@@ -154,9 +154,10 @@ def test_evaluation_is_a_forward_pass_with_its_own_capacity():
     config = tiny.model(
         num_layers=1, every=1, moe=tiny.moe(eval_capacity_factor=4.0, capacity_factor=0.5)
     )
-    params, inputs = tiny.params(config), tiny.inputs()
-    sums, nll_BT = step.make_eval_step(config)(params, inputs, jnp.int32(0))
+    inputs = tiny.inputs()
+    sums, nll_BT, choices = step.make_eval_step(config)(tiny.state(config), inputs, jnp.int32(0))
     np.testing.assert_allclose(nll_BT.sum(), sums.nll, rtol=1e-5)
     assert not np.asarray(nll_BT)[np.asarray(inputs.segment_BT) == 0].any()
     assert sums.tokens == (inputs.segment_BT > 0).sum()
-    np.testing.assert_array_equal(sums.tallies.kept_E, sums.tallies.chosen_E)
+    np.testing.assert_array_equal(sums.tallies.kept_KE, sums.tallies.chosen_KE)
+    assert choices.shape == (1, tiny.B, tiny.T, 1)

@@ -29,8 +29,9 @@ def data() -> prepared.Prepared:
 
 
 def run_config(**sections) -> configs.RunConfig:
-    """Sparse, with noise in the router, on a mesh of 2 x 4."""
-    experts = tiny.moe(k=2, jitter=0.1)
+    """Sparse, with noise and a state in the router, on a mesh of 2 x 4."""
+    losses = {"balance_weight": 0.01, "z_weight": 0.001}
+    experts = tiny.moe(router="sigmoid", k=2, jitter=0.1, **losses)
     run = configs.RunConfig(
         model=tiny.model(vocab_size=V, num_layers=1, every=1, moe=experts),
         data=prepare.DataConfig(vocab_size=V),

@@ -1,0 +1,147 @@
+"""Every router at equal executed FLOPs, on the same text, from the same seeds.
+
+    python -m experiments.routers --config=configs/routers.py:demo   # 1 seed, 0.8M tokens
+    python -m experiments.routers --config=configs/routers.py:cpu    # 2 seeds, 3.1M tokens
+    python -m experiments.routers --config=configs/routers.py:gpu    # one accelerator
+
+Two settings. `decoder` predicts the next token; its routers are causal, or (S-BASE and BASE) are so
+in evaluation. `masked` hides 15% of the tokens and reads both ways: there routers that look at
+later tokens (expert choice, Soft MoE) do nothing that they could not do in earnest, and every
+sequence is a group of its own.
+
+All variants have 20 experts, which five domains divide, but for `domain`, which has one for each.
+Their width is what makes their executed FLOPs those of the dense model: capacity, router and
+dispatch are paid for. Learning rate and capacity factor are those of `configs/scaling.py`, the
+same for all: no router was tuned.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scaling
+
+EXPERTS = 20
+DOMAINS = len(scaling.CORPUS)
+PEEKS = {"model": {"allow_noncausal": True}}  # in training; what is judged is causal
+
+
+def get_config(size: str = "demo") -> ConfigDict:
+    """The config of one size: demo, cpu or gpu."""
+    sizes = {"demo": demo, "cpu": cpu, "gpu": gpu}
+    if size not in sizes:
+        raise ValueError(f"configs/routers.py:{size} is unknown: use demo, cpu or gpu")
+    return sizes[size]()
+
+
+def learned(router: str = "top_k", k: int = 1, scale: float = 2.0, **overrides) -> dict:
+    """A variant whose router has weights."""
+    return scaling.experts(EXPERTS, router=router, k=k, router_scale=scale, **overrides)
+
+
+def fixed(router: str, k: int = 1, **overrides) -> dict:
+    """A variant whose router has none."""
+    return scaling.experts(EXPERTS, router=router, k=k, **overrides)
+
+
+def decoder_variants() -> dict:
+    """Causal routers, and two that are so in evaluation."""
+    return {
+        "dense": {},
+        "top_1": learned(),
+        "top_2": learned(k=2),
+        "top_1_next_best": learned(options={"rounds": 2}),
+        "top_1_shared": learned(shared_experts=1),
+        "noisy_top_2": learned("noisy_top_k", 2, 0.0),
+        "gshard": learned("gshard", 2),
+        "gshard_sampled": learned("gshard", 2, options={"second": "sampled"}),
+        # Slots for the two experts a token that the controller holds, not for the four it may have.
+        "top_p": learned("top_p", 4, options={"mass": 0.4, "target_k": 2.0}, **factors(0.625)),
+        "sigmoid_1": learned("sigmoid"),
+        "sigmoid_2": learned("sigmoid", 2),
+        "sigmoid_2_loss": learned("sigmoid", 2, options={"bias_rate": 0.0}, balance_weight=0.01),
+        "limited_2": learned(k=2, options={"expert_groups": 5, "groups_used": 2}),
+        "hierarchical_2": learned("hierarchical", 2, 0.0, options={"groups": 5}),
+        "sinkhorn_1": learned("sinkhorn") | PEEKS,
+        "base": learned("base") | PEEKS,
+        "reinforce": learned("reinforce"),
+        "hash_random": fixed("hash", options={"table": "random"}),
+        "hash_balanced": fixed("hash", options={"table": "balanced"}),
+        "hash_clustered": fixed("hash", options={"table": "clustered"}),
+        "multihash_2": fixed("hash", 2, options={"table": "balanced"}),
+        "rre": fixed("rre", options={"groups": DOMAINS}),
+        "domain": fixed("domain", num_experts=DOMAINS, **factors(2.5)),
+        "random_1": fixed("random"),
+    }
+
+
+def masked_variants() -> dict:
+    """Those that look at the whole group, beside the usual ones."""
+    return {
+        "dense": {},
+        "top_1": learned(),
+        "top_2": learned(k=2),
+        "gshard": learned("gshard", 2),
+        "top_2_priority": learned(k=2, options={"batch_priority": True}),
+        "expert_choice_2": learned("expert_choice", 2, **factors(1.0)),
+        "expert_choice_2_capped": learned("expert_choice", 2, options={"most": 2}, **factors(1.0)),
+        "soft": learned("soft", 1, 1.0, dispatcher="einsum", d_ff=64, **factors(1.25)),
+    }
+
+
+def factors(factor: float) -> dict:
+    """One capacity factor for training and evaluation."""
+    return {"capacity_factor": factor, "eval_capacity_factor": factor}
+
+
+def cpu() -> ConfigDict:
+    """Two paired seeds, 3.1M tokens a run."""
+    config = ConfigDict()
+    config.name = "routers_cpu"
+    config.decoder = setting("routers_cpu_decoder", decoder_variants())
+    config.masked = setting("routers_cpu_masked", masked_variants())
+    config.masked.base.model.bidirectional = True
+    config.masked.moe.group_size = config.masked.base.train.seq_len
+    return config
+
+
+def setting(name: str, variants: dict) -> ConfigDict:
+    """A study as `experiments.scaling` reads it."""
+    config = scaling.demo()
+    config.name, config.variants, config.seeds = name, ConfigDict(variants), 2
+    del config.moe.router_scale  # each variant says its own, or has none
+    return config
+
+
+def demo() -> ConfigDict:
+    """One seed, 0.8M tokens a run: enough to see every router work."""
+    config = cpu()
+    config.name = "routers_demo"
+    for study in (config.decoder, config.masked):
+        shortened(study)
+        study.name = study.name.replace("cpu", "demo")
+    return config
+
+
+def shortened(study: ConfigDict) -> ConfigDict:
+    """One seed, 0.8M tokens."""
+    study.seeds = 1
+    study.base.train.update(steps=400, eval_every=50, checkpoint_every=200)
+    return study
+
+
+def gpu() -> ConfigDict:
+    """The model of `configs/scaling.py:gpu`, three paired seeds."""
+    large = scaling.gpu()
+    config = cpu()
+    config.name = "routers_gpu"
+    for study in (config.decoder, config.masked):
+        bidirectional = study.base.model.bidirectional
+        study.name = study.name.replace("cpu", "gpu")
+        study.seeds, study.jobs, study.watts = 3, large.jobs, large.watts
+        study.base = large.base.copy_and_resolve_references()
+        study.base.data.source = scaling.CORPUS  # five domains
+        study.base.model.bidirectional = bidirectional
+        for variant in study.variants.values():
+            if "learning_rate" in variant:
+                variant.learning_rate = large.variants.e8_top2.learning_rate
+    config.masked.moe.group_size = config.masked.base.train.seq_len
+    return config

@@ -1,0 +1,40 @@
+"""How much capacity? Factor and group size against loss, drops and seconds at equal FLOPs.
+
+    python -m experiments.capacity --config=configs/capacity.py:demo
+
+A study as those of `experiments.scaling`, resumable; then a table, figures and Switch's claims.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import command, routers, scaling, study
+from moe.analysis import plots
+from moe.analysis.routers import Claim
+
+BASELINE = "top_1_factor_1_25"
+SWITCH = "Fedus et al. 2021"
+CLAIMS = [
+    *(
+        Claim(SWITCH, f"top-1 beats top-2 at capacity factor {factor.replace('_', '.')}",
+              f"top_1_factor_{factor}", f"top_2_factor_{factor}")
+        for factor in ("1", "1_25")
+    ),
+    Claim(SWITCH, "a low capacity factor beats a high one", "top_1_factor_1", "top_1_factor_2"),
+]  # fmt: skip
+
+
+def main(config, workdir: str) -> None:
+    """Runs the study and reports."""
+    root = pathlib.Path(workdir or f"runs/{config.name}")
+    records = study.run(scaling.variants(config), root, config.seeds, config.jobs)
+    routers.report(records, root, BASELINE, CLAIMS)
+    plots.save(plots.capacity_figure(records), root / "capacity.png")
+    print(root / "capacity.png")
+
+
+if __name__ == "__main__":
+    CONFIG = command.config("configs/capacity.py:demo", "The study.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value))

@@ -1,0 +1,58 @@
+"""What a router does over time: how much its choices move, and whether it collapses."""
+
+import warnings
+
+import numpy as np
+
+
+class CollapseWarning(UserWarning):
+    """A router has stopped using its experts."""
+
+
+def agreement(before, after, experts: int) -> list[float]:
+    """Share of each layer's choices that were made before, too, whatever their rank.
+
+    Args:
+      before, after: expert_GSK of the same tokens, [L, G, S, K], `experts` for none.
+    """
+    same = (after[..., :, None] == before[..., None, :]).any(-1) & (after < experts)
+    axes = tuple(range(1, after.ndim))
+    return (same.sum(axes) / np.maximum((after < experts).sum(axes), 1)).tolist()
+
+
+class Watch:
+    """Warns, once for each layer, when a collapse has lasted for so many steps.
+
+    Collapsed: an expert is unused, or one gets more than half of the load or nearly every token.
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self._since, self._warned = steps, {}, set()
+
+    def see(self, record: dict) -> None:
+        """Looks at a logged record; of a dense model it sees nothing."""
+        for layer, load_E in enumerate(np.asarray(record.get("load_LE", []))):
+            reason = collapse(load_E, float(record["realised_k"]))
+            if reason is None:
+                self._since.pop(layer, None)
+                continue
+            since = self._since.setdefault(layer, record["step"])
+            if record["step"] - since >= self.steps and layer not in self._warned:
+                self._warned.add(layer)
+                warnings.warn(
+                    f"router of MoE layer {layer} has collapsed: since step {since} {reason}. Raise"
+                    " moe.balance_weight, lower optimizer.learning_rate or moe.router_scale, or"
+                    " take a router that balances itself (sigmoid, sinkhorn, base, hash)",
+                    CollapseWarning,
+                    stacklevel=2,
+                )
+
+
+def collapse(load_E, realised_k: float) -> str | None:
+    """What is wrong with the loads of one layer's experts, None if nothing is."""
+    idle, most = int((load_E == 0).sum()), float(load_E.max())
+    if idle:
+        return f"{idle} of {len(load_E)} experts get no token"
+    if most > 0.5 or (most * realised_k > 0.95 and realised_k < 0.9 * len(load_E)):
+        return f"expert {int(load_E.argmax())} gets {most:.0%} of the load"
+    return None

@@ -1,0 +1,90 @@
+"""BASE: training as a balanced assignment (Lewis et al. 2021, section 3).
+
+In training the tokens of a group are shared out so that every expert gets equally many and the sum
+of scores a_te = h_t . w_e is as large as we can make it; in evaluation each token goes to its best
+expert, which is causal. The gate is alpha = sigmoid(a_te); no auxiliary loss. The paper's
+alpha f(h) + (1 - alpha) h, where f has a residual connection of its own, is what our layer's
+residual connection makes of the gate alone: h + alpha f(h).
+
+The solver is not the paper's auction, whose number of rounds depends on the data: Sinkhorn's
+iteration, as its temperature falls, finds the experts' prices; then experts take in turn the tokens
+that would lose most elsewhere, which makes the balance exact. A little noise breaks ties, as
+between equal words of the first layer. Within 1% of the optimum (tests/routing/test_routers.py).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract, sinkhorn, tally
+
+START = 0.5  # the temperature that falls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """Of the solver: more turns at a lower temperature come closer to the optimum."""
+
+    iterations: int = 200
+    temperature: float = 0.002  # at the end, over the standard deviation of a group's scores
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to one expert, in training equally many to each."""
+    score_GSE, o = seen.logits["router"], setting.options
+
+    def choose():
+        if not setting.train:
+            return assignment.largest(score_GSE, 1)[1]
+        share = lambda s, mask: balanced(s, mask, o.iterations, o.temperature)  # noqa: E731
+        fixed_GSE = jax.lax.stop_gradient(score_GSE)
+        return sharding.over_groups(share)(fixed_GSE, seen.mask_GS)[..., None]
+
+    expert_GSK = seen.chosen(choose)
+    gate_GSK = jax.nn.sigmoid(contract.pick(score_GSE, expert_GSK))
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
+    return contract.Routed(choice, jax.nn.softmax(score_GSE), score_GSE)
+
+
+def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
+    """expert_GS with as many real tokens for each expert as for every other (or one more)."""
+    G, S, E = score_GSE.shape
+    spread_G11 = score_GSE.std((1, 2), keepdims=True, where=mask_GS[..., None])
+    spread_G11 = jnp.maximum(jnp.nan_to_num(spread_G11), 1e-6)  # of a group of padding alone
+    ties_SE = 0.02 * jax.random.uniform(jax.random.key(0), (S, E))
+    scaled_GSE = score_GSE / spread_G11 + ties_SE[None]
+    plan_GSE = sinkhorn.plan(scaled_GSE, mask_GS, iterations, temperature, START)
+    real_G1 = mask_GS.sum(-1, keepdims=True)
+    later_EE = jnp.triu(jnp.ones((E, E), bool), 1)
+
+    def take(free_GS, e):
+        """Expert e takes its share of the tokens still free, those first that lose most later."""
+        share_G1 = real_G1 // E + (e < real_G1 % E)
+        later_GSE = jnp.where(later_EE[e][None, None], plan_GSE, -jnp.inf)
+        margin_GS = jnp.take(plan_GSE, e, axis=2) - jnp.maximum(later_GSE.max(-1), -1e9)
+        wish_GS = jnp.where(free_GS, margin_GS, -jnp.inf)
+        place_GS = jnp.argsort(jnp.argsort(-wish_GS, axis=-1), axis=-1)
+        got_GS = free_GS & (place_GS < share_G1)
+        return free_GS & ~got_GS, got_GS
+
+    _, got_EGS = jax.lax.scan(take, mask_GS, jnp.arange(E))
+    return jnp.where(mask_GS, got_EGS.argmax(0), E)
+
+
+def check(moe) -> None:
+    """Refuses what is not one expert a token."""
+    sinkhorn.check(moe)
+    if moe.k != 1:
+        raise ValueError(f"moe.router='base' gives each token one expert: set k=1, not k={moe.k}")
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
+    causal="evaluation",
+    losses={"z": tally.z_loss},
+    check=check,
+)

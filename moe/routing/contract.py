@@ -1,0 +1,132 @@
+"""What a router is: the one contract that every file of this folder fills in.
+
+A router is one pure function, `route(seen, setting) -> Routed`: what it may read of a group's
+tokens, and who goes where. All else that the layer, the config, the loss and the tests must know
+of it stands in its `Router`, at the end of its file.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a router that has none; those of the others derive from it."""
+
+
+class Seen(NamedTuple):
+    """What a router may read of its tokens; of groups, sequences or documents it knows no more."""
+
+    logits: dict[str, jax.Array]  # float32 [G, S, columns], one for each of `Router.matrices`
+    mask_GS: jax.Array  # True for real tokens
+    ids_GS: jax.Array | None = None  # token ids
+    domain_GS: jax.Array | None = None  # where a token's document comes from
+    key: jax.Array | None = None  # for what it draws
+    state: Mapping[str, jax.Array] = {}  # of `Router.state`, of this layer
+    forced: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
+
+    def chosen(self, choose: Callable) -> jax.Array:
+        """expert_GSK: the choices to replay if there are any, else choose()."""
+        return choose() if self.forced is None else self.forced
+
+
+class Setting(NamedTuple):
+    """What is known before any array is; static under jit."""
+
+    experts: int
+    k: int
+    slots: int  # C
+    train: bool
+    options: Any  # of `Router.options`
+
+
+class Policy(NamedTuple):
+    """What a router that learns from reward says of each real token, 0 at padding."""
+
+    log_p_GS: jax.Array  # of the expert it drew
+    baseline_GS: jax.Array  # the reward it expects
+
+
+class Routed(NamedTuple):
+    """Who goes where, and what its losses and statistics are made of."""
+
+    assignment: assignment.Choice | assignment.Slots | assignment.Mixing
+    p_GSE: jax.Array | None = None  # the router's probabilities
+    logits_GSE: jax.Array | None = None  # whose logsumexp is to stay small
+    wished: jax.Array | None = None  # expert_GSK before anybody moved on; None: nobody did
+    priority_GS: jax.Array | None = None  # tokens come to their seats by it; None: by position
+    sums: Mapping[str, jax.Array] = {}  # over real tokens, for losses of its own
+    policy: Policy | None = None
+
+
+def one_matrix(moe) -> dict[str, int]:
+    """A score for every expert."""
+    return {"router": moe.num_experts}
+
+
+def no_matrix(moe) -> dict[str, int]:
+    """A router that learns nothing."""
+    del moe
+    return {}
+
+
+class Router(NamedTuple):
+    """One line of `ROUTERS`."""
+
+    route: Callable[[Seen, Setting], Routed]
+    kind: type = assignment.Choice
+    options: type = Options
+    common: Mapping[str, float] = {}  # the options of all routers that do something here: defaults
+    causal: str = "always"  # no token's expert depends on later ones: always, evaluation, never
+    matrices: Callable = one_matrix  # moe -> name -> columns of a matrix of weights [D, columns]
+    losses: Mapping[str, Callable] = {}  # name -> (tally -> loss), weighed by <name>_weight
+    state: Callable | None = None  # (model, seed, ids of the training text) -> arrays [layers, ...]
+    update: Callable | None = None  # (state, tally, options) -> state, once a training step
+    reads_ids: bool = False
+    domains: Callable | None = None  # moe -> how many domains it knows; None: it reads none
+    met: Callable = lambda moe: moe.k  # moe -> routed experts a token, on average
+    detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
+    check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
+
+    @property
+    def learned(self) -> bool:
+        """Does it own weights?"""
+        return self.matrices is not no_matrix
+
+
+def choice(seen: Seen, setting: Setting, expert_GSK, gate_GSK) -> assignment.Choice:
+    """Tokens choose; padding goes to the expert that does not exist, whose gate is 0."""
+    mask_GS1 = seen.mask_GS[..., None]
+    expert_GSK = jnp.where(mask_GS1, expert_GSK, setting.experts).astype(jnp.int32)
+    return assignment.Choice(expert_GSK, jnp.where(expert_GSK < setting.experts, gate_GSK, 0.0))
+
+
+def pick(x_GSE, expert_GSK):
+    """x of each token's experts, [G, S, K]; 0 for the expert that does not exist."""
+
+    def take(x_GSE, expert_GSK):
+        return jnp.take_along_axis(x_GSE, expert_GSK, axis=-1, mode="fill", fill_value=0)
+
+    return sharding.over_groups(take)(x_GSE, expert_GSK)
+
+
+def normalised(gate_GSK):
+    """Gates that sum to 1 over a token's experts, and a single gate as it is.
+
+    Renormalised it would always be 1, and the router would get no gradient from the task.
+    """
+    if gate_GSK.shape[-1] == 1:
+        return gate_GSK
+    return gate_GSK / jnp.maximum(gate_GSK.sum(-1, keepdims=True), 1e-9)
+
+
+def no_choice(seen: Seen) -> jax.Array:
+    """Zeros [G, S, 1], laid out as choices are."""
+    return jnp.zeros_like(seen.mask_GS, jnp.int32)[..., None]

@@ -1,0 +1,107 @@
+"""Expert choice: every expert takes its C best tokens (Zhou et al. 2022, section 3).
+
+p = softmax over experts; expert e takes the C = capacity_factor * S * K / E tokens of its group
+with the largest p_e, so K times the capacity factor is the mean number of experts a token. Balanced
+by construction, no loss needed. The gate is p. An expert looks at the whole group to choose, later
+tokens too: never causal, so in a decoder its teacher-forced loss is not one of prediction.
+
+With `most` no token is to have more than so many experts (section 3.3): the choice is that of A,
+which maximises <p, A> + lambda H(A) with C in every expert's row, at most `most` in a token's
+column and 0 <= A <= 1, by alternating projections. Where A is fractional rounding can exceed it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract, tally
+
+LAMBDA = 0.001  # the paper's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """The capped variant."""
+
+    most: int = 0  # experts a token; 0 is no cap
+    iterations: int = 100
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Gives each expert its C best tokens."""
+    logits_GSE = seen.logits["router"]
+    p_GSE = jax.nn.softmax(logits_GSE)
+    o = setting.options
+
+    def choose(p_GSE, mask_GS):
+        score_GES = jnp.where(mask_GS[..., None], p_GSE, -1.0).swapaxes(1, 2)
+        if o.most:
+            score_GES = capped(score_GES, setting.slots, o.most, o.iterations)
+        token_GEC = jax.lax.top_k(score_GES, setting.slots)[1]
+        real_G1 = mask_GS.sum(-1, keepdims=True)
+        share_G1 = -(-setting.slots * real_G1 // mask_GS.shape[1])  # as in a group without padding
+        real_GEC = jnp.take_along_axis(mask_GS[:, None], token_GEC, axis=2)
+        real_GEC &= jnp.arange(setting.slots)[None, None] < share_G1[..., None]
+        gate_GEC = jnp.take_along_axis(p_GSE.swapaxes(1, 2), token_GEC, axis=2)
+        token_GEC = jnp.where(real_GEC, token_GEC, mask_GS.shape[1]).astype(jnp.int32)
+        return token_GEC, jnp.where(real_GEC, gate_GEC, 0.0)
+
+    token_GEC, gate_GEC = sharding.over_groups(choose)(p_GSE, seen.mask_GS)
+    return contract.Routed(assignment.Slots(token_GEC, gate_GEC, None), p_GSE, logits_GSE)
+
+
+def capped(score_GES, slots: int, most: int, iterations: int):
+    """log A of the capped problem, -inf for padding (scores below 0).
+
+    Block coordinate ascent on its dual, one multiplier for each of the three constraints. At the
+    paper's lambda alone it would creep: it falls to it from 0.3, over four fifths of the turns.
+    """
+    real_GES = score_GES >= 0
+    s_GES = jnp.where(real_GES, jax.lax.stop_gradient(score_GES), -jnp.inf)
+    # An expert can't have more tokens than there are, nor all together more than tokens may hold.
+    real_G11 = real_GES.sum(-1, keepdims=True)[:, :1]
+    row_G11 = jnp.minimum(slots, jnp.minimum(real_G11, real_G11 * most / s_GES.shape[1]))
+    row_G11 = jnp.log(jnp.maximum(row_G11, 1e-9))
+
+    def at_most_1(row, column):
+        return jnp.where(real_GES, jnp.minimum(-(s_GES + row + column), 0.0), 0.0)
+
+    def turn(i, duals):
+        t = jnp.maximum(LAMBDA, 0.3 * (LAMBDA / 0.3) ** (1.25 * i / iterations))
+        _, column, box = duals
+        row = t * (row_G11 - jax.nn.logsumexp((s_GES + column + box) / t, axis=2, keepdims=True))
+        box = at_most_1(row, column)
+        column = jax.nn.logsumexp((s_GES + row + box) / t, axis=1, keepdims=True)
+        column = jnp.minimum(t * (jnp.log(most) - column), 0.0)  # of padding inf: 0
+        return row, column, at_most_1(row, column)
+
+    zeros = jnp.zeros_like(s_GES)
+    duals = zeros[..., :1], zeros[:, :1], zeros
+    row, column, box = jax.lax.fori_loop(0, iterations, turn, duals)
+    return (s_GES + row + column + box) / LAMBDA
+
+
+def check(moe) -> None:
+    """Refuses a cap that cannot hold."""
+    o, mean = moe.options, moe.k * max(moe.capacity_factor, moe.eval_capacity_factor)
+    if not o.most and o.iterations != Options.iterations:
+        raise ValueError(f"moe.options: {o.iterations=} does nothing without `most`")
+    if o.most < 0 or o.iterations < 1 or 0 < o.most < mean:
+        raise ValueError(
+            f"moe.options: {o.most=} must be 0 (no cap) or at least k * capacity_factor={mean:g},"
+            f" the mean number of experts a token, and {o.iterations=} above 0"
+        )
+
+
+ROUTER = contract.Router(
+    route,
+    kind=assignment.Slots,
+    options=Options,
+    common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
+    causal="never",
+    met=lambda moe: moe.k * moe.capacity_factor,
+    losses={"z": tally.z_loss},
+    check=check,
+)

@@ -1,0 +1,79 @@
+"""GShard's top-2 routing (Lepikhin et al. 2020, section 2.2 and algorithm 1).
+
+The best expert is always used, a second one with probability min(1, 2 g2): a token that is sure of
+the first does not fill the second's slots. Gates are normalised over the two, whether or not the
+second is used. `second="sampled"` draws it from p without the first instead, and always uses
+it. The balance loss is on first choices. Training and evaluation draw alike.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract, tally, top_k
+
+SECONDS = ("threshold", "sampled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """How the second expert comes in."""
+
+    second: str = "threshold"
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to its best expert and maybe to a second."""
+    logits_GSE = seen.logits["router"]
+    p_GSE = jax.nn.softmax(logits_GSE)
+    choose = threshold if setting.options.second == "threshold" else sampled
+    expert_GSK = seen.chosen(lambda: choose(logits_GSE, seen.key))
+    p_GSK = contract.pick(p_GSE, expert_GSK)
+    unused_GS1 = expert_GSK[..., 1:] == setting.experts
+    second_GS1 = jnp.where(unused_GS1, second_best(p_GSE, expert_GSK), p_GSK[..., 1:])
+    gate_GSK = p_GSK / (p_GSK[..., :1] + second_GS1)
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
+    return contract.Routed(choice, p_GSE, logits_GSE)
+
+
+def threshold(logits_GSE, key):
+    """The two best, the second only where 2 g2 > U(0, 1)."""
+    p_GS2, expert_GS2 = assignment.largest(jax.nn.softmax(logits_GSE), 2)
+    g2_GS1 = p_GS2[..., 1:] / p_GS2.sum(-1, keepdims=True)
+    draw_GS1 = jax.random.uniform(key, g2_GS1.shape, out_sharding=sharding.out("GS."))
+    second_GS1 = jnp.where(2 * g2_GS1 > draw_GS1, expert_GS2[..., 1:], logits_GSE.shape[-1])
+    return jnp.concatenate([expert_GS2[..., :1], second_GS1], axis=-1)
+
+
+def sampled(logits_GSE, key):
+    """The best, and one drawn from p without it."""
+    first_GS1 = assignment.largest(logits_GSE, 1)[1]
+    noise_GSE = jax.random.gumbel(key, logits_GSE.shape, out_sharding=sharding.out("GSE"))
+    is_first_GSE = first_GS1 == jnp.arange(logits_GSE.shape[-1])[None, None]
+    second_GSE = jnp.where(is_first_GSE, -jnp.inf, logits_GSE + noise_GSE)
+    return jnp.concatenate([first_GS1, assignment.largest(second_GSE, 1)[1]], axis=-1)
+
+
+def second_best(p_GSE, expert_GSK):
+    """The largest p but for the first expert's, [G, S, 1]."""
+    is_first_GSE = expert_GSK[..., :1] == jnp.arange(p_GSE.shape[-1])[None, None]
+    return jnp.where(is_first_GSE, 0.0, p_GSE).max(-1, keepdims=True)
+
+
+def check(moe) -> None:
+    """Refuses what is not two experts."""
+    if moe.k != 2:
+        raise ValueError(f"moe.router='gshard' chooses two experts: set k=2, not k={moe.k}")
+    if moe.options.second not in SECONDS:
+        raise ValueError(f"moe.options.second={moe.options.second!r} is not one of {SECONDS}")
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    common=top_k.LEARNED,
+    losses={"balance": tally.first_choice_balance_loss, "z": tally.z_loss},
+    check=check,
+)

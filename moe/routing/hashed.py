@@ -1,0 +1,77 @@
+"""Hash routing: a token's id alone decides (Roller et al. 2021, section 3).
+
+A table, fixed before training, maps ids to experts; there are no weights, no losses, and the gate
+is 1. The tables of a model's layers are drawn apart. Variants:
+
+- `random`: uniform;
+- `balanced`: the most frequent id first, each to the lightest expert;
+- `clustered`: k-means of embeddings, so that alike ids share an expert. The paper clusters those
+  of a trained Transformer; ours come from the training text itself, so that nothing has to be
+  trained: singular vectors of the ids' co-occurrence (`tables.embeddings`);
+- K > 1 is MultiHash: the experts lie in K banks of E / K, and a token uses one of each bank by K
+  tables. With experts of width F / K these are K slices of one of width F.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from moe import sharding
+from moe.routing import contract, tables
+
+TABLES = {"random": tables.uniform, "balanced": tables.balanced, "clustered": tables.clustered}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """Which table."""
+
+    table: str = "random"
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token where its id's row of the table says."""
+    expert_GSK = seen.chosen(lambda: look_up(seen.state["table"], seen.ids_GS))
+    gate_GSK = jnp.ones_like(expert_GSK, jnp.float32)
+    return contract.Routed(contract.choice(seen, setting, expert_GSK, gate_GSK))
+
+
+def look_up(table_VK, ids_GS):
+    """The rows of a replicated table at ids that are spread over the mesh."""
+    take = lambda table, ids: jnp.take(table, ids, axis=0, mode="clip")  # noqa: E731
+    return sharding.over(take, ("..", "GS"), "GS.")(table_VK, ids_GS)
+
+
+def state(model, seed, ids) -> dict:
+    """The tables, int32 [layers, V, K]."""
+    moe = model.moe
+    make, bank = TABLES[moe.options.table], moe.num_experts // moe.k
+    rng = np.random.default_rng(seed)
+    ids = np.arange(model.vocab_size) if ids is None else np.asarray(ids)
+    drawn = [
+        [make(rng, ids, model.vocab_size, bank) + k * bank for k in range(moe.k)]
+        for _ in range(model.moe_layers)
+    ]
+    return {"table": np.stack(drawn).swapaxes(1, 2).astype(np.int32)}
+
+
+def check(moe) -> None:
+    """Refuses an unknown table, and banks that are not equally large."""
+    if moe.options.table not in TABLES:
+        raise ValueError(f"moe.options.table={moe.options.table!r} is not one of {list(TABLES)}")
+    if moe.num_experts % moe.k:
+        raise ValueError(
+            f"moe.router='hash' needs k={moe.k} banks of experts of one size: num_experts="
+            f"{moe.num_experts} is not a multiple"
+        )
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    matrices=contract.no_matrix,
+    reads_ids=True,
+    state=state,
+    check=check,
+)

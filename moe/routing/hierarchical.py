@@ -1,0 +1,117 @@
+"""Hierarchical routing (Shazeer et al. 2017, appendix B): a groups of b experts, two noisy choices.
+
+A primary gate chooses groups, each group's secondary gate experts inside it, both noisy top-k; the
+gate of expert j of group i is G_i G_ij. Importance is made of these products. Load is
+load_primary(i) load_i(j) / (tokens routed to i), where load_i counts those tokens alone.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract, noisy_top_k, tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """The tree, and the paper's two losses."""
+
+    groups: int = 2  # a
+    groups_used: int = 1  # of which a token uses so many, and k / groups_used experts in each
+    importance_weight: float = 0.1
+    load_weight: float = 0.1
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to the best experts of its best groups."""
+    o, (G, S) = setting.options, seen.mask_GS.shape
+    a, b, U, J = o.groups, setting.experts // o.groups, o.groups_used, setting.k // o.groups_used
+    tree = lambda x_GSE: x_GSE.reshape(G, S, a, b)  # noqa: E731
+    keys, logits = jax.random.split(seen.key), seen.logits
+    clean_GSA, clean_GSAB = logits["primary"], tree(logits["router"])
+    noisy_GSA, sigma_GSA = noisy_top_k.noisy(
+        clean_GSA, logits["primary_noise"], keys[0], setting.train
+    )
+    noisy_GSE, sigma_GSE = noisy_top_k.noisy(
+        logits["router"], logits["noise"], keys[1], setting.train
+    )
+    noisy_GSAB = tree(noisy_GSE)
+
+    def choose():
+        group_GSU = assignment.largest(noisy_GSA, U)[1]
+        best_GSAJ = assignment.largest(noisy_GSAB, J)[1] + b * jnp.arange(a)[None, None, :, None]
+        return rows(best_GSAJ, group_GSU).reshape(G, S, U * J)
+
+    expert_GSK = seen.chosen(choose)
+    expert_GSUJ = expert_GSK.reshape(G, S, U, J)
+    group_GSU = expert_GSUJ[..., 0] // b
+    inner_GSUJ = gates(rows(noisy_GSAB, group_GSU), expert_GSUJ % b)
+    gate_GSUJ = gates(noisy_GSA, group_GSU)[..., None] * inner_GSUJ
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSUJ.reshape(G, S, U * J))
+
+    sent_GSA = (group_GSU[..., None] == jnp.arange(a)[None, None, None]).any(2)
+    sent_GSA &= seen.mask_GS[..., None]
+    load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, U) * seen.mask_GS[..., None]
+    load_GSAB = noisy_top_k.load(clean_GSAB, noisy_GSAB, tree(sigma_GSE), J) * sent_GSA[..., None]
+    sums = {
+        "importance_E": noisy_top_k.importance(choice, setting.experts),
+        "load_A": load_GSA.sum((0, 1)),
+        "inside_AB": load_GSAB.sum((0, 1)),
+        "sent_A": sent_GSA.sum((0, 1), dtype=jnp.float32),
+    }
+    p_GSAB = jax.nn.softmax(clean_GSA)[..., None] * jax.nn.softmax(clean_GSAB)
+    return contract.Routed(choice, p_GSAB.reshape(G, S, a * b), sums=sums)
+
+
+def rows(x_GSAY, group_GSU):
+    """x of each token's groups, [G, S, U, Y]."""
+    take = lambda x, g: jnp.take_along_axis(x, g[..., None], axis=2)  # noqa: E731
+    return sharding.over_groups(take)(x_GSAY, group_GSU)
+
+
+def gates(noisy, index):
+    """A softmax over the chosen; of one choice its part of the whole, which has a gradient."""
+    if index.shape[-1] == 1:
+        return contract.pick(jax.nn.softmax(noisy), index)
+    return jax.nn.softmax(contract.pick(noisy, index))
+
+
+def load_loss(sums: tally.Tally) -> jax.Array:
+    """CV^2 of the experts' loads (equation 18)."""
+    own = sums.own
+    inside_AB = own["inside_AB"] / jnp.maximum(own["sent_A"], 1.0)[:, None]
+    return tally.squared_variation((own["load_A"][:, None] * inside_AB).ravel())
+
+
+def check(moe) -> None:
+    """Refuses a tree in which a level has nothing to choose."""
+    o = moe.options
+    whole = o.groups > o.groups_used > 0 and moe.num_experts % o.groups == 0
+    whole = whole and moe.k % o.groups_used == 0
+    if not whole or moe.k // o.groups_used >= moe.num_experts // o.groups:
+        raise ValueError(
+            f"moe.router='hierarchical': {o.groups=} must divide num_experts={moe.num_experts} and"
+            f" {o.groups_used=} k={moe.k}; a token must leave out a group, and an expert of each of"
+            " its groups"
+        )
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    common={"balance_weight": 0.0, "jitter": 0.0, "router_scale": 0.0},
+    matrices=lambda moe: {
+        "primary": moe.options.groups,
+        "primary_noise": moe.options.groups,
+        "router": moe.num_experts,
+        "noise": moe.num_experts,
+    },
+    losses={
+        "balance": tally.balance_loss,
+        "importance": noisy_top_k.importance_loss,
+        "load": load_loss,
+    },
+    check=check,
+)

@@ -1,0 +1,101 @@
+"""Noisy top-k routing (Shazeer et al. 2017, section 2.1 and appendix A).
+
+H = x W_g + eps * softplus(x W_n) with eps ~ N(0, 1) in training; the K largest are kept and the
+gates are a softmax over them. Both matrices start at zero, so that at first noise alone decides;
+a hundredth is added to the deviation, which could otherwise be zero.
+Two losses keep experts busy: CV^2 of importance (sums of gates) and CV^2 of load, a smooth count of
+tokens: the probability, over new noise, that a token would choose the expert.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract, tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """The paper's two losses."""
+
+    importance_weight: float = 0.1
+    load_weight: float = 0.1
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to the K largest of its noisy scores."""
+    clean_GSE, raw_GSE = seen.logits["router"], seen.logits["noise"]
+    noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, seen.key, setting.train)
+    expert_GSK = seen.chosen(lambda: assignment.largest(noisy_GSE, setting.k)[1])
+    gate_GSK = jax.nn.softmax(contract.pick(noisy_GSE, expert_GSK))
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
+    real_GS1 = seen.mask_GS[..., None]
+    load_GSE = load(clean_GSE, noisy_GSE, sigma_GSE, setting.k)
+    sums = {
+        "importance_E": importance(choice, setting.experts),
+        "load_E": (load_GSE * real_GS1).sum((0, 1)),
+    }
+    return contract.Routed(choice, jax.nn.softmax(clean_GSE), clean_GSE, sums=sums)
+
+
+def noisy(clean_GSE, raw_GSE, key, train: bool):
+    """(noisy scores, standard deviation of the noise): clean in evaluation."""
+    sigma_GSE = jax.nn.softplus(raw_GSE) + 1e-2
+    if not train:
+        return clean_GSE, sigma_GSE
+    eps_GSE = jax.random.normal(key, clean_GSE.shape, out_sharding=sharding.out("GSE"))
+    return clean_GSE + eps_GSE * sigma_GSE, sigma_GSE
+
+
+def load(clean_GSE, noisy_GSE, sigma_GSE, k: int):
+    """P(x, e), the probability that e is chosen if its noise alone were drawn again (equation 9).
+
+    Phi((clean_e - threshold) / sigma_e), where the threshold is the K-th largest noisy score among
+    the other experts. Needs E > K.
+    """
+    top_GSK = assignment.largest(noisy_GSE, k + 1)[0]
+    last_GS1, next_GS1 = top_GSK[..., k - 1 : k], top_GSK[..., k:]
+    threshold_GSE = jnp.where(noisy_GSE > next_GS1, next_GS1, last_GS1)
+    return jax.scipy.stats.norm.cdf((clean_GSE - threshold_GSE) / sigma_GSE)
+
+
+def importance(choice: assignment.Choice, experts: int):
+    """Sum of gates by expert (equation 6)."""
+    chosen_GSKE = choice.expert_GSK[..., None] == jnp.arange(experts)[None, None, None]
+    return (chosen_GSKE * choice.gate_GSK[..., None]).sum((0, 1, 2))
+
+
+def importance_loss(sums: tally.Tally) -> jax.Array:
+    """CV^2 of importance (equation 7)."""
+    return tally.squared_variation(sums.own["importance_E"])
+
+
+def load_loss(sums: tally.Tally) -> jax.Array:
+    """CV^2 of load (equation 11)."""
+    return tally.squared_variation(sums.own["load_E"])
+
+
+def check(moe) -> None:
+    """Refuses K for which gates or loads mean nothing."""
+    if not 2 <= moe.k < moe.num_experts:
+        raise ValueError(
+            f"moe.router='noisy_top_k' needs 2 <= k < num_experts={moe.num_experts}, not k={moe.k}:"
+            " a softmax over one expert is always 1, and a load needs one expert left out"
+        )
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    common={"balance_weight": 0.0, "z_weight": 0.0, "jitter": 0.0, "router_scale": 0.0},
+    matrices=lambda moe: {"router": moe.num_experts, "noise": moe.num_experts},
+    losses={
+        "balance": tally.balance_loss,
+        "z": tally.z_loss,
+        "importance": importance_loss,
+        "load": load_loss,
+    },
+    check=check,
+)

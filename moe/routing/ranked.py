@@ -1,0 +1,117 @@
+"""Choosing by a score, as most routers do, and what can be added to it.
+
+- Group-limited choice (DeepSeek-AI 2024, section 2.1.2): experts lie in groups, on one device or
+  node each, and a token may only use those of its best groups, judged by the sum of their best K /
+  groups_used scores. What it sends then reaches few devices.
+- No token left behind (Fedus et al. 2021, appendix B): a token over its expert's capacity moves on
+  to its next best expert, for a stated number of rounds. Earlier positions keep precedence in every
+  round, also over tokens that came first by rank: so no later token can take an earlier one's seat,
+  and what a token gets depends on its past alone. Loads and losses count first wishes: a router
+  that sends all to one expert is out of balance, wherever its tokens end up.
+- Batch priority (Riquelme et al. 2021, section 4.1): the tokens with the largest probability are
+  seated first, all first choices before any second one. Not causal.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.routing import assignment, contract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """What can be added to a choice by score."""
+
+    rounds: int = 0  # how often a token that found its expert full moves on
+    batch_priority: bool = False
+    expert_groups: int = 1  # groups of experts...
+    groups_used: int = 1  # ... of which a token uses so many
+
+
+def route(seen, setting: contract.Setting, score_GSE, affinity_GSE) -> contract.Routed:
+    """The K experts of each token that score best, as the options have it.
+
+    Args:
+      score_GSE: what choices go by.
+      affinity_GSE: what gates are, normalised over a token's experts if K > 1.
+    """
+    o, wished = setting.options, None
+    if o.expert_groups > 1:
+        score_GSE = limited(score_GSE, o.expert_groups, o.groups_used, setting.k)
+    expert_GSK = seen.chosen(lambda: assignment.largest(score_GSE, setting.k)[1])
+    if o.rounds and seen.forced is None:
+        wished, allowed = expert_GSK, setting.experts // o.expert_groups * o.groups_used
+        settle = functools.partial(
+            move_on, k=setting.k, slots=setting.slots, rounds=o.rounds, allowed=allowed
+        )
+        expert_GSK = sharding.over_groups(settle)(score_GSE, seen.mask_GS)
+    gate_GSK = contract.normalised(contract.pick(affinity_GSE, expert_GSK))
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
+    priority_GS = affinity_GSE.max(-1) if o.batch_priority else None
+    return contract.Routed(choice, wished=wished, priority_GS=priority_GS)
+
+
+def limited(score_GSE, groups: int, used: int, k: int):
+    """The scores, -inf outside of each token's `used` best groups of experts.
+
+    A group is judged by the sum of its best K / used scores.
+    """
+    size = score_GSE.shape[-1] // groups
+
+    def limit(score_GSE):
+        by_group = score_GSE.reshape(*score_GSE.shape[:2], groups, size)
+        best = jax.lax.top_k(by_group, min(max(1, k // used), size))[0].sum(-1)
+        open_ = jax.nn.one_hot(jax.lax.top_k(best, used)[1], groups, dtype=bool).any(-2)
+        return jnp.where(open_[..., None], by_group, -jnp.inf).reshape(score_GSE.shape)
+
+    return sharding.over_groups(limit)(score_GSE)
+
+
+def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
+    """expert_GSK after so many rounds in which those over capacity C = slots moved on.
+
+    Deferred acceptance (Gale and Shapley 1962) in which every expert prefers earlier positions. The
+    K experts of a token stay distinct; one that has tried all that it is allowed (scores above
+    -inf) stays where it is, dropped.
+    """
+    E = score_GSE.shape[-1]
+    tried = min(allowed, k * (rounds + 1))  # nobody gets further down its list
+    best_GSR = jax.lax.top_k(score_GSE, tried)[1]
+    best_GSR = jnp.where(mask_GS[..., None], best_GSR, E)
+    next_GS1 = jnp.full_like(mask_GS, k, jnp.int32)[..., None]
+    rank_GSK = jnp.zeros_like(next_GS1) + jnp.arange(k)[None, None]
+
+    def turn(_, state):
+        rank_GSK, next_GS1 = state
+        expert_GSK = jnp.take_along_axis(best_GSR, rank_GSK, axis=-1)
+        seats = assignment.seat(assignment.Choice(expert_GSK, expert_GSK * 0.0), E, slots)
+        lost_GSK = (seats.slot_GSK == E * slots) & mask_GS[..., None]
+        new_GSK = next_GS1 + jnp.cumsum(lost_GSK, axis=-1) - 1
+        moves_GSK = lost_GSK & (new_GSK < tried)
+        rank_GSK = jnp.where(moves_GSK, new_GSK, rank_GSK)
+        return rank_GSK, next_GS1 + moves_GSK.sum(-1, keepdims=True)
+
+    rank_GSK, _ = jax.lax.fori_loop(0, rounds, turn, (rank_GSK, next_GS1))
+    return jnp.take_along_axis(best_GSR, rank_GSK, axis=-1)
+
+
+def check(moe) -> None:
+    """Refuses options that cannot hold."""
+    o = moe.options
+    fits = o.expert_groups > 0 and moe.num_experts % o.expert_groups == 0
+    fits = fits and 1 <= o.groups_used <= o.expert_groups
+    allowed = moe.num_experts // o.expert_groups * o.groups_used if fits else 0
+    if o.rounds < 0 or moe.k > allowed:
+        raise ValueError(
+            f"moe.options: {o.rounds=} must not be negative, {o.expert_groups=} must divide"
+            f" num_experts={moe.num_experts}, {o.groups_used=} lie between 1 and it, and leave"
+            f" k={moe.k} experts or more"
+        )
+    if o.rounds and o.batch_priority:
+        raise ValueError("moe.options: rounds give seats by position: not with batch_priority")
+    if o.groups_used == o.expert_groups > 1:
+        raise ValueError("moe.options: groups_used = expert_groups limits nothing: leave both out")

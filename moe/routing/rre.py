@@ -1,0 +1,60 @@
+"""Random routed experts (PanGu-Sigma; Ren et al. 2023, section 2.2): domain first, then a table.
+
+The experts lie in `groups` of equal size, one for each domain; inside its domain's group a token
+goes where a fixed random table, one for each layer, sends its id. K = 1, the gate is 1: no weights,
+no losses. A domain's experts and their table are a model of their own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe.routing import contract, hashed, tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(contract.Options):
+    """How experts are shared out."""
+
+    groups: int = 1  # of experts, one for each domain of the data
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to one expert of its domain."""
+    size = setting.experts // setting.options.groups
+
+    def choose():
+        inside_GS1 = hashed.look_up(seen.state["table"], seen.ids_GS)
+        return seen.domain_GS[..., None] * size + inside_GS1
+
+    gate_GSK = contract.no_choice(seen) + 1.0
+    return contract.Routed(contract.choice(seen, setting, seen.chosen(choose), gate_GSK))
+
+
+def state(model, seed, ids) -> dict:
+    """The tables, int32 [layers, V, 1]: ids to places inside a group."""
+    moe = model.moe
+    rng, size = np.random.default_rng(seed), moe.num_experts // moe.options.groups
+    rows = [tables.uniform(rng, ids, model.vocab_size, size) for _ in range(model.moe_layers)]
+    return {"table": np.stack(rows)[..., None].astype(np.int32)}
+
+
+def check(moe) -> None:
+    """Refuses groups that are not equally large."""
+    groups = moe.options.groups
+    if moe.k != 1 or groups < 1 or moe.num_experts % groups:
+        raise ValueError(
+            f"moe.router='rre' gives a token one expert: k=1, not {moe.k};"
+            f" moe.options.groups={groups} must divide num_experts={moe.num_experts}"
+        )
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    matrices=contract.no_matrix,
+    reads_ids=True,
+    state=state,
+    domains=lambda moe: moe.options.groups,
+    check=check,
+)

@@ -1,0 +1,63 @@
+"""Sigmoid scores, balanced without a loss (Wang et al. 2024; DeepSeek-AI 2024, section 2.1.2).
+
+s = sigmoid(logits). The K experts with the largest s + b are chosen; gates are s, normalised over
+the chosen if K > 1. The bias b of each expert only steers the choice and gets no gradient:
+after every step it moves by +-rate, up where an expert got less than the mean load, down where
+more, from the counts of the whole batch.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe.routing import contract, ranked, tally, top_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ranked.Options):
+    """How fast the bias moves."""
+
+    bias_rate: float = 0.001  # 0 leaves the balance to the balance loss
+
+
+def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+    """Sends each token to its K largest biased scores."""
+    logits_GSE = seen.logits["router"]
+    s_GSE = jax.nn.sigmoid(logits_GSE)
+    biased_GSE = jax.lax.stop_gradient(s_GSE) + seen.state["bias"][None, None]
+    routed = ranked.route(seen, setting, biased_GSE, s_GSE)
+    p_GSE = s_GSE / s_GSE.sum(-1, keepdims=True)
+    return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
+
+
+def state(model, seed, ids) -> dict:
+    """b of every layer and expert, 0 at first."""
+    del seed, ids
+    return {"bias": np.zeros((model.moe_layers, model.moe.num_experts), np.float32)}
+
+
+def update(state: dict, sums: tally.Tally, options: Options) -> dict:
+    """One move of the bias, [layers, E]."""
+    load_LE = sums.chosen_KE.sum(-2)
+    less_LE = jnp.sign(load_LE.mean(-1, keepdims=True) - load_LE)
+    return {"bias": state["bias"] + options.bias_rate * less_LE}
+
+
+def check(moe) -> None:
+    """Refuses options that cannot hold."""
+    ranked.check(moe)
+    if moe.options.bias_rate < 0:
+        raise ValueError(f"moe.options.bias_rate={moe.options.bias_rate} must not be negative")
+
+
+ROUTER = contract.Router(
+    route,
+    options=Options,
+    common=top_k.LEARNED | {"balance_weight": 0.0, "z_weight": 0.0},
+    losses=top_k.LOSSES,
+    state=state,
+    update=update,
+    check=check,
+)

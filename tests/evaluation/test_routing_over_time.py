@@ -1,0 +1,59 @@
+"""Choices that move, and routers that collapse."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from moe.evaluation import routing
+
+
+def test_agreement_is_of_sets_and_leaves_out_nobody():
+    """One layer: token 0 keeps both in another order, token 1 one of two, token 2 is padding."""
+    before = np.array([[[[0, 1], [2, 3], [4, 4]]]])
+    after = np.array([[[[1, 0], [3, 0], [4, 4]]]])
+    assert routing.agreement(before, after, 4) == [0.75]
+    assert routing.agreement(before, before, 4) == [1.0]
+
+
+def record(step, load_LE, k=1.0):
+    return {"step": step, "load_LE": load_LE, "realised_k": k}
+
+
+EVEN, IDLE, HEAVY = [0.25] * 4, [0.5, 0.25, 0.25, 0.0], [0.6, 0.2, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("load_E", "k", "reason"),
+    [
+        (EVEN, 1, None),
+        (IDLE, 1, "1 of 4 experts get no token"),
+        (HEAVY, 1, "expert 0 gets 60% of the load"),
+        ([0.49, 0.2, 0.2, 0.11], 2, "expert 0 gets 49% of the load"),  # nearly every token
+        ([0.5, 0.5], 2, None),  # every token has both experts
+    ],
+)
+def test_what_a_collapse_is(load_E, k, reason):
+    assert routing.collapse(np.array(load_E), k) == reason
+
+
+def test_a_collapse_that_lasts_is_warned_of_once():
+    watch = routing.Watch(steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in (10, 20):
+            watch.see(record(step, [EVEN, IDLE]))
+    with pytest.warns(routing.CollapseWarning, match="MoE layer 1 has collapsed: since step 10 1"):
+        watch.see(record(30, [EVEN, IDLE]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.see(record(40, [EVEN, IDLE]))
+
+
+def test_a_collapse_that_heals_is_not():
+    watch = routing.Watch(steps=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step, load_E in ((10, HEAVY), (20, EVEN), (30, HEAVY), (40, IDLE)):
+            watch.see(record(step, [load_E]))
+        watch.see({"step": 50, "nll": 3.0})  # a dense model

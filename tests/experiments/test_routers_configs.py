@@ -1,0 +1,56 @@
+"""The studies of routers: every variant is matched to dense, every claim is about a variant."""
+
+import pytest
+
+from configs import balance, capacity, routers
+from experiments import capacity as capacity_program
+from experiments import routers as program
+from experiments import scaling, study
+from moe import config as configs
+from moe import routing
+from moe.training.config import RunConfig
+
+
+def test_every_router_is_in_a_study():
+    config = routers.get_config("cpu")
+    variants = [v for part in (config.decoder, config.masked) for v in part.variants.values()]
+    asked = {v.moe.router for v in variants if "moe" in v}
+    assert asked == set(routing.ROUTERS)
+
+
+def test_claims_are_about_variants():
+    config = routers.get_config("cpu")
+    for name, said in program.CLAIMS.items():
+        assert {c.better for c in said} | {c.than for c in said} <= set(config[name].variants)
+        assert program.BASELINE in config[name].variants
+    variants = set(capacity.get_config("cpu").variants)
+    said = capacity_program.CLAIMS
+    assert {c.better for c in said} | {c.than for c in said} <= variants
+
+
+@pytest.mark.parametrize("size", ["demo", "cpu", "gpu"])
+def test_every_base_is_a_run(size):
+    config = routers.get_config(size)
+    for name in ("decoder", "masked"):
+        run = configs.from_config_dict(RunConfig, config[name].base)
+        assert run.model.bidirectional == (name == "masked")
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("decoder", "domain"), ("decoder", "base"), ("decoder", "top_1_shared"), ("masked", "soft"),
+     ("masked", "expert_choice_2")],
+)  # fmt: skip
+def test_variants_are_matched(part, name):
+    config = routers.get_config("demo")[part]
+    config.variants = {key: config.variants[key] for key in ("dense", name)}
+    costs = {key: study.cost(run) for key, run in scaling.variants(config).items()}
+    for count in ("executed_flops", "eval_flops"):
+        assert abs(costs[name][count] / costs["dense"][count] - 1) < 0.01
+
+
+def test_the_other_studies_have_their_variants():
+    assert len(capacity.get_config().variants) == 9 and len(balance.get_config().variants) == 9
+    for config in (capacity, balance, routers):
+        with pytest.raises(ValueError, match="is unknown: use demo"):
+            config.get_config("huge")

@@ -1,0 +1,154 @@
+"""Every router, and every option that changes who goes where, as layers to test."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe import config as configs
+from moe import routing, sharding
+from moe.layers import moe
+from moe.models import decoder
+from moe.routing import assignment, reinforce, tally
+from tests import tiny
+
+B, T, E = 8, 8, 4
+Ranked = routing.ranked.Options
+
+
+def case(router, consent=False, **changes) -> configs.ModelConfig:
+    """A model of one layer, with few seats in training and enough in evaluation."""
+    factors = {"capacity_factor": 0.5, "eval_capacity_factor": 4.0}
+    experts = tiny.moe(router=router, **factors | changes)
+    return tiny.model(num_layers=1, every=1, moe=experts, allow_noncausal=consent)
+
+
+def options(router, **changes):
+    return routing.ROUTERS[router].options(**changes)
+
+
+SAME = {"capacity_factor": 0.75, "eval_capacity_factor": 0.75}
+CASES = {
+    "top_1": case("top_k"),
+    "top_2": case("top_k", k=2),
+    "moving on": case("top_k", k=2, options=Ranked(rounds=2)),
+    "limited": case("top_k", k=2, options=Ranked(expert_groups=2, groups_used=1)),
+    "batch priority": case("top_k", True, **SAME, options=Ranked(batch_priority=True)),
+    "noisy_top_k": case("noisy_top_k", k=2, router_scale=1.0),
+    "gshard": case("gshard", k=2),
+    "gshard sampled": case("gshard", k=2, options=options("gshard", second="sampled")),
+    "top_p": case("top_p", k=3, options=options("top_p", mass=0.6)),
+    "sigmoid": case("sigmoid", k=2),
+    "hierarchical": case("hierarchical", num_experts=8, k=2, router_scale=1.0),
+    "hierarchical 2 x 1": case(
+        "hierarchical", num_experts=8, k=2, router_scale=1.0,
+        options=options("hierarchical", groups=4, groups_used=2),
+    ),
+    "sinkhorn": case("sinkhorn", True, k=2),
+    "base": case("base", True, capacity_factor=1.0),
+    "reinforce": case("reinforce"),
+    "hash": case("hash"),
+    "balanced hash": case("hash", options=options("hash", table="balanced")),
+    "multihash": case("hash", k=2),
+    "rre": case("rre", options=options("rre", groups=2)),
+    "domain": case("domain"),
+    "random": case("random", k=2),
+    "expert_choice": case("expert_choice", True, k=2, **SAME),
+    "capped": case("expert_choice", True, k=2, **SAME, options=options("expert_choice", most=2)),
+    "soft": case("soft", True, dispatcher="einsum", group_size=T, **SAME),
+}  # fmt: skip
+
+CHOICES = [name for name, c in CASES.items() if c.moe.routing.kind is assignment.Choice]
+LEARNED = [name for name, c in CASES.items() if c.moe.routing.learned]
+NOISY = ("noisy_top_k", "gshard", "gshard sampled", "hierarchical", "hierarchical 2 x 1",
+         "reinforce", "random")  # fmt: skip
+
+
+class Inputs(NamedTuple):
+    """What a layer reads."""
+
+    x_BTD: jax.Array
+    mask_BT: jax.Array
+    ids_BT: jax.Array
+    domain_BT: jax.Array
+
+
+class Result(NamedTuple):
+    """What a layer does, and gradients."""
+
+    y_BTD: np.ndarray
+    tally: tally.Tally
+    choices: dict | None  # expert_GSK and gate_GSK, where tokens choose
+    dparams: dict | None
+    dx_BTD: np.ndarray | None
+
+
+def params(config, seed=0):
+    """Random parameters of the layer on the current mesh."""
+    whole = tiny.params(config, seed)["block"]["layer_0"]["moe"]
+    return jax.tree.map(lambda x: x[0], whole)
+
+
+def inputs(seed=0, padded=True) -> Inputs:
+    """Random vectors and ids, two domains in every row."""
+    fields = tiny.inputs(B, T, seed, padded)
+    x_BTD = np.random.default_rng(seed).normal(size=(B, T, tiny.D)).astype(np.float32)
+    return Inputs(x_BTD, fields.segment_BT > 0, fields.tokens_BT, fields.domain_BT)
+
+
+def weight(seed=9):
+    return np.random.default_rng(seed).normal(size=(B, T, tiny.D)).astype(np.float32)
+
+
+@functools.cache
+def compiled(config, train):
+    """The (params, x, read, at, losses) -> (results, gradients) of a layer.
+
+    The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
+    """
+    layer, moe_config = moe.MoELayer(config), config.moe
+
+    def weighted(params, x_BTD, read, at_BTD, losses):
+        inputs, variables, key = read
+        _, mask_BT, ids_BT, domain_BT = inputs
+        y_BTD, aux = layer.apply(
+            {"params": params, **variables}, x_BTD, mask_BT, train, ids_BT, domain_BT,
+            rngs={"router": key}, mutable=decoder.SOWN,
+        )  # fmt: skip
+        tally = aux["router"]["tally"]
+        if "policy" in aux:
+            own = reinforce.learn(aux["policy"]["policy"], at_BTD[..., 0], mask_BT)
+            tally = tally._replace(own=own)
+        of_router = sum(fn(tally) for fn in moe_config.routing.losses.values())
+        return (y_BTD * at_BTD).sum() + losses * of_router, (y_BTD, tally, aux.get("choices"))
+
+    return jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True) if train else weighted)
+
+
+def run(
+    config, given=None, *, mesh="none", weights=None, key=0, train=True, forced=None, at=None,
+    losses=0.0,
+):  # fmt: skip
+    """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
+    with tiny.on(mesh):
+        state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
+        given = inputs() if given is None else given
+        given = Inputs(*tiny.put(tuple(np.asarray(x) for x in given)))
+        forced = {} if forced is None else {"expert_GSK": jnp.asarray(forced)}
+        read = given, {"routing": state, "forced": forced}, jax.random.key(key)
+        weights = params(config) if weights is None else weights
+        at = tiny.put(weight() if at is None else at)
+        told = compiled(config, train)(weights, given.x_BTD, read, at, losses)
+        (_, results), gradients = told if train else (told, (None, None))
+        return Result(*tiny.host((*results, *gradients)))
+
+
+def state_of(config):
+    return jax.tree.map(jnp.asarray, decoder.routing_state(config))
+
+
+def experts_of(result) -> np.ndarray:
+    """expert_GSK."""
+    return result.choices["expert_GSK"]

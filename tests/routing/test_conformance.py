@@ -1,0 +1,346 @@
+"""What every router must hold, over the whole table; a new line there is tested here."""
+
+import dataclasses
+import functools
+import pathlib
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import train as train_config
+from moe import config as configs
+from moe import dispatch, flops, routing
+from moe.routing import assignment, contract
+from moe.training.config import RunConfig
+from tests import tiny
+from tests.routing import cases
+from tests.routing.cases import CASES, CHOICES, LEARNED, NOISY, B, T
+
+each = pytest.mark.parametrize("name", CASES)
+each_choice = pytest.mark.parametrize("name", CHOICES)
+each_learned = pytest.mark.parametrize("name", LEARNED)
+DRAWS_ALWAYS = ("gshard", "gshard sampled", "random")  # in evaluation, too
+TREES = ("hierarchical", "hierarchical 2 x 1")
+# Not those in which the order of experts means something: groups of them, slots with weights.
+EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft"} - {*TREES}
+CAUSAL = [name for name, c in CASES.items() if c.moe.causal == "always"]
+
+
+def test_every_router_has_a_case():
+    assert {c.moe.router for c in CASES.values()} == set(routing.ROUTERS)
+
+
+def test_the_readme_names_every_router():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    assert all(f"`{name}`" in text for name in routing.ROUTERS)
+
+
+def test_the_router_of_the_docstring_is_one(monkeypatch):
+    """As it stands there, it is a line of the table that the layer can use."""
+    code = routing.__doc__.split("in full:")[1].split("Its line")[0]
+    names = {"jnp": jnp}
+    exec(textwrap.dedent(code), names)
+    monkeypatch.setitem(routing.ROUTERS, "position", names["ROUTER"])
+    result = cases.run(cases.case("position"), train=False)
+    mask_BT = np.asarray(cases.inputs().mask_BT)
+    want = np.where(mask_BT, np.arange(T)[None] % cases.E, cases.E)
+    np.testing.assert_array_equal(cases.experts_of(result)[..., 0], want)
+
+
+@pytest.mark.parametrize("name", routing.ROUTERS)
+def test_the_training_config_can_ask_for_it(name):
+    config = train_config.get_config(name)
+    run = configs.from_config_dict(RunConfig, config)
+    assert run.model.moe.router == name
+    assert run.model.bidirectional == (run.model.moe.causal != "always")
+
+
+# Who goes where.
+
+
+@each_choice
+def test_k_distinct_experts_and_none_for_padding(name):
+    moe, mask_BT = CASES[name].moe, np.asarray(cases.inputs().mask_BT)
+    expert_GSK = cases.experts_of(cases.run(CASES[name]))
+    assert expert_GSK.dtype == np.int32 and expert_GSK.shape == (B, T, moe.k)
+    assert (expert_GSK[~mask_BT] == moe.num_experts).all()
+    real = np.sort(expert_GSK[mask_BT])
+    assert real.min() >= 0 and real.max() <= moe.num_experts
+    twice = (real[:, 1:] == real[:, :-1]) & (real[:, 1:] < moe.num_experts)
+    assert not twice.any()
+    if name not in ("gshard", "top_p"):
+        assert real.max() < moe.num_experts  # of those only, a token may use fewer than K
+
+
+SUMS = {
+    **dict.fromkeys(("top_1", "base", "batch priority"), "below 1"),
+    **dict.fromkeys(("hierarchical", "hierarchical 2 x 1", "top_p", "gshard"), "below 1"),
+    **dict.fromkeys(("top_2", "moving on", "limited", "noisy_top_k", "sinkhorn"), 1),
+    **dict.fromkeys(("gshard sampled", "sigmoid", "reinforce", "random"), 1),
+    **dict.fromkeys(("hash", "balanced hash", "rre", "domain"), 1),
+    "multihash": 2,
+}  # of a token's gates
+
+
+@each_choice
+def test_gates_are_not_negative_and_sum_as_stated(name):
+    gate_GSK = cases.run(CASES[name]).choices["gate_GSK"]
+    assert gate_GSK.dtype == np.float32 and (gate_GSK >= 0).all()
+    mask_BT = np.asarray(cases.inputs().mask_BT)
+    assert not gate_GSK[~mask_BT].any()
+    total = gate_GSK[mask_BT].sum(-1)
+    if SUMS[name] == "below 1":
+        assert (total > 0).all() and (total <= 1 + 1e-6).all() and total.min() < 0.99
+    else:
+        np.testing.assert_allclose(total, SUMS[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["expert_choice", "capped"])
+def test_slots_choose_real_tokens_each_expert_as_many_as_it_has_slots(name):
+    result = cases.run(CASES[name], cases.inputs(padded=False))
+    load_E = result.tally.kept_KE[0]
+    np.testing.assert_array_equal(load_E, result.tally.slots / cases.E)
+
+
+# Padding, permutations, keys.
+
+
+@each
+def test_padding_gets_zeros_and_changes_nothing(name):
+    """What stands in padding is not read, whatever it is."""
+    given, other = cases.inputs(), cases.inputs(seed=1)
+    mask_BT = np.asarray(given.mask_BT)
+    swapped = cases.Inputs(
+        np.where(mask_BT[..., None], given.x_BTD, 7 * other.x_BTD), mask_BT,
+        np.where(mask_BT, given.ids_BT, other.ids_BT), given.domain_BT,
+    )  # fmt: skip
+    want, got = cases.run(CASES[name], given), cases.run(CASES[name], swapped)
+    assert not want.y_BTD[~mask_BT].any() and want.y_BTD[mask_BT].any()
+    assert not want.dx_BTD[~mask_BT].any()
+    tiny.assert_close(got.y_BTD, want.y_BTD)
+    tiny.assert_close(got.tally, want.tally)
+    tiny.assert_close(got.dparams, want.dparams)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in DRAWS_ALWAYS])
+def test_groups_do_not_know_of_each_other(name):
+    """Sequences in another order give the same results in that order."""
+    order = np.arange(B)[::-1]
+    turned = cases.Inputs(*(np.asarray(x)[order] for x in cases.inputs()))
+    want = cases.run(CASES[name], train=False)
+    got = cases.run(CASES[name], turned, train=False, at=cases.weight()[order])
+    tiny.assert_close(got.y_BTD, want.y_BTD[order])
+    tiny.assert_close(got.tally, want.tally)
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNED if name in EQUIVARIANT])
+def test_experts_in_another_order_are_the_same_experts(name):
+    """Their weights and their columns of the router go together."""
+    order = np.arange(CASES[name].moe.num_experts)[::-1]
+    weights = tiny.host(cases.params(CASES[name]))
+    turned = {k: w[:, order] for k, w in weights.items() if k != "experts" and w.shape[1] > 1}
+    experts = {k: w[order] for k, w in weights["experts"].items()}
+    want = cases.run(CASES[name], train=False)
+    got = cases.run(CASES[name], weights={**weights, **turned, "experts": experts}, train=False)
+    tiny.assert_close(got.y_BTD, want.y_BTD)
+    tiny.assert_close(got.tally.kept_KE, want.tally.kept_KE[:, order])
+
+
+@each
+def test_the_key_decides(name):
+    config = CASES[name]
+    first, again, other = (cases.run(config, key=key) for key in (1, 1, 2))
+    tiny.assert_equal(first, again)
+    assert (first.y_BTD != other.y_BTD).any() == (name in NOISY)
+
+
+# Gradients.
+
+
+@each
+def test_gradients_are_finite_where_the_router_is_undecided(name):
+    """All logits 0: ties, no spread, perfect balance of probabilities."""
+    weights = cases.params(CASES[name])
+    zeros = {k: w if k == "experts" else w * 0 for k, w in weights.items()}
+    result = cases.run(CASES[name], weights=zeros)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
+
+
+@each_learned
+def test_the_losses_are_finite_and_reach_the_router(name):
+    """On random logits and on none; of the task's gradient nothing is left where at is 0."""
+    config, nothing = CASES[name], np.zeros((B, T, tiny.D), np.float32)
+    router = {k: w for k, w in cases.run(config, at=nothing, losses=1.0).dparams.items()}
+    assert not any(w.any() for w in router.pop("experts").values())
+    assert all(np.abs(w).max() > 1e-6 for w in router.values())
+    weights = {k: w if k == "experts" else w * 0 for k, w in cases.params(config).items()}
+    undecided = cases.run(config, weights=weights, losses=1.0)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(undecided))
+
+
+@each_learned
+def test_the_task_gives_the_router_a_gradient(name):
+    """Through the gates; a policy is taught by its reward instead, see test_routers.py."""
+    dparams = cases.run(CASES[name]).dparams
+    router = {k: np.abs(w).max() for k, w in dparams.items() if k != "experts"}
+    if CASES[name].moe.router == "reinforce":
+        assert not any(router.values())
+    else:
+        assert all(largest > 1e-5 for largest in router.values())
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_no_later_token_has_a_gradient(name):
+    """Nor changes an earlier result by a bit, in groups of one sequence and where seats are few."""
+    config = CASES[name]
+    given, other = cases.inputs(padded=False), cases.inputs(seed=1, padded=False)
+    want = cases.run(config, given)
+    assert (want.tally.kept_KE < want.tally.chosen_KE).any()
+    for t in (2, T - 2):
+        early_1T1 = (np.arange(T) <= t)[None, :, None]
+        got = cases.run(config, given, at=cases.weight() * early_1T1)
+        assert not got.dx_BTD[:, t + 1 :].any() and got.dx_BTD[:, : t + 1].any()
+        changed = cases.Inputs(
+            np.where(early_1T1, given.x_BTD, other.x_BTD), given.mask_BT,
+            np.where(early_1T1[..., 0], given.ids_BT, other.ids_BT), given.domain_BT,
+        )  # fmt: skip
+        got = cases.run(config, changed)
+        np.testing.assert_array_equal(got.y_BTD[:, : t + 1], want.y_BTD[:, : t + 1])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in CAUSAL])
+def test_what_looks_ahead_is_caught_and_refused(name):
+    """Those marked so do look ahead in training; in a decoder they need consent."""
+    given, other = cases.inputs(padded=False), cases.inputs(seed=1, padded=False)
+    early_1T1 = (np.arange(T) < T // 2)[None, :, None]
+    changed = given._replace(x_BTD=np.where(early_1T1, given.x_BTD, other.x_BTD))
+
+    def differ(train):
+        want, got = (cases.run(CASES[name], x, train=train) for x in (given, changed))
+        return (got.y_BTD[:, : T // 2] != want.y_BTD[:, : T // 2]).any()
+
+    assert differ(train=True)
+    assert differ(train=False) == (CASES[name].moe.causal == "never")
+    with pytest.raises(ValueError, match="is not causal"):
+        dataclasses.replace(CASES[name], allow_noncausal=False)
+
+
+# The same everywhere.
+
+
+@each
+def test_one_device_and_eight(name):
+    got, want = (cases.run(CASES[name], mesh=mesh) for mesh in ("2x4", "none"))
+    tiny.assert_close(got, want, atol=2e-6)
+
+
+@each
+def test_compilation_changes_nothing(name):
+    """Of the router alone: one operation after the other, and all as one program."""
+    moe = CASES[name].moe
+    rng = np.random.default_rng(0)
+    logits = {
+        k: jnp.asarray(rng.normal(size=(2, T, columns)), jnp.float32)
+        for k, columns in moe.routing.matrices(moe).items()
+    }
+    state = {k: x[0] for k, x in cases.state_of(CASES[name]).items()}
+    given = cases.inputs()
+    seen = contract.Seen(
+        logits, given.mask_BT[:2], given.ids_BT[:2], given.domain_BT[:2], jax.random.key(0), state
+    )
+    setting = contract.Setting(moe.num_experts, moe.k, 3, True, moe.options)
+    if moe.router == "soft":
+        setting = setting._replace(slots=routing.soft.slots(moe))
+    route = functools.partial(moe.routing.route, setting=setting)
+    tiny.assert_close(route(seen), jax.jit(route)(seen))
+
+
+@pytest.mark.parametrize("name", ["top_2", "moving on", "gshard", "top_p", "capped", "soft"])
+def test_every_dispatcher_that_can_carry_it_does(name):
+    """Seats are all that a dispatcher sees: one case of each kind, and choices of no expert."""
+    want, kind = cases.run(CASES[name], train=False), CASES[name].moe.routing.kind
+    able = [n for n, module in dispatch.DISPATCHERS.items() if kind in module.KINDS]
+    assert able == (["einsum"] if kind is assignment.Mixing else ["oracle", "einsum", "gather"])
+    for other in {*able} - {CASES[name].moe.dispatcher}:
+        moe = dataclasses.replace(CASES[name].moe, dispatcher=other)
+        got = cases.run(dataclasses.replace(CASES[name], moe=moe), train=False)
+        tiny.assert_close(got, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["top_2", "expert_choice"])
+def test_and_so_do_their_gradients(name):
+    """Where K is known, and where it is not."""
+    for other in ("oracle", "einsum"):
+        moe = dataclasses.replace(CASES[name].moe, dispatcher=other)
+        got = cases.run(dataclasses.replace(CASES[name], moe=moe))
+        tiny.assert_close(got, cases.run(CASES[name]), atol=2e-6)
+
+
+@pytest.mark.parametrize("transport", ["constraint", "all_gather"])
+@pytest.mark.parametrize("name", ["top_2", "expert_choice", "soft"])
+def test_every_transport_carries_every_kind(name, transport):
+    with pytest.MonkeyPatch.context() as patch:
+        on = tiny.on
+        patch.setattr(tiny, "on", lambda mesh: on(mesh, transport=transport))
+        got = cases.run(CASES[name], mesh="2x4")
+    tiny.assert_close(got, cases.run(CASES[name]), atol=2e-6)
+
+
+# Replay.
+
+
+@each_choice
+def test_recorded_choices_are_replayed_with_new_gates(name):
+    """With other weights the same experts; with the same weights the same result."""
+    config = CASES[name]
+    want = cases.run(config)
+    chosen = cases.experts_of(want)
+    again = cases.run(config, forced=chosen)
+    tiny.assert_close(
+        again._replace(tally=again.tally.kept_KE), want._replace(tally=want.tally.kept_KE)
+    )
+    other = {k: w if k == "experts" else w * 0.5 for k, w in cases.params(config).items()}
+    got = cases.run(config, weights=other, forced=chosen)
+    np.testing.assert_array_equal(cases.experts_of(got), chosen)
+    if name in LEARNED and config.moe.router != "reinforce":
+        assert (got.y_BTD != want.y_BTD).any()
+
+
+# Shared experts and dropout.
+
+
+def test_shared_experts_are_one_feed_forward_beside():
+    config = CASES["top_1"]
+    shared = dataclasses.replace(config, moe=dataclasses.replace(config.moe, shared_experts=2))
+    weights = cases.params(shared)
+    assert weights["shared"]["w_in"].shape == (tiny.D, 2 * config.moe.d_ff)
+    got = cases.run(shared, weights=weights).y_BTD - cases.run(config, weights={
+        k: w for k, w in weights.items() if k != "shared"}).y_BTD  # fmt: skip
+    x_BTD = cases.inputs().x_BTD
+    want = jax.nn.gelu(x_BTD @ weights["shared"]["w_in"]) @ weights["shared"]["w_out"]
+    tiny.assert_close(got, want, atol=1e-5)
+
+
+def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
+    moe = dataclasses.replace(CASES["top_1"].moe, expert_dropout=0.4)
+    config = dataclasses.replace(CASES["top_1"], moe=moe)
+    plain = cases.run(CASES["top_1"])
+    tiny.assert_equal(
+        cases.run(config, train=False).y_BTD, cases.run(CASES["top_1"], train=False).y_BTD
+    )
+    draws = np.stack([cases.run(config, key=key).y_BTD for key in range(32)])
+    assert (draws[0] != draws[1]).any()
+    error = draws.mean(0) - plain.y_BTD
+    assert np.abs(error).mean() < 4 * draws.std(0).mean() / 32**0.5
+
+
+def test_a_shared_expert_costs_what_a_token_pays():
+    one = tiny.model(moe=tiny.moe())
+    more = dataclasses.replace(one, moe=tiny.moe(shared_experts=1))
+    a, b = flops.ideal(one, T), flops.ideal(more, T)
+    assert b["experts"] == 2 * a["experts"] and b["attention"] == a["attention"]
+    idle = flops.parameters(one).total - flops.parameters(one).active
+    assert flops.parameters(more).total - flops.parameters(more).active == idle
