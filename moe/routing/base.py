@@ -9,7 +9,7 @@ residual connection makes of the gate alone: h + alpha f(h).
 The solver is not the paper's auction, whose number of rounds depends on the data: Sinkhorn's
 iteration, as its temperature falls, finds the experts' prices; then experts take in turn the tokens
 that would lose most elsewhere, which makes the balance exact. A little noise breaks ties, as
-between equal words of the first layer. Within 1% of the optimum (tests/routing/test_routers.py).
+between equal words of the first layer. Within 1% of the optimum (tests/routing/test_balanced.py).
 """
 
 from dataclasses import dataclass

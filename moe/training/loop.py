@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import time
 
 import jax
 import numpy as np
@@ -13,28 +12,9 @@ from moe import config as configs
 from moe import routing as routers
 from moe import sharding
 from moe.data import batches, masking, prepare
-from moe.evaluation import routing, text
-from moe.training import checkpoint, files, metrics, step
+from moe.evaluation import text
+from moe.training import checkpoint, files, metrics, observing, step
 from moe.training.config import RunConfig
-
-
-class Clock:
-    """Seconds of training, without compilation, evaluation and checkpoints."""
-
-    def __init__(self, seconds: float):
-        self.seconds, self._since = seconds, None
-
-    def start(self) -> None:
-        """Goes on counting."""
-        self._since = time.perf_counter()
-
-    def stop(self, state) -> float:
-        """Waits for the device, stops counting, returns all seconds so far."""
-        jax.block_until_ready(state)
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-        self._since = None
-        return self.seconds
 
 
 def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0) -> dict:
@@ -153,79 +133,61 @@ def _train(run, workdir, data, name, line):
     state = step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
-        train_step = compiled(run, state, data)
+        train_step, judge = compiled(run, state, data), observing.Judge(run, data)
         path, first = workdir / "metrics.jsonl", int(state.step)
         with contextlib.closing(metrics.Writer(path, first)) as writer:
-            state, seconds, evaluate = _loop(
-                run, data, state, train_step, Clock(seconds), writer, checkpoints, name, line
+            state, seconds = _loop(
+                run,
+                data,
+                state,
+                train_step,
+                observing.Clock(seconds),
+                judge,
+                writer,
+                checkpoints,
+                name,
+                line,
             )
         checkpoints.save(run.train.steps, state, seconds)
-        final = evaluate(state, "test", run.train.test_batches)
+        final = judge.score(state, "test", run.train.test_batches)
     return summary(final, seconds, run.train.steps)
 
 
-def _loop(run, data, state, train_step, clock, writer, checkpoints, name, line):
+def _loop(run, data, state, train_step, clock, judge, writer, checkpoints, name, line):
     t, first = run.train, int(state.step)
-    eval_step = step.make_eval_step(run.model)
-
-    size = {"batch_size": run.micro_batch, "seq_len": t.seq_len}
-
-    def evaluate(state, split, max_batches):
-        return text.score(eval_step, state, data, run.model, split, **size, max_batches=max_batches)
-
-    def probe(state):
-        """Choices on the tokens of `evaluate`'s first batch."""
-        clock.stop(state)
-        found = text.choices(eval_step, state, data, run.model, **size, max_batches=t.eval_batches)
-        clock.start()
-        return found
-
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
     )
-    shown, watch = {}, routing.Watch(t.collapse_steps)
-
-    def write(record):
-        late = writer.write(record)
-        if late and late["split"] == "train":
-            shown["train"] = f"{float(late['nll']):.3f}"
-            watch.see(late)
-
+    log = observing.Log(writer, t.collapse_steps)
     clock.start()
     for i in bar:
         n = i + 1
         judged = n % t.eval_every == 0 or n == t.steps
-        before = probe(state) if judged and run.model.moe else None
+        if judged:
+            clock.stop(state)
+            before = judge.choices(state)
+            clock.start()
         state, measured = train_step(state, batch(run, data, i))
         if n % t.log_every == 0:
-            write({"step": n, "split": "train", **measured})
+            log.write({"step": n, "split": "train", **measured})
         if judged:
             seconds = clock.stop(state)
-            scored = evaluate(state, "validation", t.eval_batches)
-            moved = (
-                {}
-                if before is None
-                else {
-                    "agreement_L": routing.agreement(
-                        before, scored.choices, run.model.moe.num_experts
-                    )
-                }
-            )
-            write({"step": n, "split": "validation", "seconds": seconds, **scored.metrics, **moved})
+            scored, found = judge.validate(state, before)
+            log.write({"step": n, "split": "validation", "seconds": seconds, **found})
             rate = n * t.batch_size * t.seq_len / seconds
             if not np.isfinite(scored.nll):
                 raise FloatingPointError(
                     f"{name}: validation loss is {scored.nll} at step {n}. Lower"
                     " optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
                 )
-            shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
+            log.shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
             clock.start()
-        bar.set_postfix(shown, refresh=False)
+        bar.set_postfix(log.shown, refresh=False)
         if n % t.checkpoint_every == 0:
             writer.flush()
             checkpoints.save(n, state, clock.stop(state))
             clock.start()
-    return state, clock.stop(state), evaluate
+    return state, clock.stop(state)
 
 
 def compiled(run: RunConfig, state, data):

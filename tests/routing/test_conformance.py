@@ -183,7 +183,7 @@ def test_the_losses_are_finite_and_reach_the_router(name):
 
 @each_learned
 def test_the_task_gives_the_router_a_gradient(name):
-    """Through the gates; a policy is taught by its reward instead, see test_routers.py."""
+    """Through the gates; a policy is taught by its reward instead, see test_tables_and_trees.py."""
     dparams = cases.run(CASES[name]).dparams
     router = {k: np.abs(w).max() for k, w in dparams.items() if k != "experts"}
     if CASES[name].moe.router == "reinforce":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moe.data import prepare
-from moe.training import checkpoint, loop, metrics, optimizer, step
+from moe.training import checkpoint, loop, metrics, observing, optimizer, step
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -263,7 +263,9 @@ def test_hidden_tokens_are_learned_both_ways(tmp_path):
 def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
     """A record is looked at one write later, and that may be an evaluation's."""
     seen = []
-    monkeypatch.setattr(loop.routing.Watch, "see", lambda self, record: seen.append(record["step"]))
+    monkeypatch.setattr(
+        observing.routing.Watch, "see", lambda self, record: seen.append(record["step"])
+    )
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
     loop.train(toys.run_config(train={"log_every": 2}, mesh={"data": 1, "expert": 1}), tmp_path)
@@ -288,7 +290,7 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path):
 def test_the_clock_counts_only_while_it_runs(monkeypatch):
     now = iter([10.0, 13.0, 100.0, 101.5])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = loop.Clock(2.0)
+    clock = observing.Clock(2.0)
     clock.start()
     assert clock.stop(()) == 5.0
     assert clock.stop(()) == 5.0  # it stands

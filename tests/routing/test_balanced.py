@@ -1,0 +1,144 @@
+"""Routers that are balanced without a loss, by a bias, an assignment, or because slots choose."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+
+from moe import routing
+from moe.routing import (
+    base,
+    contract,
+    expert_choice,
+    sinkhorn,
+    tally,
+)
+from tests.routing.by_hand import LOGITS, choice, route
+
+# Balance without a loss.
+
+
+def test_sigmoid_chooses_by_bias_and_pays_by_score():
+    logits = np.array([[[0.0, 1.0, 2.0]]], np.float32)
+    s = 1 / (1 + np.exp(-logits[0, 0]))
+    state = {"bias": jnp.array([0.5, 0.0, 0.0])}
+    experts, gates = choice("sigmoid", logits, np.ones((1, 1), bool), k=2, state=state)
+    assert experts == [[[0, 2]]]
+    np.testing.assert_allclose(gates[0, 0], s[[0, 2]] / s[[0, 2]].sum(), rtol=1e-5)
+
+
+def test_the_bias_moves_against_the_load():
+    chosen_LKE = jnp.array([[[4.0, 1.0, 1.0], [2.0, 1.0, 3.0]]])  # loads 6, 2, 4 of mean 4
+    sums = tally.Tally(*[jnp.zeros(1)] * 6)._replace(chosen_KE=chosen_LKE)
+    got = routing.sigmoid.update({"bias": jnp.zeros((1, 3))}, sums, routing.sigmoid.Options())
+    np.testing.assert_allclose(got["bias"], [[-0.001, 0.001, 0]])
+
+
+def normal(rng, S, E):
+    return rng.normal(size=(S, E)) + rng.normal(size=E)  # some experts are liked by all
+
+
+def words(rng, S, E):
+    """Tokens of a few kinds, alike but for nothing, as the first layer sees words."""
+    return rng.normal(size=(200, E))[np.minimum(rng.zipf(1.3, S) - 1, 199)]
+
+
+def heavy(rng, S, E):
+    return rng.standard_t(2, size=(S, E))
+
+
+@pytest.mark.parametrize(
+    ("draw", "S", "E"),
+    [(normal, 128, 4), (normal, 128, 16), (normal, 64, 64), (normal, 128, 64), (heavy, 500, 20),
+     (words, 500, 20), (words, 2000, 20)],
+)  # fmt: skip
+def test_base_is_balanced_and_near_the_optimum(draw, S, E):
+    """Against scipy's exact assignment."""
+    score = draw(np.random.default_rng(E), S, E).astype(np.float32)
+    options = base.Options()
+    solve = jax.jit(base.balanced, static_argnums=(2, 3))
+    mask = np.ones((1, S), bool)
+    expert_S = np.asarray(solve(score[None], mask, options.iterations, options.temperature))[0]
+    assert (np.bincount(expert_S, minlength=E) == S // E).all()
+    wide = np.repeat(score, S // E, axis=1)
+    rows, columns = scipy.optimize.linear_sum_assignment(wide, maximize=True)
+    best = wide[rows, columns].sum()
+    assert score[np.arange(S), expert_S].sum() > best - 0.01 * abs(best)
+
+
+def test_base_shares_out_real_tokens_alone():
+    mask = np.arange(10)[None] < 7
+    score = np.random.default_rng(0).normal(size=(1, 10, 3)).astype(np.float32)
+    expert_GS = np.asarray(base.balanced(score, mask, 200, 0.002))
+    assert sorted(np.bincount(expert_GS[0, :7])) == [2, 2, 3] and (expert_GS[0, 7:] == 3).all()
+
+
+def test_base_is_greedy_in_evaluation_and_its_gate_a_sigmoid():
+    experts, gates = choice("base", slots=1)
+    assert experts == [[[2], [0], [0]]]
+    np.testing.assert_allclose(gates.ravel(), [1 / (1 + 1 / p) for p in (0.4, 0.7, 0.3)], rtol=1e-5)
+    experts, _ = choice("base", LOGITS[..., :3], train=True, slots=1)
+    assert sorted(np.ravel(experts)) == [0, 1, 2]
+
+
+def test_the_plan_has_equal_columns_and_rows_of_one():
+    score = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32) * 2
+    mask = np.arange(12)[None] < np.array([[12], [9]])
+    plan = np.exp(sinkhorn.plan(score, mask, 100, 1.0))
+    np.testing.assert_allclose(plan.sum(2), mask, rtol=1e-4)
+    np.testing.assert_allclose(plan.sum(1), np.repeat([[3.0], [2.25]], 4, axis=1), rtol=1e-3)
+
+
+def test_sinkhorn_spreads_what_top_k_would_send_to_one():
+    """Two tokens of two prefer expert 0; the one who minds less goes to expert 1."""
+    logits = np.array([[[2.0, 0.0], [2.0, 1.0]]], np.float32)
+    mask = np.ones((1, 2), bool)
+    assert choice("sinkhorn", logits, mask, train=True)[0] == [[[0], [1]]]
+    experts, gates = choice("sinkhorn", logits, mask)
+    assert experts == [[[0], [0]]]
+    np.testing.assert_allclose(gates.ravel(), 1 / (1 + np.exp([-2.0, -1.0])), rtol=1e-5)
+
+
+# Slots that choose.
+
+
+def test_expert_choice_by_hand():
+    """One slot each: experts 0 and 1 take tokens 1 and 2, experts 2 and 3 both token 0."""
+    slots = route("expert_choice", slots=1).assignment
+    assert slots.token_GEC.tolist() == [[[1], [2], [0], [0]]]
+    np.testing.assert_allclose(slots.gate_GEC.ravel(), [0.7, 0.28, 0.4, 0.3], rtol=1e-5)
+
+
+def test_a_cap_on_the_experts_of_a_token():
+    """Every expert has room for four, tokens 8 to 15 of its own, and wants tokens 0 to 3 most."""
+    logits = 4 * np.eye(8, dtype=np.float32)[np.arange(16) % 8][None]
+    logits[:, :4] = 0.5 * np.random.default_rng(0).normal(size=(1, 4, 8))
+    mask = np.ones((1, 16), bool)
+
+    def most(**options):
+        token_GEC = route("expert_choice", logits, mask, k=2, slots=4, options=options)
+        token_GEC = np.asarray(token_GEC.assignment.token_GEC)
+        return max(np.bincount(t.ravel(), minlength=16).max() for t in token_GEC)
+
+    assert most() >= 7 and most(most=3) <= 5  # 3, and what rounding adds
+
+
+def test_the_capped_plan_holds_its_three_constraints():
+    score = jax.nn.softmax(np.random.default_rng(0).normal(size=(2, 4, 16)) * 2, axis=1)
+    plan = np.exp(expert_choice.capped(jnp.asarray(score, jnp.float32), 6, 2, 100))
+    np.testing.assert_allclose(plan.sum(2), 6, rtol=0.1)
+    assert plan.sum(1).max() < 2.1 and plan.max() < 1.001
+
+
+def test_soft_slots_mix_tokens_and_tokens_mix_slots():
+    logits = np.random.default_rng(0).normal(size=(1, 3, 4)).astype(np.float32)
+    setting = contract.Setting(2, 1, 2, True, contract.Options())
+    mask = np.array([[True, True, False]])
+    mixing = routing.soft.route(contract.Seen({"router": logits}, mask), setting).assignment
+    assert mixing.dispatch_GSEC.shape == (1, 3, 2, 2)
+    np.testing.assert_allclose(mixing.dispatch_GSEC.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(mixing.combine_GSEC.sum((2, 3)), [[1, 1, 0]], rtol=1e-5)
+    e = np.exp(logits[0, :2, 3])
+    np.testing.assert_allclose(mixing.dispatch_GSEC[0, :2, 1, 1], e / e.sum(), rtol=1e-5)
