@@ -17,8 +17,8 @@ estimate.py  what a step must keep, read and send, by arithmetic
 plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
-training/    state, step, loop, optimizer, checkpoints, metrics
-evaluation/  loss and bits per byte on held-out text
+training/    state, step, loop and what watches it, optimizer, checkpoints, metrics
+evaluation/  loss and bits per byte on held-out text, routers over time
 analysis/    paired statistics, tables, figures
 
 The letters

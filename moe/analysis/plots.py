@@ -123,9 +123,9 @@ def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
     drawn = figure.Figure(figsize=(3.4 * len(logs), 3.4), layout="constrained")
     axes = drawn.subplots(1, len(logs), sharey=True, squeeze=False)[0]
     for axis, (name, records) in zip(axes, logs.items(), strict=True):
-        load_NE = np.array([r["load_LE"][0] for r in records])
-        axis.plot([r["step"] for r in records], load_NE, lw=0.8)
-        axis.axhline(1 / load_NE.shape[1], color="black", ls=":", lw=1)
+        loads = np.array([r["load_LE"][0] for r in records])
+        axis.plot([r["step"] for r in records], loads, lw=0.8)
+        axis.axhline(1 / loads.shape[1], color="black", ls=":", lw=1)
         axis.set(title=name, xlabel="steps")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of the choices, each expert")

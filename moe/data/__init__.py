@@ -9,6 +9,7 @@ Read the files in the order in which the data flows:
     builder    the TFDS builder over the domains; any other TFDS data set by name
     tokenizer  byte-level BPE with one special token, <doc> = 0
     prepare    documents -> tokenizer -> one flat stream of tokens per split
+    masking    which tokens a model that reads both ways must tell
     prepared   that stream on disk: written whole or not at all, verified when opened
     batches    rows of the stream: a pure function of (seed, step)
 

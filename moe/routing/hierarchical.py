@@ -3,6 +3,8 @@
 A primary gate chooses groups, each group's secondary gate experts inside it, both noisy top-k; the
 gate of expert j of group i is G_i G_ij. Importance is made of these products. Load is
 load_primary(i) load_i(j) / (tokens routed to i), where load_i counts those tokens alone.
+
+Letters of this file: A groups of W experts; a token uses Q groups, and J experts in each.
 """
 
 from dataclasses import dataclass
@@ -27,48 +29,49 @@ class Options(contract.Options):
 def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
     """Sends each token to the best experts of its best groups."""
     o, (G, S) = setting.options, seen.mask_GS.shape
-    a, b, U, J = o.groups, setting.experts // o.groups, o.groups_used, setting.k // o.groups_used
-    tree = lambda x_GSE: x_GSE.reshape(G, S, a, b)  # noqa: E731
+    A, Q = o.groups, o.groups_used
+    W, J = setting.experts // A, setting.k // Q
+    tree = lambda x_GSE: x_GSE.reshape(G, S, A, W)  # noqa: E731
     keys, logits = jax.random.split(seen.key), seen.logits
-    clean_GSA, clean_GSAB = logits["primary"], tree(logits["router"])
+    clean_GSA, clean_GSAW = logits["primary"], tree(logits["router"])
     noisy_GSA, sigma_GSA = noisy_top_k.noisy(
         clean_GSA, logits["primary_noise"], keys[0], setting.train
     )
     noisy_GSE, sigma_GSE = noisy_top_k.noisy(
         logits["router"], logits["noise"], keys[1], setting.train
     )
-    noisy_GSAB = tree(noisy_GSE)
+    noisy_GSAW = tree(noisy_GSE)
 
     def choose():
-        group_GSU = assignment.largest(noisy_GSA, U)[1]
-        best_GSAJ = assignment.largest(noisy_GSAB, J)[1] + b * jnp.arange(a)[None, None, :, None]
-        return rows(best_GSAJ, group_GSU).reshape(G, S, U * J)
+        group_GSQ = assignment.largest(noisy_GSA, Q)[1]
+        best_GSAJ = assignment.largest(noisy_GSAW, J)[1] + W * jnp.arange(A)[None, None, :, None]
+        return rows(best_GSAJ, group_GSQ).reshape(G, S, Q * J)
 
     expert_GSK = seen.chosen(choose)
-    expert_GSUJ = expert_GSK.reshape(G, S, U, J)
-    group_GSU = expert_GSUJ[..., 0] // b
-    inner_GSUJ = gates(rows(noisy_GSAB, group_GSU), expert_GSUJ % b)
-    gate_GSUJ = gates(noisy_GSA, group_GSU)[..., None] * inner_GSUJ
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSUJ.reshape(G, S, U * J))
+    expert_GSQJ = expert_GSK.reshape(G, S, Q, J)
+    group_GSQ = expert_GSQJ[..., 0] // W
+    inner_GSQJ = gates(rows(noisy_GSAW, group_GSQ), expert_GSQJ % W)
+    gate_GSQJ = gates(noisy_GSA, group_GSQ)[..., None] * inner_GSQJ
+    choice = contract.choice(seen, setting, expert_GSK, gate_GSQJ.reshape(G, S, Q * J))
 
-    sent_GSA = (group_GSU[..., None] == jnp.arange(a)[None, None, None]).any(2)
+    sent_GSA = (group_GSQ[..., None] == jnp.arange(A)[None, None, None]).any(2)
     sent_GSA &= seen.mask_GS[..., None]
-    load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, U) * seen.mask_GS[..., None]
-    load_GSAB = noisy_top_k.load(clean_GSAB, noisy_GSAB, tree(sigma_GSE), J) * sent_GSA[..., None]
+    load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, Q) * seen.mask_GS[..., None]
+    load_GSAW = noisy_top_k.load(clean_GSAW, noisy_GSAW, tree(sigma_GSE), J) * sent_GSA[..., None]
     sums = {
         "importance_E": noisy_top_k.importance(choice, setting.experts),
         "load_A": load_GSA.sum((0, 1)),
-        "inside_AB": load_GSAB.sum((0, 1)),
+        "inside_AW": load_GSAW.sum((0, 1)),
         "sent_A": sent_GSA.sum((0, 1), dtype=jnp.float32),
     }
-    p_GSAB = jax.nn.softmax(clean_GSA)[..., None] * jax.nn.softmax(clean_GSAB)
-    return contract.Routed(choice, p_GSAB.reshape(G, S, a * b), sums=sums)
+    p_GSAW = jax.nn.softmax(clean_GSA)[..., None] * jax.nn.softmax(clean_GSAW)
+    return contract.Routed(choice, p_GSAW.reshape(G, S, A * W), sums=sums)
 
 
-def rows(x_GSAY, group_GSU):
-    """x of each token's groups, [G, S, U, Y]."""
+def rows(x_GSAW, group_GSQ):
+    """x of each token's groups, [G, S, Q, ...]."""
     take = lambda x, g: jnp.take_along_axis(x, g[..., None], axis=2)  # noqa: E731
-    return sharding.over_groups(take)(x_GSAY, group_GSU)
+    return sharding.over_groups(take)(x_GSAW, group_GSQ)
 
 
 def gates(noisy, index):
@@ -81,8 +84,8 @@ def gates(noisy, index):
 def load_loss(sums: tally.Tally) -> jax.Array:
     """CV^2 of the experts' loads (equation 18)."""
     own = sums.own
-    inside_AB = own["inside_AB"] / jnp.maximum(own["sent_A"], 1.0)[:, None]
-    return tally.squared_variation((own["load_A"][:, None] * inside_AB).ravel())
+    inside_AW = own["inside_AW"] / jnp.maximum(own["sent_A"], 1.0)[:, None]
+    return tally.squared_variation((own["load_A"][:, None] * inside_AW).ravel())
 
 
 def check(moe) -> None:

@@ -80,14 +80,14 @@ def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
     """
     E = score_GSE.shape[-1]
     tried = min(allowed, k * (rounds + 1))  # nobody gets further down its list
-    best_GSR = jax.lax.top_k(score_GSE, tried)[1]
-    best_GSR = jnp.where(mask_GS[..., None], best_GSR, E)
+    best_GSE = jax.lax.top_k(score_GSE, tried)[1]
+    best_GSE = jnp.where(mask_GS[..., None], best_GSE, E)
     next_GS1 = jnp.full_like(mask_GS, k, jnp.int32)[..., None]
     rank_GSK = jnp.zeros_like(next_GS1) + jnp.arange(k)[None, None]
 
     def turn(_, state):
         rank_GSK, next_GS1 = state
-        expert_GSK = jnp.take_along_axis(best_GSR, rank_GSK, axis=-1)
+        expert_GSK = jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
         seats = assignment.seat(assignment.Choice(expert_GSK, expert_GSK * 0.0), E, slots)
         lost_GSK = (seats.slot_GSK == E * slots) & mask_GS[..., None]
         new_GSK = next_GS1 + jnp.cumsum(lost_GSK, axis=-1) - 1
@@ -96,7 +96,7 @@ def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
         return rank_GSK, next_GS1 + moves_GSK.sum(-1, keepdims=True)
 
     rank_GSK, _ = jax.lax.fori_loop(0, rounds, turn, (rank_GSK, next_GS1))
-    return jnp.take_along_axis(best_GSR, rank_GSK, axis=-1)
+    return jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
 
 
 def check(moe) -> None:

@@ -141,9 +141,9 @@ def test_hierarchical_by_hand():
     np.testing.assert_allclose(routed.p_GSE, [[[0.27, 0.03, 0.28, 0.42]]], rtol=1e-5)
     sums = routed.sums
     np.testing.assert_allclose(sums["importance_E"], [0, 0, 0, 0.42], rtol=1e-5)
-    assert sums["sent_A"].tolist() == [0, 1] and not sums["inside_AB"][0].any()
+    assert sums["sent_A"].tolist() == [0, 1] and not sums["inside_AW"][0].any()
     sigma = math.log(2) + 0.01
     phi = scipy.stats.norm.cdf(np.log(0.7 / 0.3) / sigma)
     np.testing.assert_allclose(sums["load_A"], [1 - phi, phi], rtol=1e-4)
     inside = scipy.stats.norm.cdf(np.log(0.6 / 0.4) / sigma)
-    np.testing.assert_allclose(sums["inside_AB"][1], [1 - inside, inside], rtol=1e-4)
+    np.testing.assert_allclose(sums["inside_AW"][1], [1 - inside, inside], rtol=1e-4)
