@@ -72,18 +72,18 @@ def root(tmp_path, monkeypatch):
 def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
     runs = scaling.variants(tiny())
     assert "residual mismatch" in capsys.readouterr().out
-    del runs["dense_2x"]
+    runs = {name: runs[name] for name in ("dense", "e2_random")}
     train = loop.train
     monkeypatch.setattr(loop, "train", fails_at("e2_random", train))
     with pytest.raises(RuntimeError, match="power cut"):
         study.run(runs, root, 1, 1)
     kept = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
-    assert [r["variant"] for r in kept] == ["dense", "e2"]
+    assert [r["variant"] for r in kept] == ["dense"]
 
     trained = []
     monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
     records = study.run(runs, root, 1, 1)
-    assert [r["variant"] for r in records] == ["dense", "e2", "e2_random"]
+    assert [r["variant"] for r in records] == ["dense", "e2_random"]
     assert all(0 < r["step_seconds_least"] <= r["step_seconds"] for r in records)
     assert [{k: r[k] for k in before} for r, before in zip(records, kept, strict=False)] == kept
     scaling.report(records, root, 60.0)

@@ -41,8 +41,7 @@ CASES = {
     "gshard sampled": case("gshard", k=2, options=options("gshard", second="sampled")),
     "top_p": case("top_p", k=3, options=options("top_p", mass=0.6)),
     "sigmoid": case("sigmoid", k=2),
-    "hierarchical": case("hierarchical", num_experts=8, k=2, router_scale=1.0),
-    "hierarchical 2 x 1": case(
+    "hierarchical": case(
         "hierarchical", num_experts=8, k=2, router_scale=1.0,
         options=options("hierarchical", groups=4, groups_used=2),
     ),
@@ -50,7 +49,6 @@ CASES = {
     "base": case("base", True, capacity_factor=1.0),
     "reinforce": case("reinforce"),
     "hash": case("hash"),
-    "balanced hash": case("hash", options=options("hash", table="balanced")),
     "multihash": case("hash", k=2),
     "rre": case("rre", options=options("rre", groups=2)),
     "domain": case("domain"),
@@ -62,8 +60,7 @@ CASES = {
 
 CHOICES = [name for name, c in CASES.items() if c.moe.routing.kind is assignment.Choice]
 LEARNED = [name for name, c in CASES.items() if c.moe.routing.learned]
-NOISY = ("noisy_top_k", "gshard", "gshard sampled", "hierarchical", "hierarchical 2 x 1",
-         "reinforce", "random")  # fmt: skip
+NOISY = ("noisy_top_k", "gshard", "gshard sampled", "hierarchical", "reinforce", "random")
 
 
 class Inputs(NamedTuple):
