@@ -24,7 +24,7 @@ NEEDS = {
 
 def get_config(router: str = "top_k") -> ConfigDict:
     """The run with one of the routers."""
-    configs.one_of("router, in configs/train.py:router,", router, routing.ROUTERS)
+    configs.one_of("the router after the colon", router, routing.ROUTERS)
     moe = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
     if "jitter" in routing.ROUTERS[router].common:
         moe["jitter"] = 0.01

@@ -222,7 +222,12 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
     for key in config:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
-            hint = f"did you mean {path}{near[0]}?" if near else f"{path[:-1]} takes no keys"
+            hint = f"did you mean {path}{near[0]}?" if near else ""
+            if issubclass(kind, contract.Options):
+                hint = (
+                    f"the router asked for has {', '.join(fields) or 'no options'}. Options go with"
+                    " their router: name it after the colon, as in configs/train.py:gshard"
+                )
             raise ValueError(f"unknown key {path}{key}: {hint}")
     needed = (f.name for f in fields.values() if f.default is f.default_factory)  # both MISSING
     missing = [path + name for name in needed if name not in config]

@@ -343,10 +343,10 @@ def test_options_are_those_of_the_router():
     whole = configs.complete(configs.MoEConfig, given)
     assert whole.options.mass == 0.5 and whole.options.target_k == 0.0
     whole.router = "sigmoid"
-    with pytest.raises(ValueError, match=r"unknown key options\.\w+: did you mean options\."):
+    with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has rounds, .*bias_rate"):
         configs.from_config_dict(configs.MoEConfig, whole)
     whole.router = "random"
-    with pytest.raises(ValueError, match=r"unknown key options\.\w+: options takes no keys"):
+    with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has no options"):
         configs.from_config_dict(configs.MoEConfig, whole)
     whole.router = "nobody"
     with pytest.raises(ValueError, match="moe.router='nobody' is not one of"):

@@ -211,7 +211,8 @@ def test_nor_on_how_parameters_lie_and_tokens_travel(name, transport):
 
 
 def test_nor_on_micro_batches_on_a_mesh():
-    assert_mesh_changes_nothing(EVERY_MESH, "2x4x1", accumulate=2)
+    one_layer = dataclasses.replace(EVERY_MESH, num_layers=1, every=1)
+    assert_mesh_changes_nothing(one_layer, "2x4x1", accumulate=2)
 
 
 def test_twenty_steps_are_the_same_on_a_mesh():

@@ -1,7 +1,9 @@
 """Who goes where. `ROUTERS` is the whole list: a new router is one file and one line here.
 
-See `contract` for what a router is, `random` for the smallest. A router that sends the i-th token
-of a group to expert i mod E, in full:
+See `contract` for what a router is, `random` for the smallest, `sigmoid` for one with losses,
+options and a state. A router that sends the i-th token of a group to expert i mod E, in full:
+
+    import jax.numpy as jnp
 
     from moe.routing import contract
 
@@ -13,9 +15,14 @@ of a group to expert i mod E, in full:
         expert_GSK = seen.chosen(choose)
         return contract.Routed(contract.choice(seen, setting, expert_GSK, 1.0))
 
-    ROUTER = contract.Router(route, matrices=contract.no_matrix)
+    def check(moe):
+        if moe.k != 1:
+            raise ValueError(f"this router gives a token one expert: set k=1, not k={moe.k}")
 
-Its line makes it an option of `moe.router`, and tests/routing/test_conformance.py covers it.
+    ROUTER = contract.Router(route, matrices=contract.no_matrix, check=check)
+
+Imported below and given its line it is an option of `moe.router`, and it is covered by
+tests/routing/test_conformance.py; options worth a test get an entry in tests/routing/cases.py.
 """
 
 from moe.routing import (

@@ -22,7 +22,12 @@ class Options:
 
 
 class Seen(NamedTuple):
-    """What a router may read of its tokens; of groups, sequences or documents it knows no more."""
+    """What a router may read of its tokens; of groups, sequences or documents it knows no more.
+
+    What it draws, it draws with `out_sharding=sharding.out("GSE")` (or the letters of the array),
+    so that a mesh draws the same; `assignment.largest` and `sharding.over_groups` keep groups
+    apart.
+    """
 
     logits: dict[str, jax.Array]  # float32 [G, S, columns], one for each of `Router.matrices`
     mask_GS: jax.Array  # True for real tokens
@@ -33,7 +38,11 @@ class Seen(NamedTuple):
     forced: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
 
     def chosen(self, choose: Callable) -> jax.Array:
-        """expert_GSK: the choices to replay if there are any, else choose()."""
+        """expert_GSK: the choices to replay if there are any, else choose().
+
+        Every router in which tokens choose goes through it; expert E is "no expert", for a token
+        that uses fewer than K.
+        """
         return choose() if self.forced is None else self.forced
 
 
@@ -84,7 +93,9 @@ class Router(NamedTuple):
     kind: type = assignment.Choice
     options: type = Options
     common: Mapping[str, float] = {}  # the options of all routers that do something here: defaults
-    causal: str = "always"  # no token's expert depends on later ones: always, evaluation, never
+    # When no token's expert depends on later tokens: "always"; in "evaluation", as of a router that
+    # balances a whole group in training and is greedy after; "never".
+    causal: str = "always"
     matrices: Callable = one_matrix  # moe -> name -> columns of a matrix of weights [D, columns]
     losses: Mapping[str, Callable] = {}  # name -> (tally -> loss), weighed by <name>_weight
     state: Callable | None = None  # (model, seed, ids of the training text) -> arrays [layers, ...]

@@ -58,6 +58,10 @@ CASES = {
     "soft": case("soft", True, dispatcher="einsum", group_size=T, **SAME),
 }  # fmt: skip
 
+for name, router in routing.ROUTERS.items():  # what has no case of its own yet
+    if name not in {c.moe.router for c in CASES.values()}:
+        CASES[name] = case(name, router.causal != "always")
+
 CHOICES = [name for name, c in CASES.items() if c.moe.routing.kind is assignment.Choice]
 LEARNED = [name for name, c in CASES.items() if c.moe.routing.learned]
 NOISY = ("noisy_top_k", "gshard", "gshard sampled", "hierarchical", "reinforce", "random")
