@@ -148,7 +148,7 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
 
 
 def reshape_tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """x.reshape(shape) where both leading axes count tokens and are spread alike."""
+    """x.reshape(shape) where both leading axes count groups or rows and are spread alike."""
     return jax.lax.reshape(x, shape, out_sharding=out("G" + "." * (len(shape) - 1)))
 
 

@@ -31,7 +31,8 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
     o, (G, S) = setting.options, seen.mask_GS.shape
     A, Q = o.groups, o.groups_used
     W, J = setting.experts // A, setting.k // Q
-    tree = lambda x_GSE: x_GSE.reshape(G, S, A, W)  # noqa: E731
+    tree = lambda x_GSE: sharding.reshape_tokens(x_GSE, (G, S, A, W))  # noqa: E731
+    flat = lambda x: sharding.reshape_tokens(x, (G, S, x.shape[2] * x.shape[3]))  # noqa: E731
     keys, logits = jax.random.split(seen.key), seen.logits
     clean_GSA, clean_GSAW = logits["primary"], tree(logits["router"])
     noisy_GSA, sigma_GSA = noisy_top_k.noisy(
@@ -45,14 +46,14 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
     def choose():
         group_GSQ = assignment.largest(noisy_GSA, Q)[1]
         best_GSAJ = assignment.largest(noisy_GSAW, J)[1] + W * jnp.arange(A)[None, None, :, None]
-        return rows(best_GSAJ, group_GSQ).reshape(G, S, Q * J)
+        return flat(rows(best_GSAJ, group_GSQ))
 
     expert_GSK = seen.chosen(choose)
-    expert_GSQJ = expert_GSK.reshape(G, S, Q, J)
+    expert_GSQJ = sharding.reshape_tokens(expert_GSK, (G, S, Q, J))
     group_GSQ = expert_GSQJ[..., 0] // W
     inner_GSQJ = gates(rows(noisy_GSAW, group_GSQ), expert_GSQJ % W)
     gate_GSQJ = gates(noisy_GSA, group_GSQ)[..., None] * inner_GSQJ
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSQJ.reshape(G, S, Q * J))
+    choice = contract.choice(seen, setting, expert_GSK, flat(gate_GSQJ))
 
     sent_GSA = (group_GSQ[..., None] == jnp.arange(A)[None, None, None]).any(2)
     sent_GSA &= seen.mask_GS[..., None]
@@ -65,7 +66,7 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
         "sent_A": sent_GSA.sum((0, 1), dtype=jnp.float32),
     }
     p_GSAW = jax.nn.softmax(clean_GSA)[..., None] * jax.nn.softmax(clean_GSAW)
-    return contract.Routed(choice, p_GSAW.reshape(G, S, A * W), sums=sums)
+    return contract.Routed(choice, flat(p_GSAW), sums=sums)
 
 
 def rows(x_GSAW, group_GSQ):

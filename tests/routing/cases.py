@@ -134,16 +134,21 @@ def run(
 ):  # fmt: skip
     """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
     with tiny.on(mesh):
-        state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
-        given = inputs() if given is None else given
-        given = Inputs(*tiny.put(tuple(np.asarray(x) for x in given)))
-        forced = {} if forced is None else {"expert_GSK": jnp.asarray(forced)}
-        read = given, {"routing": state, "forced": forced}, jax.random.key(key)
-        weights = params(config) if weights is None else weights
-        at = tiny.put(weight() if at is None else at)
-        told = compiled(config, train)(weights, given.x_BTD, read, at, losses)
-        (_, results), gradients = told if train else (told, (None, None))
+        function, *args = call(config, given, train, weights, key, forced, at, losses)
+        (_, results), gradients = function(*args) if train else (function(*args), (None, None))
         return Result(*tiny.host((*results, *gradients)))
+
+
+def call(config, given=None, train=True, weights=None, key=0, forced=None, at=None, losses=0.0):
+    """The function of `compiled` and its arguments, on the current mesh."""
+    state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
+    given = inputs() if given is None else given
+    given = Inputs(*tiny.put(tuple(np.asarray(x) for x in given)))
+    forced = {} if forced is None else {"expert_GSK": jnp.asarray(forced)}
+    read = given, {"routing": state, "forced": forced}, jax.random.key(key)
+    weights = params(config) if weights is None else weights
+    at = tiny.put(weight() if at is None else at)
+    return compiled(config, train), weights, given.x_BTD, read, at, losses
 
 
 def state_of(config):

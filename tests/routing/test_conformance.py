@@ -242,6 +242,16 @@ def test_one_device_and_eight(name):
     tiny.assert_close(got, want, atol=2e-6)
 
 
+@each
+@pytest.mark.parametrize("train", [True, False])
+def test_a_single_group_on_a_single_device(name, train):
+    """Where every axis of the mesh has size 1, JAX lets go of a sharding more easily."""
+    with tiny.on("1x1x1"):
+        one = cases.Inputs(*(np.asarray(x)[:1] for x in cases.inputs()))
+        shapes = jax.eval_shape(*cases.call(CASES[name], one, train, at=cases.weight()[:1]))
+    assert jax.tree.leaves(shapes)
+
+
 ONE_A_ROUTER = {c.moe.router: name for name, c in CASES.items()}
 
 
