@@ -133,9 +133,7 @@ def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
     t, state = run.train, plan.state_shapes(run)
     train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
-    ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), np.int32)
-    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
-    return counting.count(train_step, state, inputs).everything
+    return counting.count(train_step, state, loss.input_shapes(t.batch_size, t.seq_len)).everything
 
 
 def _timing(root):

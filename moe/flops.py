@@ -12,7 +12,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from moe import config as configs
 from moe import counting
@@ -118,11 +117,9 @@ def evaluating(model: ModelConfig, batch: int, length: int) -> counting.Flops:
 
 def _count(function, model, batch, length):
     """FLOPs of function(params, routing, inputs, key), from shapes alone."""
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, routing = decoder.parameter_shapes(model), decoder.routing_state(model)
-    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
-    return counting.count(function, params, routing, inputs, key)
+    return counting.count(function, params, routing, loss.input_shapes(batch, length), key)
 
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:

@@ -16,7 +16,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from moe import chips, estimate, flops, hlo, sharding
@@ -157,9 +156,8 @@ def lower(run: RunConfig, mesh):
     """The whole training step, lowered for the mesh in use; no array is made."""
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
-    ids = jax.ShapeDtypeStruct((t.batch_size, t.seq_len), jnp.int32, sharding=layout)
     train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
-    inputs = loss.Inputs(*[ids] * len(loss.Inputs._fields))
+    inputs = loss.input_shapes(t.batch_size, t.seq_len, layout)
     traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
 

@@ -30,6 +30,12 @@ class Inputs(NamedTuple):
     counted_BT: jax.Array | None = None  # True where the target counts; None: at every real token
 
 
+def input_shapes(batch: int, length: int, layout=None) -> Inputs:
+    """The Inputs of a step as shapes, with their sharding if there is one."""
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
+    return Inputs(*[ids] * len(Inputs._fields))
+
+
 class Sums(NamedTuple):
     """Sums over the real tokens of a batch; they add across micro-batches."""
 
