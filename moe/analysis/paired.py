@@ -33,6 +33,30 @@ def interval(values) -> Interval:
     return Interval(float(values.mean()), float(half))
 
 
+def pooled_half(loss_VS) -> float:
+    """Half width of the 95% interval of the difference of two models' means over seeds.
+
+    A few seeds tell the spread of one pair badly, those of many models together tell it well: a
+    loss is taken as its model's part plus its seed's part plus noise, as large for all models
+    (randomized blocks, Box, Hunter and Hunter 2005, chapter 4). Models that differ in how much
+    chance moves them break it.
+
+    Args:
+      loss_VS: losses of V models, each with the same S seeds.
+
+    Returns:
+      NaN with a single model, or with fewer than two seeds.
+    """
+    loss_VS = np.asarray(loss_VS, float)
+    V, S = loss_VS.shape
+    freedom = (V - 1) * (S - 1)
+    if freedom < 1:
+        return math.nan
+    noise_VS = loss_VS - loss_VS.mean(1, keepdims=True) - loss_VS.mean(0) + loss_VS.mean()
+    error = math.sqrt(2 / S * np.square(noise_VS).sum() / freedom)
+    return float(stats.t.ppf(0.975, freedom) * error)
+
+
 def difference_over_documents(nll_R, baseline_R, tokens_R, document_R) -> Interval:
     """The difference of two models' loss in nats per token, with its interval over documents.
 

@@ -31,7 +31,10 @@ def table(records: list[dict], baseline: str) -> str:
     runs = scaling.by_variant(records)
     if baseline not in runs:
         return f"no finished run of {baseline!r} yet: nothing to compare with"
-    rows = [_row(name, seeds, runs[baseline]) for name, seeds in _paired(runs, baseline).items()]
+    half = _half(runs)
+    rows = [
+        _row(name, seeds, runs[baseline], half) for name, seeds in _paired(runs, baseline).items()
+    ]
     rows.sort(key=lambda row: float(row["test nats"]))
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[c] for c in head] for row in rows)]
@@ -47,16 +50,23 @@ def _paired(runs, baseline):
     return {name: seeds for name, seeds in common.items() if seeds}
 
 
-def _row(name, runs, baseline):
+def _half(runs):
+    """Of a difference's interval over seeds, from those that all variants have."""
+    seeds = set.intersection(*(set(found) for found in runs.values()))
+    return paired.pooled_half([[found[s]["test_nll"] for s in seeds] for found in runs.values()])
+
+
+def _row(name, runs, baseline, half):
     one = next(iter(runs.values()))
     routing = [r["train_routing"] for r in runs.values()]
     base_one = next(iter(baseline.values()))
-    seeds = scaling.over_seeds(runs, baseline)
     documents = scaling.over_documents(runs, baseline)
-    change = "" if runs is baseline or name == _name(baseline) else str(documents)
+    change = "" if name == base_one["variant"] else str(documents)
     if change and len(runs) > 1:
+        seeds = paired.Interval(scaling.over_seeds(runs, baseline).mean, half)
         change = f"{seeds} ({len(runs)} seeds), ± {documents.half:.4f} (documents)"
-    ratios = paired.interval(scaling.steps_to_baseline(runs, baseline))
+    ratio = float(np.mean(scaling.steps_to_baseline(runs, baseline)))
+    seconds = ratio * one.get("step_seconds", np.nan) / base_one.get("step_seconds", np.nan)
 
     def mean(key, shown="{:.2f}"):
         values = [r[key] for r in routing if key in r]
@@ -66,7 +76,8 @@ def _row(name, runs, baseline):
         "router": name,
         "test nats": f"{np.mean([r['test_nll'] for r in runs.values()]):.4f}",
         "Δ nats (95%)": change,
-        "steps": "not reached" if ratios.mean != ratios.mean else f"{ratios.mean:.0%}",
+        "steps": "not reached" if ratio != ratio else f"{ratio:.0%}",
+        "seconds": "-" if seconds != seconds else f"{seconds:.0%}",
         "ms/step": f"{1e3 * one['step_seconds']:.0f}" if "step_seconds" in one else "-",
         "executed FLOPs": f"{one['executed_flops'] / base_one['executed_flops'] - 1:+.2%}",
         "parameters": f"{one['total_parameters'] / 1e3:.0f}k",
@@ -80,14 +91,11 @@ def _row(name, runs, baseline):
     }
 
 
-def _name(runs):
-    return next(iter(runs.values()))["variant"]
-
-
 def _legend(baseline):
     return (
         f"Δ is the paired difference of test loss from {baseline}, with its 95% interval over seeds"
-        " (if there are several) and over test documents. steps: what it takes to reach"
+        " (if there are several; their spread is taken as the same for all models and estimated"
+        " from all of them) and over test documents. steps, seconds: what it takes to reach"
         f" {baseline}'s last validation loss, as a share of what {baseline} took. ms/step: median,"
         f" measured side by side. executed FLOPs: of a training step, per token, from {baseline}'s."
         " dropped: choices without a slot; missed: tokens that no expert takes; realised K: choices"
@@ -100,23 +108,23 @@ def _legend(baseline):
 def claims(records: list[dict], said: Iterable[Claim]) -> str:
     """The papers' claims in Markdown: what they say, what came out here, and whether they agree.
 
-    A difference agrees if its 95% interval over documents (and over seeds, if there are several)
-    lies on the paper's side of 0; it is open if the interval contains 0, as with two seeds, whose
-    interval is wide, it mostly does.
+    A difference agrees if its 95% interval over documents (and that over seeds, as in `table`, if
+    there are several) lies on the paper's side of 0; it is open if one of them contains 0.
     """
     runs = scaling.by_variant(records)
+    half = _half(runs)
     lines = ["| source | claim | ours | agrees |", "| --- | --- | --- | --- |"]
     for claim in said:
         if claim.better in runs and claim.than in runs:
-            ours, verdict = _judge(claim, runs[claim.better], runs[claim.than])
+            ours, verdict = _judge(claim, runs[claim.better], runs[claim.than], half)
             lines.append(f"| {claim.source} | {claim.says} | {ours} | {verdict} |")
     return "\n".join(lines)
 
 
-def _judge(claim, better, than):
+def _judge(claim, better, than, half):
     both = {s: r for s, r in better.items() if s in than}
     change = scaling.over_documents(both, than)
-    half = max(change.half, np.nan_to_num(scaling.over_seeds(both, than).half))
+    half = max(change.half, np.nan_to_num(half))
     ours = f"{claim.better} less {claim.than}: {change.mean:+.4f} ± {half:.4f}"
     verdict = "open" if abs(change.mean) <= half else ("yes" if change.mean < 0 else "no")
     if claim.faster:

@@ -21,6 +21,18 @@ def test_one_value_has_no_interval():
     assert math.isnan(result.half)
 
 
+def test_the_spread_over_seeds_is_pooled_over_models():
+    """By hand: three models of two seeds; the noise is ±1/3, ∓1/3 and 0 around rows and columns."""
+    base = np.array([[1.0], [2.0], [4.0]]) + np.array([0.0, 0.5])
+    noise = np.array([[1, -1], [-1, 1], [0, 0]]) / 3
+    # variance 4/9 over (3 - 1)(2 - 1) = 2 degrees of freedom; a difference of means has twice that
+    # over two seeds; t(0.975, 2) = 4.302653
+    want = 4.302653 * math.sqrt(4 / 9 / 2)
+    assert paired.pooled_half(base + noise) == pytest.approx(want, rel=1e-6)
+    assert paired.pooled_half(base) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(paired.pooled_half(base[:, :1])) and math.isnan(paired.pooled_half(base[:1]))
+
+
 def test_pairing_cancels_what_is_common():
     """Rows differ wildly, the models by a constant: the interval has no width."""
     baseline = np.array([10.0, 500.0, 90.0, 3.0])
