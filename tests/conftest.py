@@ -5,8 +5,18 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Programs run for milliseconds and compile for seconds: LLVM's optimizations are left out.
+FLAGS = {
+    "xla_force_host_platform_device_count": 8,
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_emitter_verification_level": 0,
+}
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        *(f"--{name}={value}".lower() for name, value in FLAGS.items()),
+    ]
 )
 # Equal programs are compiled once in a session, by whichever test process needs them first.
 PROGRAMS = tempfile.TemporaryDirectory(prefix="moe-tests-")

@@ -55,9 +55,11 @@ def load(clean_GSE, noisy_GSE, sigma_GSE, k: int):
     Phi((clean_e - threshold) / sigma_e), where the threshold is the K-th largest noisy score among
     the other experts. Needs E > K.
     """
-    top_GSK = assignment.largest(noisy_GSE, k + 1)[0]
+    top_GSK, index_GSK = assignment.largest(noisy_GSE, k + 1)
     last_GS1, next_GS1 = top_GSK[..., k - 1 : k], top_GSK[..., k:]
-    threshold_GSE = jnp.where(noisy_GSE > next_GS1, next_GS1, last_GS1)
+    # By index: a score that is computed twice may be rounded differently, and not equal itself.
+    chosen_GSE = jax.nn.one_hot(index_GSK[..., :k], noisy_GSE.shape[-1], dtype=bool).any(-2)
+    threshold_GSE = jnp.where(chosen_GSE, next_GS1, last_GS1)
     return jax.scipy.stats.norm.cdf((clean_GSE - threshold_GSE) / sigma_GSE)
 
 
