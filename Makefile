@@ -16,7 +16,7 @@ demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table a
 venv: $(VENV)/ready  ## Make .venv with requirements.txt, nothing more
 
 test: $(VENV)/ready-test  ## Run the test suite on 8 simulated devices
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=12
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12
 
 lint: $(VENV)/ready-test  ## Check style and format
 	$(BIN)/ruff check

@@ -138,7 +138,8 @@ class Layer(nn.Module):
 def init(model: ModelConfig, key):
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
     rows = sharding.num_devices(sharding.TOKENS) * (model.moe.group_size or 1 if model.moe else 1)
-    ids_BT = sharding.reshard(jnp.zeros((rows, 1), jnp.int32), "BT")
+    # Two tokens a row, since JAX lets go of the sharding of an array of one element.
+    ids_BT = sharding.reshard(jnp.zeros((rows, 2), jnp.int32), "BT")
     state = jax.tree.map(jnp.zeros_like, routing_state(model))
     _, variables = Decoder(model).apply(
         routing_variables(model, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
