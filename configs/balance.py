@@ -29,7 +29,8 @@ def get_config(size: str = "demo") -> ConfigDict:
         variants[name] = routers.learned(k=2, balance_weight=balance, z_weight=z)
     no_bias = {"bias_rate": 0.0}
     variants["sigmoid"] = routers.learned("sigmoid", 2, options=no_bias)
-    variants["sigmoid_loss"] = routers.learned("sigmoid", 2, options=no_bias, balance_weight=0.01)
+    for name, weight in (("sigmoid_loss", 0.001), ("sigmoid_loss_x10", 0.01)):
+        variants[name] = routers.learned("sigmoid", 2, options=no_bias, balance_weight=weight)
     variants["sigmoid_bias"] = routers.learned("sigmoid", 2)
     config = routers.setting(f"balance_{size}", variants)
     return routers.shortened(config) if size == "demo" else config

@@ -6,8 +6,11 @@
 
 Two settings. `decoder` predicts the next token; its routers are causal, or (S-BASE and BASE) are so
 in evaluation. `masked` hides 15% of the tokens and reads both ways: there routers that look at
-later tokens (expert choice, Soft MoE) do nothing that they could not do in earnest, and every
-sequence is a group of its own.
+later tokens (expert choice, Soft MoE) do nothing that they could not do in earnest: what is hidden
+is no router's input.
+
+Groups are the whole batch of 2,048 tokens, but for variants called `by_sequence`, whose groups are
+sequences of 64: small groups are uneven by chance, and tokens that choose would drop more.
 
 All variants have 20 experts, which five domains divide, but for `domain`, which has one for each.
 Their width is what makes their executed FLOPs those of the dense model: capacity, router and
@@ -57,7 +60,7 @@ def decoder_variants() -> dict:
         "top_p": learned("top_p", 4, options={"mass": 0.4, "target_k": 2.0}, **factors(0.625)),
         "sigmoid_1": learned("sigmoid"),
         "sigmoid_2": learned("sigmoid", 2),
-        "sigmoid_2_loss": learned("sigmoid", 2, options={"bias_rate": 0.0}, balance_weight=0.01),
+        "sigmoid_2_loss": learned("sigmoid", 2, options={"bias_rate": 0.0}, balance_weight=0.001),
         "limited_2": learned(k=2, options={"expert_groups": 5, "groups_used": 2}),
         "hierarchical_2": learned("hierarchical", 2, 0.0, options={"groups": 5}),
         "sinkhorn_1": learned("sinkhorn") | PEEKS,
@@ -75,6 +78,7 @@ def decoder_variants() -> dict:
 
 def masked_variants() -> dict:
     """Those that look at the whole group, beside the usual ones."""
+    by_sequence = {"group_size": 64}
     return {
         "dense": {},
         "top_1": learned(),
@@ -82,8 +86,11 @@ def masked_variants() -> dict:
         "gshard": learned("gshard", 2),
         "top_2_priority": learned(k=2, options={"batch_priority": True}),
         "expert_choice_2": learned("expert_choice", 2, **factors(1.0)),
+        "expert_choice_2_by_sequence": learned("expert_choice", 2, **factors(1.0), **by_sequence),
         "expert_choice_2_capped": learned("expert_choice", 2, options={"most": 2}, **factors(1.0)),
-        "soft": learned("soft", 1, 1.0, dispatcher="einsum", d_ff=64, **factors(1.25)),
+        "soft_by_sequence": learned(
+            "soft", 1, 1.0, dispatcher="einsum", d_ff=64, **factors(1.25), **by_sequence
+        ),
     }
 
 
@@ -99,7 +106,6 @@ def cpu() -> ConfigDict:
     config.decoder = setting("routers_cpu_decoder", decoder_variants())
     config.masked = setting("routers_cpu_masked", masked_variants())
     config.masked.base.model.bidirectional = True
-    config.masked.moe.group_size = config.masked.base.train.seq_len
     return config
 
 
@@ -140,8 +146,9 @@ def gpu() -> ConfigDict:
         study.base = large.base.copy_and_resolve_references()
         study.base.data.source = scaling.CORPUS  # five domains
         study.base.model.bidirectional = bidirectional
-        for variant in study.variants.values():
+        for name, variant in study.variants.items():
+            if name.endswith("by_sequence"):
+                variant.moe.group_size = study.base.train.seq_len
             if "learning_rate" in variant:
                 variant.learning_rate = large.variants.e8_top2.learning_rate
-    config.masked.moe.group_size = config.masked.base.train.seq_len
     return config

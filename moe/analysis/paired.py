@@ -1,7 +1,8 @@
 """Paired comparisons: the same seed gives two models the same data and shared initial weights.
 
 So differences and ratios are taken within a seed first, and only then averaged: what is common to
-both cancels. Intervals are Student's t over seeds.
+both cancels. Intervals over seeds are Student's t, of one pair (`interval`) or with the spread of
+many models together (`pooled_half`).
 """
 
 import math
@@ -73,7 +74,7 @@ def difference_over_documents(nll_R, baseline_R, tokens_R, document_R) -> Interv
 
     Returns:
       An interval of sampling the test set, for one pair of models. It says nothing of other
-      seeds; with several seeds use `interval` over them.
+      seeds.
     """
     _, cluster_R = np.unique(document_R, return_inverse=True)
     change = np.bincount(cluster_R, weights=np.subtract(nll_R, baseline_R))

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure
 
-from moe.analysis import scaling
+from moe.analysis import routers, scaling
 
 
 def scaling_figure(records: list[dict]) -> figure.Figure:
@@ -19,7 +19,7 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
     axes = drawn.subplots(2, 2)
     colours = matplotlib.colormaps["tab10"]
     for i, (name, seeds) in enumerate(runs.items()):
-        one = next(iter(seeds.values()))
+        one = scaling.first(seeds)
         steps = np.array(one["curve_steps"])
         per_step = {
             "steps": 1.0,
@@ -67,22 +67,22 @@ def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
 def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
     """Test loss of every router with its interval against the baseline, and what it cost."""
     runs = scaling.by_variant(records)
+    runs = scaling.common(runs, runs[baseline])
     order = sorted(runs, key=lambda name: _test(runs[name]))
     drawn = figure.Figure(figsize=(13, 0.32 * len(order) + 1.6), layout="constrained")
     losses, loads, times = drawn.subplots(1, 3, sharey=True)
     place = np.arange(len(order))
     for i, name in enumerate(order):
-        both = {s: r for s, r in runs[name].items() if s in runs[baseline]}
-        half = 0 if name == baseline else scaling.over_documents(both, runs[baseline]).half
+        documents, seeds, _ = routers.difference(runs, name, baseline)
+        half = 0 if name == baseline else np.hypot(documents.half, np.nan_to_num(seeds))
         colour = "C1" if name == baseline else ("grey" if name == scaling.BASELINE else "C0")
         losses.errorbar(_test(runs[name]), i, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
-        routed = next(iter(runs[name].values()))["train_routing"]
-        if routed:
+        if routed := _routing(runs[name]):
             loads.barh(i, routed["max_load"], color=colour)
             loads.annotate(f"{routed['dropped']:.1%} dropped", (0.05, i), va="center", fontsize=7)
-        seconds = next(iter(runs[name].values())).get("step_seconds", np.nan)
+        seconds = scaling.first(runs[name]).get("step_seconds", np.nan)
         times.barh(i, 1e3 * seconds, color=colour)
-    losses.set(xlabel=f"test loss, nats (95% from {baseline}, documents)", yticks=place)
+    losses.set(xlabel=f"test loss, nats (95% from {baseline})", yticks=place, ylim=(-0.7, i + 0.7))
     losses.set_yticklabels(order, fontsize=8)
     losses.invert_yaxis()
     loads.set(xlabel="largest load over mean")
@@ -98,10 +98,9 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
     drawn = figure.Figure(figsize=(13, 4.2), layout="constrained")
     axes = drawn.subplots(1, 3)
     for name, seeds in runs.items():
-        one = next(iter(seeds.values()))
-        if not (routed := one["train_routing"]):
+        if not (routed := _routing(seeds)):
             continue
-        x, seconds = routed["realised_capacity"], one.get("step_seconds", np.nan)
+        x, seconds = routed["realised_capacity"], scaling.first(seeds).get("step_seconds", np.nan)
         points = ((x, _test(seeds)), (x, 100 * routed["dropped"]), (1e3 * seconds, _test(seeds)))
         for axis, (a, b) in zip(axes, points, strict=True):
             axis.plot(a, b, "o", ms=5, color="C0" if name.startswith("top_1") else "C1")
@@ -128,12 +127,18 @@ def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
         axis.axhline(1 / loads.shape[1], color="black", ls=":", lw=1)
         axis.set(title=name, xlabel="steps")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("share of the choices, each expert")
+    axes[0].set_ylabel("share of the choices, each expert\n(first MoE layer, seed 0)")
     return drawn
 
 
 def _test(runs):
     return np.mean([r["test_nll"] for r in runs.values()])
+
+
+def _routing(runs):
+    """Statistics of the last quarter of training, means over the seeds; {} of a dense model."""
+    all_of_them = [r["train_routing"] for r in runs.values()]
+    return {key: np.mean([r[key] for r in all_of_them]) for key in all_of_them[0]}
 
 
 def save(drawn: figure.Figure, path: pathlib.Path) -> None:

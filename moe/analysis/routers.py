@@ -3,6 +3,7 @@
 Reads the records of results.jsonl (`experiments.study`), as `analysis.scaling` does.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -31,106 +32,134 @@ def table(records: list[dict], baseline: str) -> str:
     runs = scaling.by_variant(records)
     if baseline not in runs:
         return f"no finished run of {baseline!r} yet: nothing to compare with"
-    half = _half(runs)
-    rows = [
-        _row(name, seeds, runs[baseline], half) for name, seeds in _paired(runs, baseline).items()
-    ]
-    rows.sort(key=lambda row: float(row["test nats"]))
+    found = scaling.common(runs, runs[baseline])
+    order = sorted(found, key=lambda name: mean(found[name], "test_nll"))
+    rows = [_row(name, runs, baseline) for name in order]
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[c] for c in head] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + _legend(baseline)
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{_legend(baseline)}\n\n{scaling.trained_on(records)}"
 
 
-def _paired(runs, baseline):
-    """Of each variant the seeds that the baseline has, too."""
-    common = {
-        name: {s: r for s, r in seeds.items() if s in runs[baseline]}
-        for name, seeds in runs.items()
-    }
-    return {name: seeds for name, seeds in common.items() if seeds}
+def difference(runs, name: str, than: str) -> tuple[paired.Interval, float, int]:
+    """Of two variants: the difference with its interval over documents, half of that over seeds.
+
+    The latter is NaN with one seed. Its spread is that of all variants with experts which have
+    these seeds, see `paired.pooled_half`. The third result is the number of seeds.
+    """
+    both = {s: r for s, r in runs[name].items() if s in runs[than]}
+    pool = [
+        [found[s]["test_nll"] for s in both]
+        for found in runs.values()
+        if both.keys() <= found.keys() and scaling.first(found)["experts"]
+    ]
+    half = paired.pooled_half(pool) if len(pool) > 1 else math.nan
+    return scaling.over_documents(both, runs[than]), half, len(both)
 
 
-def _half(runs):
-    """Of a difference's interval over seeds, from those that all variants have."""
-    seeds = set.intersection(*(set(found) for found in runs.values()))
-    return paired.pooled_half([[found[s]["test_nll"] for s in seeds] for found in runs.values()])
+def _row(name, runs, baseline):
+    both = {s: r for s, r in runs[name].items() if s in runs[baseline]}
+    one, base = scaling.first(both), scaling.first(runs[baseline])
+    ratio = float(np.mean(scaling.steps_to_baseline(both, runs[baseline])))
+    seconds = ratio * one.get("step_seconds", np.nan) / base.get("step_seconds", np.nan)
 
-
-def _row(name, runs, baseline, half):
-    one = next(iter(runs.values()))
-    routing = [r["train_routing"] for r in runs.values()]
-    base_one = next(iter(baseline.values()))
-    documents = scaling.over_documents(runs, baseline)
-    change = "" if name == base_one["variant"] else str(documents)
-    if change and len(runs) > 1:
-        seeds = paired.Interval(scaling.over_seeds(runs, baseline).mean, half)
-        change = f"{seeds} ({len(runs)} seeds), ± {documents.half:.4f} (documents)"
-    ratio = float(np.mean(scaling.steps_to_baseline(runs, baseline)))
-    seconds = ratio * one.get("step_seconds", np.nan) / base_one.get("step_seconds", np.nan)
-
-    def mean(key, shown="{:.2f}"):
-        values = [r[key] for r in routing if key in r]
+    def routing(key, shown="{:.2f}", where="train_routing"):
+        values = [r[where][key] for r in both.values() if key in r.get(where, {})]
         return shown.format(np.mean(values)) if values else "-"
 
     return {
         "router": name,
-        "test nats": f"{np.mean([r['test_nll'] for r in runs.values()]):.4f}",
-        "Δ nats (95%)": change,
-        "steps": "not reached" if ratio != ratio else f"{ratio:.0%}",
-        "seconds": "-" if seconds != seconds else f"{seconds:.0%}",
-        "ms/step": f"{1e3 * one['step_seconds']:.0f}" if "step_seconds" in one else "-",
-        "executed FLOPs": f"{one['executed_flops'] / base_one['executed_flops'] - 1:+.2%}",
+        "seeds": str(len(both)),
+        "test nats": f"{mean(both, 'test_nll'):.4f}",
+        "Δ nats (95%)": "" if name == baseline else _change(*difference(runs, name, baseline)),
+        "steps": "not reached" if math.isnan(ratio) else f"{ratio:.0%}",
+        "seconds": "-" if math.isnan(seconds) else f"{seconds:.0%}",
+        "ms/step (least)": (
+            f"{1e3 * one['step_seconds']:.0f} ({1e3 * one['step_seconds_least']:.0f})"
+            if "step_seconds" in one
+            else "-"
+        ),
+        "executed FLOPs": f"{one['executed_flops'] / base['executed_flops'] - 1:+.2%}",
+        "all operations": f"{one['all_flops'] / base['all_flops'] - 1:+.2%}",
         "parameters": f"{one['total_parameters'] / 1e3:.0f}k",
-        "dropped": mean("dropped", "{:.1%}"),
-        "in test": f"{one['test']['dropped']:.1%}" if "dropped" in one.get("test", {}) else "-",
-        "missed": mean("missed", "{:.1%}"),
-        "realised K": mean("realised_k"),
-        "max load": mean("max_load"),
-        "unused": mean("unused", "{:.1f}"),
-        "entropy": mean("entropy"),
+        "dropped": routing("dropped", "{:.1%}"),
+        "in test": routing("dropped", "{:.1%}", "test"),
+        "missed": routing("missed", "{:.1%}"),
+        "realised K": routing("realised_k"),
+        "max load": routing("max_load"),
+        "unused": routing("unused", "{:.1f}"),
+        "entropy": routing("entropy"),
     }
+
+
+def mean(runs, key: str) -> float:
+    """Of a field, over the seeds."""
+    return float(np.mean([r[key] for r in runs.values()]))
+
+
+def _change(documents, half, seeds):
+    over_seeds = "" if math.isnan(half) else f", ± {half:.4f} ({seeds} seeds)"
+    return f"{documents} (documents){over_seeds}"
 
 
 def _legend(baseline):
     return (
-        f"Δ is the paired difference of test loss from {baseline}, with its 95% interval over seeds"
-        " (if there are several; their spread is taken as the same for all models and estimated"
-        " from all of them) and over test documents. steps, seconds: what it takes to reach"
-        f" {baseline}'s last validation loss, as a share of what {baseline} took. ms/step: median,"
-        f" measured side by side. executed FLOPs: of a training step, per token, from {baseline}'s."
-        " dropped: choices without a slot; missed: tokens that no expert takes; realised K: choices"
-        " a token; max load: largest over mean; unused: experts, of all; entropy: nats, of the"
-        " router's probabilities. All of these over the last quarter of training, but for what was"
-        " dropped in test: some routers choose otherwise there."
+        f"Δ is the paired difference of test loss from {baseline}, with its 95% interval over test"
+        " documents and, if there are several, over seeds; the spread over seeds is taken as the"
+        " same for all models with experts, and estimated from all of them. No interval is widened"
+        " for the number of comparisons. steps, seconds: what it takes to reach"
+        f" {baseline}'s last validation loss, as a share of what {baseline} took; not reached: by"
+        " one seed at least. ms/step: median of a training step on one device, measured side by"
+        " side (in brackets the least). executed FLOPs: of the matrix products of a training step,"
+        f" per token, from {baseline}'s; all operations: every operation of it, sorts and the"
+        " optimizer's, too. dropped: choices without a slot; missed: tokens that no expert takes;"
+        " realised K: choices a token; max load: largest over mean; unused: experts, of all;"
+        " entropy: nats, of the router's probabilities. All of these over the last quarter of"
+        " training, but for what was dropped in test: some routers choose otherwise there."
     )
 
 
 def claims(records: list[dict], said: Iterable[Claim]) -> str:
     """The papers' claims in Markdown: what they say, what came out here, and whether they agree.
 
-    A difference agrees if its 95% interval over documents (and that over seeds, as in `table`, if
-    there are several) lies on the paper's side of 0; it is open if one of them contains 0.
+    The legend under the table says how it is judged. Claims about runs that are missing are left
+    out.
     """
     runs = scaling.by_variant(records)
-    half = _half(runs)
     lines = ["| source | claim | ours | agrees |", "| --- | --- | --- | --- |"]
     for claim in said:
-        if claim.better in runs and claim.than in runs:
-            ours, verdict = _judge(claim, runs[claim.better], runs[claim.than], half)
-            lines.append(f"| {claim.source} | {claim.says} | {ours} | {verdict} |")
-    return "\n".join(lines)
+        if runs.get(claim.better, {}).keys() & runs.get(claim.than, {}).keys():
+            lines.append(f"| {claim.source} | {claim.says} | {' | '.join(_judge(claim, runs))} |")
+    return "\n".join(lines) + (
+        "\n\nOurs is a difference of test loss in nats per token, ± half of a 95% interval over"
+        " documents and seeds together, and in brackets what each drops in training. yes, no: the"
+        " interval lies on one side of 0; open: it does not; with one seed nothing is judged."
+        ' Where a paper says "so many times faster", yes needs that many in every seed, and less so'
+        " is a speed between 1 and that. No interval is widened for the number of claims."
+    )
 
 
-def _judge(claim, better, than, half):
-    both = {s: r for s, r in better.items() if s in than}
-    change = scaling.over_documents(both, than)
-    half = max(change.half, np.nan_to_num(half))
-    ours = f"{claim.better} less {claim.than}: {change.mean:+.4f} ± {half:.4f}"
-    verdict = "open" if abs(change.mean) <= half else ("yes" if change.mean < 0 else "no")
+def _judge(claim, runs):
+    documents, half, seeds = difference(runs, claim.better, claim.than)
+    both = {s: r for s, r in runs[claim.better].items() if s in runs[claim.than]}
+    whole = math.hypot(documents.half, half)
+    shown = f"± {documents.half:.4f} (documents)" if math.isnan(half) else f"± {whole:.4f}"
+    ours = f"{claim.better} less {claim.than}: {documents.mean:+.4f} {shown}"
+    drops = [_dropped(runs[name]) for name in (claim.better, claim.than)]
+    ours += f" ({drops[0]} against {drops[1]} dropped)"
+    speeds = [1 / ratio for ratio in scaling.steps_to_baseline(both, runs[claim.than])]
     if claim.faster:
-        ratio = np.mean(scaling.steps_to_baseline(both, than))
-        reached = f"{1 / ratio:.2f}x fewer steps" if ratio == ratio else "never gets there"
-        ours += f"; to the other's last loss: {reached}"
-        if verdict == "yes":
-            verdict = "yes" if ratio == ratio and 1 / ratio >= claim.faster else "less so"
-    return ours, verdict
+        least = min(speeds) if not any(map(math.isnan, speeds)) else 0.0
+        ours += f"; {np.mean(speeds):.2f} times the speed" if least else "; never gets there"
+    if seeds < 2 or math.isnan(half):
+        return ours, "one seed"
+    if abs(documents.mean) <= whole:
+        return ours, "open"
+    if documents.mean > 0 or (claim.faster and least <= 1):
+        return ours, "no"
+    return ours, "less so" if claim.faster and least < claim.faster else "yes"
+
+
+def _dropped(runs):
+    values = [r["train_routing"]["dropped"] for r in runs.values() if r["train_routing"]]
+    return f"{np.mean(values):.1%}" if values else "nothing"

@@ -27,17 +27,25 @@ def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
     return table
 
 
+def common(runs, baseline: dict[int, dict]) -> dict[str, dict[int, dict]]:
+    """Of each variant the seeds that the baseline has, too; no variant without any."""
+    found = {
+        name: {s: r for s, r in seeds.items() if s in baseline} for name, seeds in runs.items()
+    }
+    return {name: seeds for name, seeds in found.items() if seeds}
+
+
 def over_seeds(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
     """The test loss against the baseline's, nats per token, with its interval over seeds."""
     return paired.interval([runs[s]["test_nll"] - baseline[s]["test_nll"] for s in runs])
 
 
 def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
-    """The same with its interval over test documents, each row's loss a mean over the seeds."""
+    """The same with its interval over test documents, each one's loss a mean over the seeds."""
     nll_R, baseline_R = (
         np.mean([records[s]["test_rows_nll"] for s in runs], axis=0) for records in (runs, baseline)
     )
-    one = _one(runs)
+    one = first(runs)
     return paired.difference_over_documents(
         nll_R, baseline_R, one["test_rows_tokens"], one["test_rows_document"]
     )
@@ -66,10 +74,7 @@ def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str
     if BASELINE not in runs:
         return f"no finished run of {BASELINE!r} yet: nothing to compare with"
     baseline = runs[BASELINE]
-    paired_only = {
-        name: {s: r for s, r in seeds.items() if s in baseline} for name, seeds in runs.items()
-    }
-    rows = [_row(name, seeds, baseline, watts) for name, seeds in paired_only.items() if seeds]
+    rows = [_row(name, seeds, baseline, watts) for name, seeds in common(runs, baseline).items()]
     head = [column for column in rows[0] if not columns or column in columns]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     lines += [" | ".join(row[column] for column in head) for row in rows]
@@ -77,11 +82,11 @@ def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str
 
 
 def _row(name, runs, baseline, watts):
-    one = next(iter(runs.values()))
+    one = first(runs)
     ratios = steps_to_baseline(runs, baseline)
     changes = over_seeds(runs, baseline), over_documents(runs, baseline)
     in_bits = one["test_bits_per_byte"] / one["test_nll"]  # the same text for all: a constant
-    flops_ratio = one["executed_flops"] / _one(baseline)["executed_flops"]
+    flops_ratio = one["executed_flops"] / first(baseline)["executed_flops"]
     routing = one["train_routing"]
     row = {
         "model": name,
@@ -103,7 +108,7 @@ def _row(name, runs, baseline, watts):
         "FLOPs": _share([r * flops_ratio for r in ratios]),
     }
     if "step_seconds" in one:
-        slower = one["step_seconds"] / _one(baseline)["step_seconds"]
+        slower = one["step_seconds"] / first(baseline)["step_seconds"]
         seconds = one["steps"] * one["step_seconds"]
         row["seconds"] = _share([r * slower for r in ratios])
         row["ms/step (least)"] = (
@@ -139,8 +144,13 @@ def _legend(records, watts):
         " from the medians of step times measured side by side (in brackets the least). kWh is an"
         f" estimate: steps times step time times {watts:g} W, the assumed share of one run. dropped"
         " and max load (largest over mean): last quarter of training.\n\n"
-        f"Trained on: {'; '.join(sorted({_hardware(r['machine']) for r in records}))}."
+        f"{trained_on(records)}"
     )
+
+
+def trained_on(records: list[dict]) -> str:
+    """The machines and commits of the runs, in a sentence."""
+    return f"Trained on: {'; '.join(sorted({_hardware(r['machine']) for r in records}))}."
 
 
 def _hardware(machine):
@@ -153,10 +163,11 @@ def _hardware(machine):
 
 
 def _against(one, baseline, key):
-    return f"{one[key] / _one(baseline)[key] - 1:+.2%}"
+    return f"{one[key] / first(baseline)[key] - 1:+.2%}"
 
 
-def _one(runs):
+def first(runs):
+    """The record of one seed, for what is the same in all."""
     return next(iter(runs.values()))
 
 

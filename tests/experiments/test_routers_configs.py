@@ -38,7 +38,7 @@ def test_every_base_is_a_run(size):
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [("decoder", "domain"), ("decoder", "top_1_shared"), ("masked", "soft")],
+    [("decoder", "domain"), ("decoder", "top_1_shared"), ("masked", "soft_by_sequence")],
 )  # fmt: skip
 def test_variants_are_matched(part, name):
     config = routers.get_config("demo")[part]
@@ -49,7 +49,7 @@ def test_variants_are_matched(part, name):
 
 
 def test_the_other_studies_have_their_variants():
-    assert len(capacity.get_config().variants) == 9 and len(balance.get_config().variants) == 9
+    assert len(capacity.get_config().variants) == 9 and len(balance.get_config().variants) == 10
     for config in (capacity, balance, routers):
         with pytest.raises(ValueError, match="is unknown: use demo"):
             config.get_config("huge")
