@@ -158,24 +158,11 @@ def _finished(path):
     routing = {
         key: float(np.mean([r[key] for r in late])) for key in ROUTING if late and key in late[0]
     }
-    result = json.loads((path / "result.json").read_text())
     return {
-        **result,
-        **_by_document(result),
+        **json.loads((path / "result.json").read_text()),
         "curve_steps": [r["step"] for r in curve],
         "curve_nll": [r["nll"] for r in curve],
         "train_routing": routing,
-    }
-
-
-def _by_document(result):
-    """The rows of the test text, those of one document added up: all that intervals need."""
-    documents, which = np.unique(result["test_rows_document"], return_inverse=True)
-    nll, tokens = (np.bincount(which, result[f"test_rows_{x}"]) for x in ("nll", "tokens"))
-    return {
-        "test_rows_nll": np.round(nll, 3).tolist(),
-        "test_rows_tokens": tokens.astype(int).tolist(),
-        "test_rows_document": documents.tolist(),
     }
 
 

@@ -39,7 +39,7 @@ def main():
         cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)
         print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
     result = loop.train(run, pathlib.Path(WORKDIR.value))
-    shown = {k: v for k, v in result.items() if not k.startswith("test_rows")}
+    shown = {k: v for k, v in result.items() if not k.startswith("test_documents")}
     shown["test"] = {k: v for k, v in result["test"].items() if k != "load_LE"}
     print(json.dumps(shown, indent=2))
     print(f"metrics, checkpoints and result are in {WORKDIR.value}")

@@ -58,27 +58,24 @@ def pooled_half(loss_VS) -> float:
     return float(stats.t.ppf(0.975, freedom) * error)
 
 
-def difference_over_documents(nll_R, baseline_R, tokens_R, document_R) -> Interval:
+def difference_over_documents(nll_X, baseline_X, tokens_X) -> Interval:
     """The difference of two models' loss in nats per token, with its interval over documents.
 
-    Rows of one document are alike, so a document is one observation. The error is the jackknife's,
-    which leaves out one document at a time (Efron and Tibshirani 1993, chapter 11). A few long
-    documents can carry most of it, and then it is known only roughly: Student's t has as many
+    Sequences of one document are alike, so a document is one observation. The error is the
+    jackknife's, which leaves out one document at a time (Efron and Tibshirani 1993, chapter 11). A
+    few long ones can carry most of it, and then it is known only roughly: Student's t has as many
     degrees of freedom as documents share the variance evenly, 1 / sum of squared shares, and at
     most one less than documents.
 
     Args:
-      nll_R, baseline_R: sum of nats of each row (sequence) of the same test set, in the same order.
-      tokens_R: real tokens of each row.
-      document_R: the document of each row.
+      nll_X, baseline_X: sum of nats of each document of the same test set, in the same order.
+      tokens_X: tokens of each document.
 
     Returns:
       An interval of sampling the test set, for one pair of models. It says nothing of other
       seeds.
     """
-    _, cluster_R = np.unique(document_R, return_inverse=True)
-    change = np.bincount(cluster_R, weights=np.subtract(nll_R, baseline_R))
-    tokens = np.bincount(cluster_R, weights=tokens_R)
+    change, tokens = np.subtract(nll_X, baseline_X), np.asarray(tokens_X, float)
     mean, n = float(change.sum() / tokens.sum()), len(tokens)
     if n < 2:
         return Interval(mean, math.nan)

@@ -42,13 +42,12 @@ def over_seeds(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Inter
 
 def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
     """The same with its interval over test documents, each one's loss a mean over the seeds."""
-    nll_R, baseline_R = (
-        np.mean([records[s]["test_rows_nll"] for s in runs], axis=0) for records in (runs, baseline)
+    nll_X, baseline_X = (
+        np.mean([found[s]["test_documents_nll"] for s in runs], axis=0)
+        for found in (runs, baseline)
     )
-    one = first(runs)
-    return paired.difference_over_documents(
-        nll_R, baseline_R, one["test_rows_tokens"], one["test_rows_document"]
-    )
+    tokens_X = first(runs)["test_documents_tokens"]
+    return paired.difference_over_documents(nll_X, baseline_X, tokens_X)
 
 
 def steps_to_baseline(runs: dict[int, dict], baseline: dict[int, dict]) -> list[float]:

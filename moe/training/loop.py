@@ -211,7 +211,8 @@ def batch(run: RunConfig, data, i: int):
 
 
 def summary(final: text.Score, seconds: float, steps: int) -> dict:
-    """result.json: the test score and what the run took."""
+    """result.json: the test score, by document for paired intervals, and what the run took."""
+    documents, which_R = np.unique(final.document_R, return_inverse=True)
     return {
         "steps": steps,
         "seconds": seconds,
@@ -220,7 +221,7 @@ def summary(final: text.Score, seconds: float, steps: int) -> dict:
         "test_bits_per_byte": final.bits_per_byte,
         "test_domain_nll": final.domain_nll,
         "test": metrics.plain(final.metrics),
-        "test_rows_nll": np.round(final.nll_R, 4).tolist(),
-        "test_rows_tokens": final.tokens_R.tolist(),
-        "test_rows_document": final.document_R.tolist(),
+        "test_documents": documents.tolist(),
+        "test_documents_nll": np.round(np.bincount(which_R, final.nll_R), 3).tolist(),
+        "test_documents_tokens": np.bincount(which_R, final.tokens_R).astype(int).tolist(),
     }

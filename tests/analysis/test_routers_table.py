@@ -18,9 +18,9 @@ def record(name, loss, seed=0, spread=0.01, **changes):
     fields = {
         "experts": 8,
         "train_routing": routing,
-        "test_rows_nll": list(10 * (loss + noise)),
-        "test_rows_tokens": [10] * DOCUMENTS,
-        "test_rows_document": list(range(DOCUMENTS)),
+        "test_documents_nll": list(10 * (loss + noise)),
+        "test_documents_tokens": [10] * DOCUMENTS,
+        "test_documents": list(range(DOCUMENTS)),
     }
     curve = [loss + 2.0, loss + 1.0, loss + 0.5, loss]
     return scaling_table.record(name, seed, curve, **fields | {"test_nll": loss} | changes)

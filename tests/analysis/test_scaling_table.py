@@ -25,9 +25,9 @@ def record(variant, seed, losses, **changes):
         "curve_nll": losses,
         "test_nll": losses[-1] + 0.1,
         "test_bits_per_byte": 2.0,
-        "test_rows_nll": [10.0 * losses[-1], 11.0 * losses[-1]],
-        "test_rows_tokens": [10, 10],
-        "test_rows_document": [0, 1],
+        "test_documents_nll": [10.0 * losses[-1], 11.0 * losses[-1]],
+        "test_documents_tokens": [10, 10],
+        "test_documents": [0, 1],
         "train_routing": {},
         "machine": {
             "devices": ["cpu cpu"] * 2, "processor": "Abacus", "cores": 1, "python": "3.12.1",

@@ -84,11 +84,6 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
     monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
     records = study.run(runs, root, 1, 1)
     assert [r["variant"] for r in records] == ["dense", "e2_random"]
-    for record in records:  # rows of one document are added up
-        rows = json.loads((root / record["variant"] / "seed0" / "result.json").read_text())
-        assert record["test_rows_document"] == sorted({*rows["test_rows_document"]})
-        for key in ("test_rows_nll", "test_rows_tokens"):
-            assert sum(record[key]) == pytest.approx(sum(rows[key]), abs=0.01)
     assert all(0 < r["step_seconds_least"] <= r["step_seconds"] for r in records)
     assert [{k: r[k] for k in before} for r, before in zip(records, kept, strict=False)] == kept
     scaling.report(records, root, 60.0)

@@ -72,8 +72,8 @@ def write_run(path, moe, seed):
         writer.write({"step": step, "split": "train", **measured})
         writer.write({"step": step, "split": "validation", "seconds": 0.1 * step, **measured})
     writer.close()
-    rows = {"test_rows_nll": [50.0, 60.0 + seed], "test_rows_tokens": [10, 10]}
-    rows |= {"test_rows_document": [0, 1], "machine": files.machine()}
+    rows = {"test_documents_nll": [50.0, 60.0 + seed], "test_documents_tokens": [10, 10]}
+    rows |= {"test_documents": [0, 1], "machine": files.machine()}
     result = {"steps": 4, "seconds": 0.4, "test_nll": 5.0 + seed, "test_bits_per_byte": 2.0, **rows}
     (path / "result.json").write_text(json.dumps(result))
 

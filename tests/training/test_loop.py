@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from moe.data import prepare
+from moe.evaluation import text
 from moe.training import checkpoint, loop, metrics, observing, optimizer, step
 from tests import tiny
 from tests.training import toys
@@ -146,14 +147,22 @@ def test_training_learns(whole):
 def test_the_result(whole):
     result = whole.result
     assert json.loads((whole.workdir / "result.json").read_text()) == result
-    rows = np.array(result["test_rows_nll"])
-    assert len(rows) == len(result["test_rows_tokens"]) == 16
-    assert result["test_nll"] == pytest.approx(
-        rows.sum() / sum(result["test_rows_tokens"]), rel=1e-4
-    )
+    nll, tokens = result["test_documents_nll"], result["test_documents_tokens"]
+    assert sum(tokens) == 16 * toys.run_config().train.seq_len
+    assert len(nll) == len(tokens) == len({*result["test_documents"]}) > 5
+    assert result["test_nll"] == pytest.approx(sum(nll) / sum(tokens), rel=1e-4)
     assert result["steps"] == STEPS and result["test"]["nll"] == pytest.approx(
         result["test_nll"], rel=1e-4
     )
+
+
+def test_rows_of_one_document_are_added_up():
+    nothing = dict.fromkeys(text.Score._fields, 0.0) | {"metrics": {}, "domain_nll": {}}
+    rows = {"nll_R": [1.0, 2.0, 4.0], "tokens_R": [10, 10, 5], "document_R": [7, 2, 7]}
+    result = loop.summary(text.Score(**nothing | rows), 1.0, 1)
+    assert result["test_documents"] == [2, 7]
+    assert result["test_documents_nll"] == [2.0, 5.0]
+    assert result["test_documents_tokens"] == [10, 15]
 
 
 def test_a_finished_run_is_not_run_again(whole, monkeypatch):
@@ -255,9 +264,9 @@ def test_hidden_tokens_are_learned_both_ways(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "mesh_of", lambda run: one)
         result = loop.train(run, tmp_path)
-    judged = sum(result["test_rows_tokens"])
+    judged = sum(result["test_documents_tokens"])
     assert 0.08 < judged / (16 * run.train.seq_len) < 0.25
-    assert result["test_nll"] == pytest.approx(sum(result["test_rows_nll"]) / judged, rel=1e-3)
+    assert result["test_nll"] == pytest.approx(sum(result["test_documents_nll"]) / judged, rel=1e-3)
 
 
 def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
