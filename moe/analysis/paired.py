@@ -34,7 +34,7 @@ def interval(values) -> Interval:
     return Interval(float(values.mean()), float(half))
 
 
-def pooled_half(loss_VS) -> float:
+def pooled_half(losses) -> float:
     """Half width of the 95% interval of the difference of two models' means over seeds.
 
     A few seeds tell the spread of one pair badly, those of many models together tell it well: a
@@ -43,18 +43,18 @@ def pooled_half(loss_VS) -> float:
     chance moves them break it.
 
     Args:
-      loss_VS: losses of V models, each with the same S seeds.
+      losses: [models, seeds], the same seeds for each model.
 
     Returns:
       NaN with a single model, or with fewer than two seeds.
     """
-    loss_VS = np.asarray(loss_VS, float)
-    V, S = loss_VS.shape
-    freedom = (V - 1) * (S - 1)
+    losses = np.asarray(losses, float)
+    models, seeds = losses.shape
+    freedom = (models - 1) * (seeds - 1)
     if freedom < 1:
         return math.nan
-    noise_VS = loss_VS - loss_VS.mean(1, keepdims=True) - loss_VS.mean(0) + loss_VS.mean()
-    error = math.sqrt(2 / S * np.square(noise_VS).sum() / freedom)
+    noise = losses - losses.mean(1, keepdims=True) - losses.mean(0) + losses.mean()
+    error = math.sqrt(2 / seeds * np.square(noise).sum() / freedom)
     return float(stats.t.ppf(0.975, freedom) * error)
 
 
