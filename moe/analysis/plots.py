@@ -132,7 +132,7 @@ def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
 
 
 def _test(runs):
-    return np.mean([r["test_nll"] for r in runs.values()])
+    return scaling.mean(runs, "test_nll")
 
 
 def _routing(runs):

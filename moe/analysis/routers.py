@@ -33,7 +33,7 @@ def table(records: list[dict], baseline: str) -> str:
     if baseline not in runs:
         return f"no finished run of {baseline!r} yet: nothing to compare with"
     found = scaling.common(runs, runs[baseline])
-    order = sorted(found, key=lambda name: mean(found[name], "test_nll"))
+    order = sorted(found, key=lambda name: scaling.mean(found[name], "test_nll"))
     rows = [_row(name, runs, baseline) for name in order]
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[c] for c in head] for row in rows)]
@@ -47,7 +47,7 @@ def difference(runs, name: str, than: str) -> tuple[paired.Interval, float, int]
     The latter is NaN with one seed. Its spread is that of all variants with experts which have
     these seeds, see `paired.pooled_half`. The third result is the number of seeds.
     """
-    both = {s: r for s, r in runs[name].items() if s in runs[than]}
+    both = scaling.shared(runs[name], runs[than])
     pool = [
         [found[s]["test_nll"] for s in both]
         for found in runs.values()
@@ -58,7 +58,7 @@ def difference(runs, name: str, than: str) -> tuple[paired.Interval, float, int]
 
 
 def _row(name, runs, baseline):
-    both = {s: r for s, r in runs[name].items() if s in runs[baseline]}
+    both = scaling.shared(runs[name], runs[baseline])
     one, base = scaling.first(both), scaling.first(runs[baseline])
     ratio = float(np.mean(scaling.steps_to_baseline(both, runs[baseline])))
     seconds = ratio * one.get("step_seconds", np.nan) / base.get("step_seconds", np.nan)
@@ -70,7 +70,7 @@ def _row(name, runs, baseline):
     return {
         "router": name,
         "seeds": str(len(both)),
-        "test nats": f"{mean(both, 'test_nll'):.4f}",
+        "test nats": f"{scaling.mean(both, 'test_nll'):.4f}",
         "Δ nats (95%)": "" if name == baseline else _change(*difference(runs, name, baseline)),
         "steps": "not reached" if math.isnan(ratio) else f"{ratio:.0%}",
         "seconds": "-" if math.isnan(seconds) else f"{seconds:.0%}",
@@ -90,11 +90,6 @@ def _row(name, runs, baseline):
         "unused": routing("unused", "{:.1f}"),
         "entropy": routing("entropy"),
     }
-
-
-def mean(runs, key: str) -> float:
-    """Of a field, over the seeds."""
-    return float(np.mean([r[key] for r in runs.values()]))
 
 
 def _change(documents, half, seeds):
@@ -141,7 +136,7 @@ def claims(records: list[dict], said: Iterable[Claim]) -> str:
 
 def _judge(claim, runs):
     documents, half, seeds = difference(runs, claim.better, claim.than)
-    both = {s: r for s, r in runs[claim.better].items() if s in runs[claim.than]}
+    both = scaling.shared(runs[claim.better], runs[claim.than])
     whole = math.hypot(documents.half, half)
     shown = f"± {documents.half:.4f} (documents)" if math.isnan(half) else f"± {whole:.4f}"
     ours = f"{claim.better} less {claim.than}: {documents.mean:+.4f} {shown}"

@@ -27,11 +27,14 @@ def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
     return table
 
 
+def shared(runs: dict[int, dict], baseline: dict[int, dict]) -> dict[int, dict]:
+    """The seeds of a variant that the baseline has, too."""
+    return {seed: record for seed, record in runs.items() if seed in baseline}
+
+
 def common(runs, baseline: dict[int, dict]) -> dict[str, dict[int, dict]]:
-    """Of each variant the seeds that the baseline has, too; no variant without any."""
-    found = {
-        name: {s: r for s, r in seeds.items() if s in baseline} for name, seeds in runs.items()
-    }
+    """Of each variant the shared seeds; no variant without any."""
+    found = {name: shared(seeds, baseline) for name, seeds in runs.items()}
     return {name: seeds for name, seeds in found.items() if seeds}
 
 
@@ -99,8 +102,8 @@ def _row(name, runs, baseline, watts):
         "learning rate": f"{one['learning_rate']:g}",
         "tokens": _count(one["steps"] * one["tokens_per_step"]),
         "seeds": str(len(runs)),
-        "test nats": f"{_mean(runs, 'test_nll'):.4f}",
-        "bits/byte": f"{_mean(runs, 'test_bits_per_byte'):.4f}",
+        "test nats": f"{mean(runs, 'test_nll'):.4f}",
+        "bits/byte": f"{mean(runs, 'test_bits_per_byte'):.4f}",
         "Δ nats (95%)": "" if name == BASELINE else _change(*changes, len(runs)),
         "Δ bits/byte (95%)": "" if name == BASELINE else _change(*changes, len(runs), in_bits),
         "steps": _share(ratios),
@@ -170,7 +173,8 @@ def first(runs):
     return next(iter(runs.values()))
 
 
-def _mean(runs, key):
+def mean(runs, key: str) -> float:
+    """Of a field, over the seeds."""
     return np.mean([r[key] for r in runs.values()])
 
 
