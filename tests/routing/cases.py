@@ -45,6 +45,10 @@ CASES = {
         "hierarchical", num_experts=8, k=2, router_scale=1.0,
         options=options("hierarchical", groups=4, groups_used=2),
     ),
+    "hierarchical in one": case(
+        "hierarchical", num_experts=8, k=2, router_scale=1.0,
+        options=options("hierarchical", groups=2, groups_used=1),
+    ),
     "sinkhorn": case("sinkhorn", True, k=2),
     "base": case("base", True, capacity_factor=1.0),
     "reinforce": case("reinforce"),
@@ -64,7 +68,8 @@ for name, router in routing.ROUTERS.items():  # what has no case of its own yet
 
 CHOICES = [name for name, c in CASES.items() if c.moe.routing.kind is assignment.Choice]
 LEARNED = [name for name, c in CASES.items() if c.moe.routing.learned]
-NOISY = ("noisy_top_k", "gshard", "gshard sampled", "hierarchical", "reinforce", "random")
+TREES = ("hierarchical", "hierarchical in one")
+NOISY = ("noisy_top_k", "gshard", "gshard sampled", *TREES, "reinforce", "random")
 
 
 class Inputs(NamedTuple):

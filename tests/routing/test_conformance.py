@@ -18,14 +18,14 @@ from moe.routing import assignment, contract
 from moe.training.config import RunConfig
 from tests import tiny
 from tests.routing import cases
-from tests.routing.cases import CASES, CHOICES, LEARNED, NOISY, B, T
+from tests.routing.cases import CASES, CHOICES, LEARNED, NOISY, TREES, B, T
 
 each = pytest.mark.parametrize("name", CASES)
 each_choice = pytest.mark.parametrize("name", CHOICES)
 each_learned = pytest.mark.parametrize("name", LEARNED)
 DRAWS_ALWAYS = ("gshard", "gshard sampled", "random")  # in evaluation, too
 # Not those in which the order of experts means something: groups of them, slots with weights.
-EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", "hierarchical"}
+EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", *TREES}
 CAUSAL = [name for name, c in CASES.items() if c.moe.causal == "always"]
 
 
@@ -80,7 +80,7 @@ def test_k_distinct_experts_and_none_for_padding(name):
 
 SUMS = {
     **dict.fromkeys(("top_1", "base", "batch priority"), "below 1"),
-    **dict.fromkeys(("hierarchical", "top_p", "gshard"), "below 1"),
+    **dict.fromkeys((*TREES, "top_p", "gshard"), "below 1"),
     **dict.fromkeys(("top_2", "moving on", "limited", "noisy_top_k", "sinkhorn"), 1),
     **dict.fromkeys(("gshard sampled", "sigmoid", "reinforce", "random"), 1),
     **dict.fromkeys(("hash", "rre", "domain"), 1),
