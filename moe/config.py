@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import ml_collections
 
 from moe import dispatch, routing
-from moe.layers import feed_forward
-from moe.routing import contract
+from moe.layers import bank
+from moe.routing import assignment, contract
 
 DTYPES = ("float32", "bfloat16")
 
@@ -40,7 +40,7 @@ class MoEConfig:
     router_scale: float | None = None  # variance of a router's initial weights, over D
     dispatcher: str = "gather"
     group_size: int = 0  # tokens that compete for the same slots; 0 is one sequence
-    capacity_factor: float = 1.25
+    capacity_factor: float = 1.25  # 0 for the grouped dispatcher, which drops nothing
     eval_capacity_factor: float = 2.0
     shared_experts: int = 0  # experts that see every token, beside the routed ones
     expert_dropout: float = 0.0  # of the experts' hidden units
@@ -56,8 +56,8 @@ class MoEConfig:
         one_of("moe.router", self.router, routing.ROUTERS)
         one_of("moe.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
         self._complete()
-        positive(self, "moe", ("num_experts", "d_ff", "k", "capacity_factor"))
-        positive(self, "moe", ("eval_capacity_factor",))
+        positive(self, "moe", ("num_experts", "d_ff", "k"))
+        self._check_capacity()
         not_negative(self, "moe", ("group_size", "shared_experts", "expert_dropout", *COMMON))
         require(
             self.k <= self.num_experts, f"moe.k={self.k} exceeds num_experts={self.num_experts}"
@@ -75,6 +75,21 @@ class MoEConfig:
         not_negative(self.options, "moe.options", [f.name for f in weights])
         if self.routing.check:
             self.routing.check(self)
+
+    def _check_capacity(self):
+        """Refuses a capacity where there is none, and what does nothing without one."""
+        if not self.dropless:
+            return positive(self, "moe", ("capacity_factor", "eval_capacity_factor"))
+        own = ("capacity_factor", "eval_capacity_factor", "expert_dropout")
+        found = {f"moe.{name}": getattr(self, name) for name in own}
+        for name in ("rounds", "batch_priority"):
+            found[f"moe.options.{name}"] = getattr(self.options, name, 0)
+        for name, value in found.items():
+            require(
+                not value,
+                f"{name}={value} does nothing with moe.dispatcher='grouped', which has no"
+                " slots and drops no token: set it to 0, or use another dispatcher",
+            )
 
     def _complete(self):
         """Puts the router's defaults where nothing was given, and refuses what it cannot use."""
@@ -113,6 +128,17 @@ class MoEConfig:
         """The capacity factor in training or in evaluation."""
         return self.capacity_factor if train else self.eval_capacity_factor
 
+    @property
+    def dropless(self) -> bool:
+        """Is every choice computed?"""
+        return self.dispatcher == "grouped"
+
+    def slots(self, tokens: int, train: bool) -> int:
+        """C of a group; without capacity as many as could ever be filled."""
+        if self.dropless:
+            return tokens
+        return assignment.capacity(self.factor(train), tokens, self.k, self.num_experts)
+
     def tokens_per_group(self, length: int) -> int:
         """S for sequences of T tokens."""
         return self.group_size or length
@@ -146,8 +172,8 @@ class ModelConfig:
     def __post_init__(self):
         positive(self, "model", ("vocab_size", "num_layers", "every", "d_model", "num_heads"))
         positive(self, "model", ("d_head", "d_ff", "init_scale", "scan_unroll"))
-        one_of("model.activation", self.activation, feed_forward.ACTIVATIONS)
-        one_of("model.dense_activation", self.dense_activation, ("", *feed_forward.ACTIVATIONS))
+        one_of("model.activation", self.activation, bank.ACTIVATIONS)
+        one_of("model.dense_activation", self.dense_activation, ("", *bank.ACTIVATIONS))
         one_of("model.position", self.position, ("rotary", "relative"))
         one_of("model.dtype", self.dtype, DTYPES)
         require(

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from moe import hlo, sharding
-from moe.routing import assignment
 from moe.training.config import RunConfig
 
 
@@ -31,8 +30,9 @@ def _tokens(run, sizes):
 def _slots(run, tokens):
     """Slots that these tokens bring to the experts of one layer."""
     moe, S = run.model.moe, run.group_size
-    C = assignment.capacity(moe.capacity_factor, S, moe.k, moe.num_experts)
-    return tokens / S * C * moe.num_experts
+    if moe.dropless:
+        return tokens * moe.k
+    return tokens / S * moe.slots(S, train=True) * moe.num_experts
 
 
 def _width(run):

@@ -16,7 +16,7 @@ import jax
 from moe import config as configs
 from moe import counting
 from moe.config import ModelConfig
-from moe.layers import feed_forward
+from moe.layers import bank
 from moe.models import decoder
 from moe.training import loss
 
@@ -75,14 +75,14 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
     D, sparse = model.d_model, model.moe_layers
     attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head
     seen = 2 * length if model.bidirectional else length + 1  # twice the mean of positions seen
-    dense_matrices = feed_forward.num_matrices(model.dense_activation or model.activation)
+    dense_matrices = bank.num_matrices(model.dense_activation or model.activation)
     forward = {
         "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * seen),
         "dense_ffn": (model.num_layers - sparse) * 2 * dense_matrices * D * model.d_ff,
         "head": 2 * D * model.vocab_size,
     }
     if model.moe:
-        matrices = feed_forward.num_matrices(model.activation)
+        matrices = bank.num_matrices(model.activation)
         used = model.moe.routing.met(model.moe) + model.moe.shared_experts
         forward["experts"] = sparse * used * 2 * matrices * D * model.moe.d_ff
     return {part: 3.0 * flops for part, flops in forward.items()}

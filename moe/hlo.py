@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: read from its HLO text.
+"""What a compiled program sends between devices and multiplies: read from its HLO text.
 
 XLA prints every collective once, inside loops too, so the number of a loop's turns is read from its
 condition. Which mesh axes a collective crosses follows from its replica groups: device i of a
@@ -63,6 +63,37 @@ def wire_bytes(kind: str, size: float, devices: int) -> float:
     )
 
 
+def products(text: str) -> float:
+    """FLOPs of the matrix products of one call of a compiled program, on one device.
+
+    A loop whose turns the text does not tell, because data decide them, counts as one turn.
+    """
+    return _products(_computations(text), "ENTRY")
+
+
+def _products(computations, name):
+    total, shapes = 0.0, {}
+    for line in computations[name]:
+        made = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]", line)
+        if made:
+            shapes[made[1]] = [int(n) for n in made[2].split(",") if n]
+        if product := re.search(
+            r" dot\((?:\S+ )?%?([\w.\-]+),.*lhs_contracting_dims=\{([\d,]+)\}", line
+        ):
+            over = math.prod(shapes[product[1]][i] for i in _numbers(product[2]))
+            total += 2 * math.prod(shapes[made[1]]) * over
+        elif loop := _loop(line):
+            total += _turns(computations[loop[1]], line, 1) * _products(computations, loop[2])
+        else:
+            for called in re.findall(r" (?:calls|to_apply)=%?([\w.\-]+)", line):
+                total += _products(computations, called)
+    return total
+
+
+def _loop(line):
+    return re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
+
+
 def _computations(text):
     """name -> its lines; the entry is called ENTRY."""
     found, name = {}, None
@@ -84,8 +115,7 @@ def _walk(computations, name, times, mesh_shape, found, chains):
         if collective and not _seen(line, chains):
             scatters = "all-reduce-scatter" in name
             _add(line, collective, times, mesh_shape, found, scatters)
-        loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
-        if loop:
+        if loop := _loop(line):
             turns = _turns(computations[loop[1]], line)
             _walk(computations, loop[2], times * turns, mesh_shape, found, chains)
         elif not collective:  # whose to_apply only adds two numbers
@@ -117,10 +147,12 @@ def _seen(line, chains):
     return known
 
 
-def _turns(condition, line):
+def _turns(condition, line, unknown=None):
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
     numbers = re.findall(r"s32\[\][^ ]* constant\((\d+)\)", "\n".join(condition))
     if not known and len(numbers) != 1:
+        if unknown is not None:
+            return unknown
         raise ValueError(f"how often does this loop run? {line.strip()[:200]}")
     return int(known[1] if known else numbers[0])
 

@@ -31,10 +31,12 @@ CLAIMS = {"B": TOKENS, "G": TOKENS, "E": ("expert",), **dict.fromkeys("NFV", ("m
 
 
 class Layout(NamedTuple):
-    """How arrays lie and travel on the mesh; no result depends on it."""
+    """How arrays lie and travel; no result depends on it (but for a buffer that is too small)."""
 
     zero: bool = False  # parameters and optimizer state also over data (and expert, if it is free)
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
+    kernel: str = "blocks"  # see `moe.dispatch.grouped`
+    buffer: float = 2.0  # of `grouped`, times the even share
 
 
 _LAYOUT = jax.make_user_context(Layout())  # part of the key of every jit cache, as the mesh is
@@ -165,12 +167,17 @@ def over(fn: Callable, given, gives) -> Callable:
     return jax.shard_map(fn, in_specs=given, out_specs=gives)
 
 
-def vary(x: jax.Array) -> jax.Array:
-    """Inside `over`: x, the same for all tokens so far, as each device's own copy.
+def vary(tree):
+    """Inside `over`: arrays that are the same on several devices, as each device's own copies.
 
-    Its gradient is summed over the devices here, and not where x first meets tokens.
+    Their gradients are summed over the devices here, and not where they first meet tokens.
     """
-    return jax.lax.pcast(x, TOKENS, to="varying") if current() else x
+
+    def one(x):
+        same = tuple(axis for axis in AXES if axis not in jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, same, to="varying") if same else x
+
+    return jax.tree.map(one, tree) if current() else tree
 
 
 def check(mesh: Mesh, needs: dict[str, tuple[int, tuple[str, ...]]]) -> None:

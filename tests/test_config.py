@@ -14,6 +14,8 @@ from moe.training import config as training
 from moe.training import optimizer
 from tests import tiny
 
+DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_factor": 0.0}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -59,6 +61,13 @@ from tests import tiny
           "options": routing.expert_choice.Options(most=3)}, "at least k .*=4"),
         ({"router": "top_p", "options": routing.top_p.Options(entropy_weight=-1.0)},
          "moe.options.entropy_weight=-1.0 must not be negative"),
+        ({"dispatcher": "grouped"}, "moe.capacity_factor=1.0 does nothing with .*'grouped'"),
+        ({**DROPLESS, "eval_capacity_factor": 1.0}, "moe.eval_capacity_factor=1.0 does nothing"),
+        ({**DROPLESS, "expert_dropout": 0.1}, "moe.expert_dropout=0.1 does nothing"),
+        ({**DROPLESS, "options": routing.ranked.Options(rounds=1)}, "moe.options.rounds=1 does no"),
+        ({**DROPLESS, "options": routing.ranked.Options(batch_priority=True)},
+         "moe.options.batch_priority=True does nothing"),
+        ({**DROPLESS, "router": "expert_choice"}, "'grouped' cannot carry the Slots"),
     ],
 )  # fmt: skip
 def test_experts(changes, message):
@@ -89,6 +98,25 @@ def test_experts(changes, message):
 def test_models(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny.model(**changes)
+
+
+@pytest.mark.parametrize(
+    ("moe", "mesh", "message"),
+    [
+        ({}, {"kernel": "tokamax"}, "mesh.kernel='tokamax' does nothing without .*'grouped'"),
+        ({}, {"buffer": 3.0}, "mesh.buffer=3.0 does nothing without"),
+        (DROPLESS, {"transport": "all_gather"}, "mesh.transport='all_gather' does nothing with "),
+        (DROPLESS, {"kernel": "cuda"}, "mesh.kernel='cuda' is not one of 'blocks'"),
+        (DROPLESS, {"buffer": 0.0}, "mesh.buffer=0.0 must be above 0"),
+    ],
+)
+def test_how_tokens_travel(moe, mesh, message):
+    with pytest.raises(ValueError, match=message):
+        training.RunConfig(
+            model=tiny.model(vocab_size=300, moe=tiny.moe(**moe)),
+            train=training.TrainConfig(**TRAIN), data=prepare.DataConfig(vocab_size=300),
+            mesh=training.MeshConfig(**mesh),
+        )  # fmt: skip
 
 
 def test_layers_with_experts():

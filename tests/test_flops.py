@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from moe import flops
+from moe.dispatch import blocks
 from tests import tiny
 
 B, T, D, V = tiny.B, tiny.T, tiny.D, tiny.V
@@ -58,6 +59,16 @@ def test_the_one_hot_dispatcher_pays_for_its_products(group_size):
     assert got.products["dispatch"] == 5 * one_way
     plain = executed(tiny.sparse(group_size=group_size))
     assert got.total - plain.total == 5 * one_way
+
+
+def test_the_dropless_dispatcher_pays_for_its_slots():
+    """A little more than the even share; blocks of those who find none go as data decide."""
+    got = executed(
+        tiny.sparse(dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0, k=2)
+    )
+    rows = tiny.E * blocks.sizes(2 * TOKENS, tiny.E)[0]
+    assert 2 * TOKENS < rows < 2.5 * TOKENS
+    assert got.products["experts"] == 3 * experts_forward(rows)
 
 
 def test_the_oracle_pays_for_every_expert_on_every_token():

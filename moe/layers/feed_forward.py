@@ -1,31 +1,21 @@
-"""What a feed-forward computes: one dense layer, or a bank of E experts with packed weights.
+"""The weights of a feed-forward, or of a bank of E: `layers.bank` says what they compute."""
 
-Plain: act(x W_in) W_out (Vaswani et al. 2017, equation 2). Gated: (act(x W_gate) * x W_in) W_out
-(Shazeer 2020, "GLU variants improve transformer"). A bank is the same with an E axis.
-"""
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.layers import weights
-
-ACTIVATIONS = {  # name -> (function, gated)
-    "relu": (jax.nn.relu, False),
-    "gelu": (jax.nn.gelu, False),
-    "geglu": (jax.nn.gelu, True),
-    "swiglu": (jax.nn.silu, True),
-}
-
-
-def num_matrices(activation: str) -> int:
-    """Matrices of D x F in one feed-forward: 2, or 3 if gated."""
-    return 3 if ACTIVATIONS[activation][1] else 2
+from moe.layers import bank, weights
 
 
 class FeedForward(nn.Module):
-    """x_BTD -> y_BTD; with num_experts, x_EGCD -> y_EGCD where expert e computes row e."""
+    """x_BTD -> y_BTD; with num_experts, x_EGCD -> y_EGCD where expert e computes row e.
+
+    Args of `__call__`:
+      by: (x, weights) -> y instead, for x of any layout.
+    """
 
     d_ff: int
     activation: str
@@ -35,20 +25,25 @@ class FeedForward(nn.Module):
     dropout: float = 0.0  # of hidden units, in training
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
-        tokens, bank = ("BT", "") if self.num_experts is None else ("EGC", "E")
-        function, gated = ACTIVATIONS[self.activation]
-        into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
-        D, F = x.shape[-1], self.d_ff
-        h = jnp.einsum(into, x, self.matrix("w_in", bank + "DF", D, F))
-        if gated:
-            h = function(jnp.einsum(into, x, self.matrix("w_gate", bank + "DF", D, F))) * h
-        else:
-            h = function(h)
-        if train and self.dropout:
-            h = self.drop(h, tokens + "F")
-        w_out, layout = self.matrix("w_out", bank + "FD", F, D), sharding.out(tokens + "D")
-        return jnp.einsum(out_of, h, w_out, out_sharding=layout)  # sums over 'model'
+    def __call__(self, x, train: bool = False, by: Callable | None = None):
+        own = self.weights(x.shape[-1])
+        if by is not None:
+            return by(x, own)
+        tokens, experts = ("BT", "") if self.num_experts is None else ("EGC", "E")
+        drops = train and self.dropout
+        return bank.compute(
+            x, own, self.activation, tokens, experts,
+            between=(lambda h: self.drop(h, tokens + "F")) if drops else (lambda h: h),
+            layout=sharding.out(tokens + "D"),
+        )  # fmt: skip
+
+    def weights(self, D) -> bank.Weights:
+        """The matrices, born sharded."""
+        E, F = "" if self.num_experts is None else "E", self.d_ff
+        w_in, w_gate = self.matrix("w_in", E + "DF", D, F), None
+        if bank.ACTIVATIONS[self.activation][1]:
+            w_gate = self.matrix("w_gate", E + "DF", D, F)
+        return bank.Weights(w_in, self.matrix("w_out", E + "FD", F, D), w_gate)
 
     def drop(self, h, letters):
         """Srivastava et al. 2014: zeros with this probability, the rest scaled up."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from moe import dispatch, sharding
 from moe.config import ModelConfig
-from moe.dispatch import groups, transport
+from moe.dispatch import grouped, groups, transport
 from moe.layers import feed_forward, weights
 from moe.routing import assignment, contract, tally
 
@@ -32,23 +32,18 @@ class MoELayer(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, mask_BT, train: bool, ids_BT=None, domain_BT=None):
         moe = self.config.moe
-        dispatcher = dispatch.DISPATCHERS[moe.dispatcher]
         B, T, _ = x_BTD.shape
         S = moe.tokens_per_group(T)
         x_GSD, mask_GS = groups.split(x_BTD, S), groups.split(mask_BT, S)
-        C = assignment.capacity(moe.factor(train), S, moe.k, moe.num_experts)
+        C = moe.slots(S, train)
 
         with jax.named_scope("router"):
             setting = contract.Setting(moe.num_experts, moe.k, C, train, moe.options)
             routed = moe.routing.route(self.seen(x_GSD, mask_GS, ids_BT, domain_BT, train), setting)
-        with jax.named_scope("dispatch"):
-            seats = self.seats(routed, C)
-            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, seats)
-        with jax.named_scope("experts"):
-            y_EGCD = self.experts(moe.d_ff, moe.num_experts, "experts")(x_EGCD, train)
-        with jax.named_scope("dispatch"):
-            combine = functools.partial(dispatcher.combine, tokens=S)
-            y_GSD = transport.receive(combine, y_EGCD, seats)
+        if isinstance(routed.assignment, assignment.Choice):
+            for name, value in routed.assignment._asdict().items():
+                self.tell("choices", name, value)
+        y_GSD, seats = (self.dropless if moe.dropless else self.in_slots)(x_GSD, routed, C, train)
         with jax.named_scope("router"):
             self.tell("router", "tally", tally.count(routed, seats, mask_GS))
             if routed.policy is not None:
@@ -59,6 +54,29 @@ class MoELayer(nn.Module):
             return y_BTD
         with jax.named_scope("experts"):
             return y_BTD + self.experts(moe.shared_experts * moe.d_ff, None, "shared")(x_BTD, train)
+
+    def in_slots(self, x_GSD, routed, C, train):
+        """y_GSD by slots, and these: tokens that chose are seated, the others sit already."""
+        moe = self.config.moe
+        dispatcher = dispatch.DISPATCHERS[moe.dispatcher]
+        with jax.named_scope("dispatch"):
+            seats = self.seats(routed, C)
+            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, seats)
+        with jax.named_scope("experts"):
+            y_EGCD = self.experts(moe.d_ff, moe.num_experts, "experts")(x_EGCD, train)
+        with jax.named_scope("dispatch"):
+            combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
+            return transport.receive(combine, y_EGCD, seats), seats
+
+    def dropless(self, x_GSD, routed, _, train):
+        """y_GSD of every choice, and what became of them."""
+        moe, activation = self.config.moe, self.config.activation
+
+        def by(x_GSD, weights):
+            return grouped.apply(x_GSD, routed.assignment, weights, activation)
+
+        with jax.named_scope("dispatch"):
+            return self.experts(moe.d_ff, moe.num_experts, "experts")(x_GSD, train, by)
 
     def experts(self, d_ff, number, name):
         """All E experts in packed weights, or those that every token meets as one."""
@@ -119,12 +137,10 @@ class MoELayer(nn.Module):
         return jnp.einsum("GSD,DE->GSE", x_GSD, w, precision=jax.lax.Precision.HIGHEST)
 
     def seats(self, routed, C):
-        """Slots, or Mixing: tokens that chose are seated, the others sit already."""
+        """Slots, or Mixing."""
         assigned = routed.assignment
         if not isinstance(assigned, assignment.Choice):
             return assigned
-        for name, value in assigned._asdict().items():
-            self.tell("choices", name, value)
         E, priority_GS = self.config.moe.num_experts, routed.priority_GS
         seat = lambda choice, priority: assignment.seat(choice, E, C, priority)  # noqa: E731
         return sharding.over_groups(seat)(assigned, priority_GS)

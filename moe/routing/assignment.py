@@ -39,6 +39,22 @@ class Mixing(NamedTuple):
     combine_GSEC: jax.Array
 
 
+class Order(NamedTuple):
+    """The P = S * K (token, choice) pairs of each group, those of the same expert together."""
+
+    pair_GP: jax.Array  # pair s * K + k; those without an expert come last
+    start_GE: jax.Array  # where each expert's pairs start
+    count_GE: jax.Array
+
+
+class Kept(NamedTuple):
+    """What became of choices that have no slots."""
+
+    kept_GSK: jax.Array  # True where an expert took the token
+    rows: jax.Array  # that experts computed, padding included
+    experts: int  # E
+
+
 def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
     """Slots per expert in a group: C = ceil(factor * S * K / E), at most S.
 
@@ -67,12 +83,17 @@ def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
     Raises:
       ValueError: if a group is too large for its sort keys to be int32.
     """
-    G, S, K = choice.expert_GSK.shape
+    return seats_of(choice, order(choice.expert_GSK, experts, priority_GS), slots)
+
+
+def order(expert_GSK, experts: int, priority_GS=None) -> Order:
+    """Sorts the pairs of each group by expert, and inside one as `seat` says."""
+    G, S, K = expert_GSK.shape
     if (experts + 1) * S * K > 2**31:
         raise ValueError(
             f"(num_experts={experts} + 1) * group_size={S} * k={K} exceeds 2^31: use smaller groups"
         )
-    expert_GP = choice.expert_GSK.reshape(G, S * K)
+    expert_GP = expert_GSK.reshape(G, S * K)
     # One integer carries expert and order, so that a plain sort is a stable one.
     if priority_GS is not None:
         comes_GS = jnp.argsort(-priority_GS, axis=-1, stable=True)
@@ -83,8 +104,15 @@ def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
         sorted_GP = jnp.sort(expert_GP * (S * K) + jnp.arange(S * K)[None], axis=-1)
         pair_GP = sorted_GP % (S * K)
     count_GE = (expert_GP[..., None] == jnp.arange(experts)[None, None]).sum(1, dtype=jnp.int32)
-    end_GE = jnp.cumsum(count_GE, axis=-1)
-    start_GE = end_GE - count_GE
+    return Order(pair_GP, jnp.cumsum(count_GE, axis=-1) - count_GE, count_GE)
+
+
+def seats_of(choice: Choice, order: Order, slots: int) -> Slots:
+    """The first `slots` pairs of each expert sit down."""
+    G, S, K = choice.expert_GSK.shape
+    pair_GP, start_GE, count_GE = order
+    experts, end_GE = start_GE.shape[1], start_GE + count_GE
+    expert_GP = choice.expert_GSK.reshape(G, S * K)
 
     at_GEC = start_GE[..., None] + jnp.arange(slots)[None, None]
     taken_GEC = at_GEC < end_GE[..., None]
@@ -92,8 +120,7 @@ def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
     token_GEC = jnp.where(taken_GEC, pair_GEC // K, S)
     gate_GEC = jnp.where(taken_GEC, _take(choice.gate_GSK.reshape(G, S * K), pair_GEC), 0.0)
 
-    order_GP = jnp.argsort(pair_GP, axis=-1)
-    rank_GP = order_GP - _take(start_GE, expert_GP)
+    rank_GP = jnp.argsort(pair_GP, axis=-1) - _take(start_GE, expert_GP)
     kept_GP = (rank_GP < slots) & (expert_GP < experts)
     slot_GP = jnp.where(kept_GP, expert_GP * slots + rank_GP, experts * slots)
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
@@ -120,6 +147,14 @@ def mix(slots: Slots | Mixing, tokens: int) -> Mixing:
         return slots
     dispatch_GSEC = jnp.moveaxis(jax.nn.one_hot(slots.token_GEC, tokens, dtype=jnp.float32), -1, 1)
     return Mixing(dispatch_GSEC, dispatch_GSEC * slots.gate_GEC[:, None])
+
+
+def kept(seats: Slots | Kept) -> Kept:
+    """What became of the choices that were seated."""
+    if isinstance(seats, Kept):
+        return seats
+    _, E, C = seats.token_GEC.shape
+    return Kept(seats.slot_GSK < E * C, jnp.float32(seats.token_GEC.size), E)
 
 
 def of_experts(seats: Slots | Mixing, first, number: int) -> Slots | Mixing:

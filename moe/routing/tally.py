@@ -39,7 +39,7 @@ def count(routed: contract.Routed, seats, mask_GS) -> Tally:
 
     Args:
       routed: what the router said.
-      seats: Slots, or Mixing, in which every slot takes a part of every token.
+      seats: Slots, Mixing, in which every slot takes a part of every token, or Kept.
       mask_GS: True for real tokens.
     """
     real_GS1 = mask_GS[..., None].astype(jnp.float32)
@@ -58,10 +58,9 @@ def _square_lse(logits_GSE):
     return jnp.square(jax.nn.logsumexp(logits_GSE, axis=-1, keepdims=True))
 
 
-def _of_choice(routed, slots, mask_GS):
+def _of_choice(routed, seats, mask_GS):
     choice = routed.assignment
-    E, C = slots.token_GEC.shape[1:]
-    kept_GSK = slots.slot_GSK < E * C
+    kept_GSK, rows, E = assignment.kept(seats)
     wished_GSK = choice.expert_GSK
     if routed.wished is not None:
         wished_GSK = jnp.where(mask_GS[..., None], routed.wished, E)
@@ -70,7 +69,7 @@ def _of_choice(routed, slots, mask_GS):
         "kept_KE": _by_expert(jnp.where(kept_GSK, choice.expert_GSK, E), E),
         "missed": (mask_GS & ~kept_GSK.any(-1)).sum(dtype=jnp.float32),
         "gate": choice.gate_GSK.sum(),
-        "slots": jnp.float32(slots.token_GEC.size),
+        "slots": rows,
     }
 
 
@@ -161,8 +160,8 @@ def statistics(tally: Tally) -> dict[str, jax.Array]:
       unused: number of experts that no token chose.
       gate: mean gate of a pair.
       realised_k: pairs per token.
-      realised_capacity: slots per pair, the price of static shapes; the experts compute them all
-        (behind the oracle dispatcher, they compute every token instead).
+      realised_capacity: slots per pair, which the experts compute all (behind the oracle
+        dispatcher, they compute every token instead), or computed rows: the price of static shapes.
       And of routers with probabilities:
       entropy: mean entropy of a token's probabilities, nats; log E when undecided.
       balance: the balance loss, unweighted.

@@ -9,7 +9,7 @@ from moe import config as configs
 from moe import sharding
 from moe.config import ModelConfig
 from moe.data import prepare
-from moe.dispatch import groups, transport
+from moe.dispatch import grouped, groups, transport
 from moe.training import optimizer
 from moe.training.optimizer import OptimizerConfig
 
@@ -50,9 +50,13 @@ class MeshConfig:
     model: int = 1
     zero: bool = False  # see `moe.sharding`
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
+    kernel: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
+    buffer: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
 
     def __post_init__(self):
         configs.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
+        configs.one_of("mesh.kernel", self.kernel, grouped.KERNELS)
+        configs.positive(self, "mesh", ("buffer",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,19 @@ class RunConfig:
         )
         if self.model.moe:
             groups.check(self.micro_batch, self.train.seq_len, self.group_size)
+        self._check_travel()
+
+    def _check_travel(self):
+        """Refuses ways across the mesh that the dispatcher does not go."""
+        dropless = bool(self.model.moe and self.model.moe.dropless)
+        for name in ("transport",) if dropless else ("kernel", "buffer"):
+            value, default = getattr(self.mesh, name), getattr(MeshConfig, name)
+            configs.require(
+                value == default,
+                f"mesh.{name}={value!r} does nothing"
+                + (" with" if dropless else " without")
+                + f" moe.dispatcher='grouped': leave it at {default!r}",
+            )
 
     @property
     def micro_batch(self) -> int:
@@ -97,7 +114,8 @@ class RunConfig:
     @property
     def layout(self) -> sharding.Layout:
         """How arrays lie and travel."""
-        return sharding.Layout(self.mesh.zero, self.mesh.transport)
+        m = self.mesh
+        return sharding.Layout(m.zero, m.transport, m.kernel, m.buffer)
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""

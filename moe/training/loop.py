@@ -12,6 +12,7 @@ from moe import config as configs
 from moe import routing as routers
 from moe import sharding
 from moe.data import batches, masking, prepare
+from moe.dispatch import grouped
 from moe.evaluation import text
 from moe.training import checkpoint, files, metrics, observing, step
 from moe.training.config import RunConfig
@@ -116,10 +117,11 @@ def mesh_of(run: RunConfig):
     """The run's mesh over all devices.
 
     Raises:
-      ValueError: if it does not fit the devices or does not divide the run.
+      ValueError: if it does not fit the devices, does not divide the run, or has no such kernel.
     """
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model)
     sharding.check(mesh, run.shared())
+    grouped.check(run.mesh.kernel)
     return mesh
 
 

@@ -1,0 +1,105 @@
+"""Dropless: every choice is computed, whatever the loads (as MegaBlocks, Gale et al. 2022).
+
+No capacity and no groups: a device routes its tokens, sends each choice to the device of its
+expert, and experts compute as many rows as came. What computes them is a kernel, `KERNELS`.
+
+Shapes are static, so with e devices along 'expert' each sends to each a buffer of
+`layout.buffer` times the even share of its choices. What does not fit is not computed; it is
+counted as dropped, and reported (with a buffer of e nothing can be lost).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.dispatch import blocks, gather, ragged
+from moe.layers import bank
+from moe.routing import assignment
+
+KINDS = (assignment.Choice,)  # what it carries
+
+
+class Kernel(NamedTuple):
+    """(x_SD, choice, weights, activation) -> y_SD and computed rows; where it is fast."""
+
+    apply: Callable
+    backends: tuple[str, ...]
+
+
+KERNELS = {
+    "blocks": Kernel(blocks.apply, ("cpu", "gpu", "tpu")),
+    "ragged_dot": Kernel(ragged.by_xla, ("tpu",)),
+    "tokamax": Kernel(ragged.by_tokamax, ("gpu", "tpu")),
+}
+
+
+def check(kernel: str) -> None:
+    """Refuses a kernel that would be a dense product on the devices that are here.
+
+    Raises:
+      ValueError: with those that are not.
+    """
+    backend = jax.default_backend()
+    fit = [name for name, k in KERNELS.items() if backend in k.backends]
+    if kernel not in fit:
+        raise ValueError(
+            f"mesh.kernel={kernel!r} is no grouped product on {backend}: there XLA multiplies every"
+            f" row with every expert. Use {' or '.join(map(repr, fit))}"
+        )
+
+
+def apply(x_GSD, choice: assignment.Choice, weights: bank.Weights, activation: str):
+    """y_s = sum_k gate_sk f_e(x_s) over all experts of the mesh.
+
+    Args:
+      x_GSD: tokens.
+      choice: expert_GSK and gate_GSK; expert E is nobody.
+      weights: of E experts, as they lie on the mesh.
+      activation: of `bank.ACTIVATIONS`.
+
+    Returns:
+      y_GSD and `assignment.Kept`.
+    """
+    kernel = functools.partial(KERNELS[sharding.layout().kernel].apply, activation=activation)
+    gated = weights.w_gate is not None
+    of_weights = bank.Weights("EDF", "EFD", "EDF" if gated else None)
+    local = functools.partial(_local, kernel, sharding.layout().buffer)
+    own = sharding.over(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
+    y_GSD, kept_GSK, rows = own(x_GSD, choice, weights)
+    return y_GSD, assignment.Kept(kept_GSK, rows.sum().astype(jnp.float32), len(weights.w_in))
+
+
+def _local(kernel, buffer, x_GSD, choice, weights):
+    """One device's tokens, there and back."""
+    (G, S, D), K = x_GSD.shape, choice.expert_GSK.shape[-1]
+    expert_1SK, gate_1SK = (x.reshape(1, G * S, K) for x in choice)
+    x_SD, gate_1SK, weights = sharding.vary((x_GSD.reshape(G * S, D), gate_1SK, weights))
+    mine, devices = len(weights.w_in), sharding.num_devices(("expert",))
+    here = assignment.Choice(expert_1SK, gate_1SK)
+    if devices == 1:
+        y_SD, rows = kernel(x_SD, here, weights)
+        kept_1SK = expert_1SK < mine
+    else:
+        C = min(G * S * K, math.ceil(buffer * G * S * K / devices))
+        slots = assignment.seat(here._replace(expert_GSK=expert_1SK // mine), devices, C)
+        kept_1SK = slots.slot_GSK < devices * C
+        x_MD = _cross(gather.dispatch(x_SD[None], slots).reshape(devices * C, D))
+        expert_M = jnp.full(devices * C, mine, jnp.int32)
+        expert_M = expert_M.at[slots.slot_GSK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
+        expert_M = _cross(expert_M)[None, :, None]
+        ones = sharding.vary(jnp.ones(expert_M.shape, jnp.float32))
+        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights)
+        y_SD = gather.combine(_cross(y_MD).reshape(1, devices, C, D), slots, G * S)[0]
+    if sharding.current():
+        y_SD = jax.lax.psum(y_SD, "model")
+    return y_SD.reshape(G, S, D), kept_1SK.reshape(G, S, K), rows[None]
+
+
+def _cross(x_M):
+    """Part i of the rows goes to device i, which lays what comes from device j in its part j."""
+    return jax.lax.all_to_all(x_M, "expert", split_axis=0, concat_axis=0, tiled=True)

@@ -1,0 +1,241 @@
+"""Dropless experts: every kernel is plain arithmetic, on every mesh, and spends no FLOPs on E."""
+
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe import counting, hlo
+from moe.dispatch import blocks, grouped
+from moe.layers import bank, moe
+from moe.routing import assignment
+from tests import tiny
+
+D, F = 6, 10
+KERNELS = pytest.mark.parametrize("name", ["blocks", "ragged_dot"])
+CASES = {  # tokens, K, E, how much the first experts are preferred
+    "even": (40, 2, 4, 0.0),
+    "crowded": (40, 2, 4, 3.0),
+    "all to one": (37, 1, 5, 99.0),
+    "two rows an expert": (40, 1, 16, 1.0),
+    "fewer rows than experts": (5, 2, 32, 1.0),
+}
+
+
+def case(tokens, k, experts, skew, seed=0):
+    """Choices, the last three tokens padding; x, gates and weights."""
+    rng = np.random.default_rng(seed)
+    score = rng.random((tokens, experts)) + skew * np.arange(experts)[::-1]
+    expert_1SK = np.argsort(-score, axis=-1)[None, :, :k].astype(np.int32)
+    expert_1SK[0, -3:] = experts
+    gate_1SK = np.where(expert_1SK < experts, rng.random((1, tokens, k)), 0)
+    shapes = (tokens, D), *((experts, *shape) for shape in ((D, F), (F, D), (D, F)))
+    x_SD, *weights = (rng.normal(size=shape) for shape in shapes)
+    floats = x_SD, gate_1SK, bank.Weights(*weights)
+    return expert_1SK, jax.tree.map(lambda x: x.astype(np.float32), floats)
+
+
+def plain(expert_1SK, activation, x_SD, gate_1SK, weights):
+    """Every expert on every token."""
+    one = lambda *w: bank.compute(x_SD, bank.Weights(*w), activation, "S")  # noqa: E731
+    hit_SKE = jax.nn.one_hot(expert_1SK[0], len(weights.w_in), dtype=x_SD.dtype)
+    return jnp.einsum("SKE,SK,ESD->SD", hit_SKE, gate_1SK[0], jax.vmap(one)(*weights))
+
+
+def by_kernel(name, expert_1SK, activation, x_SD, gate_1SK, weights):
+    choice = assignment.Choice(expert_1SK, gate_1SK)
+    return grouped.KERNELS[name].apply(x_SD, choice, weights, activation)[0]
+
+
+def with_gradients(fn, floats):
+    """y, and the gradients of a sum of y with weights that differ everywhere."""
+    weight = np.random.default_rng(9).normal(size=floats[0].shape)
+
+    def weighted(*floats):
+        y_SD = fn(*floats)
+        return (y_SD.astype(jnp.float32) * weight.astype(np.float32)).sum(), y_SD
+
+    (_, y_SD), grads = jax.jit(jax.value_and_grad(weighted, (0, 1, 2), has_aux=True))(*floats)
+    return y_SD, grads
+
+
+@functools.cache
+def expected(name, activation="geglu"):
+    expert_1SK, floats = case(*CASES[name])
+    return with_gradients(functools.partial(plain, expert_1SK, activation), floats)
+
+
+@KERNELS
+@pytest.mark.parametrize("loads", CASES)
+def test_values_and_gradients_are_those_of_plain_arithmetic(name, loads):
+    expert_1SK, floats = case(*CASES[loads])
+    got = with_gradients(functools.partial(by_kernel, name, expert_1SK, "geglu"), floats)
+    tiny.assert_close(got, expected(loads), rtol=1e-4, atol=1e-5)
+
+
+@KERNELS
+def test_without_a_gate_matrix(name):
+    expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES["crowded"])
+    floats = x_SD, gate_1SK, weights._replace(w_gate=None)
+    got = with_gradients(functools.partial(by_kernel, name, expert_1SK, "relu"), floats)
+    one = lambda *w: bank.compute(x_SD, bank.Weights(*w), "relu", "S")  # noqa: E731
+    y_ESD = jax.vmap(one)(weights.w_in, weights.w_out)
+    want = jnp.einsum("SKE,SK,ESD->SD", jax.nn.one_hot(expert_1SK[0], 4), gate_1SK[0], y_ESD)
+    tiny.assert_close(got[0], want, rtol=1e-4, atol=1e-5)
+    assert got[1][2].w_gate is None
+
+
+@KERNELS
+@pytest.mark.parametrize("loads", ["even", "all to one", "fewer rows than experts"])
+def test_an_expert_without_tokens_gets_a_gradient_of_exact_zeros(name, loads):
+    expert_1SK, floats = case(*CASES[loads])
+    experts = CASES[loads][2]
+    expert_1SK = np.where(expert_1SK == 1, 0, expert_1SK)
+    _, (_, _, grads) = with_gradients(
+        functools.partial(by_kernel, name, expert_1SK, "geglu"), floats
+    )
+    met_E = np.isin(np.arange(experts), expert_1SK)
+    assert 0 < met_E.sum() < experts
+    for grad in jax.tree.leaves(grads):
+        np.testing.assert_array_equal(np.asarray(grad).any((1, 2)), met_E)
+
+
+@KERNELS
+@pytest.mark.parametrize("loads", ["crowded", "fewer rows than experts"])
+def test_bfloat16_is_within_three_percent(name, loads):
+    """Of the largest entry, values and gradients: eight bits, and sums of tens of terms."""
+    expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES[loads])
+    low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (x_SD, weights))
+    fn = functools.partial(by_kernel, name, expert_1SK, "geglu")
+    y_SD, (dx_SD, _, dweights) = with_gradients(fn, (low[0], gate_1SK, low[1]))
+    assert {x.dtype.name for x in jax.tree.leaves((y_SD, dx_SD, dweights))} == {"bfloat16"}
+    want_y, (want_dx, _, want_dweights) = expected(loads)
+    got, want = (y_SD, dx_SD, dweights), (want_y, want_dx, want_dweights)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.abs(np.asarray(a, np.float32) - b).max() < 0.03 * np.abs(b).max()
+
+
+def test_what_blocks_compute():
+    """Slots, and whole blocks for those who find none."""
+    expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES["crowded"])
+    choice = assignment.Choice(expert_1SK, gate_1SK)
+    rows = jax.jit(blocks.apply, static_argnums=3)(x_SD, choice, weights, "relu")[1]
+    slots, block = blocks.sizes(80, 4)
+    over_E = np.maximum(np.bincount(expert_1SK.ravel(), minlength=5)[:4] - slots, 0)
+    assert over_E.any() and rows == 4 * slots + (-(-over_E // block)).sum() * block
+
+
+def test_a_few_tokens_read_the_weights_of_their_own_experts_only():
+    expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES["fewer rows than experts"])
+    met_E = np.isin(np.arange(32), expert_1SK)
+    broken = jax.tree.map(lambda w: np.where(met_E[:, None, None], w, np.nan), weights)
+    got = by_kernel("blocks", expert_1SK, "geglu", x_SD, gate_1SK, broken)
+    tiny.assert_close(got, expected("fewer rows than experts")[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("experts", [8, 64])
+def test_no_program_multiplies_every_row_with_every_expert(experts):
+    """FLOPs of the compiled program over those of the rows alone; XLA's own product fails this."""
+    expert_1SK, floats = case(512, 1, experts, 0.0)
+    ideal = 3 * 3 * 2 * 512 * D * F
+
+    def over_ideal(name):
+        fn = functools.partial(by_kernel, name, expert_1SK, "geglu")
+        step = jax.grad(lambda *floats: fn(*floats).sum(), (0, 1, 2))
+        text = jax.jit(step).lower(*floats).compile().as_text()
+        return hlo.products(text) / ideal, step
+
+    compiled, step = over_ideal("blocks")
+    slots, block = blocks.sizes(512, experts)
+    in_slots = experts * slots / 512
+    assert in_slots <= compiled < in_slots + 2 * block / 512 < 1.6
+    assert counting.count(step, *floats).total == pytest.approx(in_slots * ideal)
+    assert over_ideal("ragged_dot")[0] == experts
+
+
+def test_kernels_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokamax", None)
+    expert_1SK, floats = case(*CASES["even"])
+    with pytest.raises(ValueError, match="pip install tokamax"):
+        by_kernel("tokamax", expert_1SK, "geglu", *floats)
+
+
+def test_tokamax_is_asked_for_its_own_kernels(monkeypatch):
+    """Of which none runs here: its place is taken by XLA's product."""
+    asked = []
+
+    class Tokamax:
+        @staticmethod
+        def ragged_dot(x_PD, w_EDF, count_E, implementation):
+            asked.append(implementation)
+            return jax.lax.ragged_dot(x_PD, w_EDF, count_E)
+
+    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+    expert_1SK, floats = case(*CASES["even"])
+    got = by_kernel("tokamax", expert_1SK, "geglu", *floats)
+    tiny.assert_close(got, expected("even")[0], rtol=1e-4, atol=1e-5)
+    assert set(asked) == {("mosaic", "triton")}
+
+
+# Through the layer, where choices travel between devices.
+
+BATCH, LENGTH, EXPERTS = 16, 8, 8
+
+
+@functools.cache
+def through_layer(dispatcher, mesh, factor, k=2, **layout):
+    """(y, tally), and the gradients for x, router and experts."""
+    config = tiny.sparse(
+        num_experts=EXPERTS, k=k, dispatcher=dispatcher, capacity_factor=factor,
+        eval_capacity_factor=factor,
+    )  # fmt: skip
+    layer = moe.MoELayer(config)
+    weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
+
+    def weighted(params, x_BTD, mask_BT, weight_BTD):
+        y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["tally"])
+
+    with tiny.on(mesh, **layout):
+        inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))
+        step = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))
+        (_, results), grads = step(tiny.experts_params(config), *inputs)
+        return tiny.host((results, grads))
+
+
+@pytest.mark.parametrize("mesh", ["none", *tiny.MESHES])
+def test_one_device_and_many(mesh):
+    """A buffer of e even shares holds whatever comes."""
+    (y, tally), grads = through_layer("grouped", mesh, 0.0, buffer=8.0)
+    (y_want, tally_want), grads_want = through_layer("oracle", "none", EXPERTS / 2)
+    tiny.assert_close(y, y_want)
+    tiny.assert_close(grads, grads_want)
+    assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
+    tiny.assert_close(tally._replace(slots=0), tally_want._replace(slots=0))
+    pairs = tally.chosen_KE.sum()
+    assert tally.kept_KE.sum() == pairs <= tally.slots
+
+
+def test_the_ragged_kernel_on_a_mesh():
+    (y, tally), grads = through_layer("grouped", "2x4x1", 0.0, buffer=8.0, kernel="ragged_dot")
+    (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
+    tiny.assert_close(y, y_want)
+    tiny.assert_close(grads, grads_want)
+
+
+def test_kernels_that_would_be_dense_here_are_refused():
+    with pytest.raises(ValueError, match="'ragged_dot' is no grouped product on cpu.*Use 'blocks'"):
+        grouped.check("ragged_dot")
+    grouped.check("blocks")
+
+
+def test_what_does_not_fit_into_the_buffer_is_counted():
+    """Half an even share holds at most half of a device's choices."""
+    (y, tally), _ = through_layer("grouped", "2x4x1", 0.0, k=1, buffer=0.5)
+    chosen, kept = tally.chosen_KE.sum(), tally.kept_KE.sum()
+    assert 0.25 * chosen < kept <= 0.55 * chosen
+    mask_BT = np.asarray(tiny.layer_inputs(BATCH, LENGTH)[1])
+    assert tally.missed == chosen - kept == (mask_BT & ~y.any(-1)).sum()
