@@ -1,4 +1,4 @@
-"""Figures: the equal-FLOPs comparison, and how expert parallelism scales."""
+"""Figures of the studies and of the benchmarks."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure
 
-from moe.analysis import routers, scaling
+from moe.analysis import dispatching, routers, scaling
 
 
 def scaling_figure(records: list[dict]) -> figure.Figure:
@@ -128,6 +128,27 @@ def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
         axis.set(title=name, xlabel="steps")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of the choices, each expert\n(first MoE layer, seed 0)")
+    return drawn
+
+
+def dispatch_figure(rows: list[dict]) -> figure.Figure:
+    """Time over the dense feed-forward's and over the floor, of training at every cell."""
+    cells = [c for c in dispatching.by_cell(rows).values() if c["dense"]["way"] == "training"]
+    names = list(dict.fromkeys(name for cell in cells for name in cell if name != "dense"))
+    drawn = figure.Figure(figsize=(14, 0.42 * len(cells) + 1.8), layout="constrained")
+    axes = drawn.subplots(1, 2, sharey=True)
+    for axis, key in zip(axes, ("ratio_to_dense", "ratio_to_floor"), strict=True):
+        for i, name in enumerate(names):
+            points = [(c[name][key], y) for y, c in enumerate(cells) if key in c.get(name, {})]
+            if points:
+                axis.plot(*zip(*points, strict=True), "os^vD*Px"[i % 8], label=name, ms=6)
+        axis.axvline(1, color="black", ls=":", lw=1)
+        axis.set(xlabel=key.replace("_", " "), xscale="log")
+        axis.grid(alpha=0.3)
+    words = "E={experts} K={k} {activation} {loads} {tokens} tokens {dtype} x{factor:g}"
+    axes[0].set_yticks(range(len(cells)), [words.format(**c["dense"]) for c in cells], fontsize=8)
+    axes[0].invert_yaxis()
+    axes[0].legend(fontsize=8)
     return drawn
 
 

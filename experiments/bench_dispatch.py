@@ -1,0 +1,228 @@
+"""What does it cost to reach the experts? Dispatchers beside dense feed-forwards of equal FLOPs.
+
+    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py --peers
+
+A cell is a size of layer, a number of tokens and their choices. Its programs run one after the
+other, again and again, and medians are compared:
+
+- `dense`: the feed-forward of equal active FLOPs, K * F wide;
+- `floor`: what no dispatcher goes below: the dense feed-forward as wide as the dispatcher's
+  executed FLOPs, and the time to stream the experts' weights (read once forward; in training read
+  twice more and their gradients written once) at the bandwidth of a copy measured beside it;
+- `gather`, `grouped`, `einsum` with groups of so many tokens: seats, dispatch, experts, combine;
+- with --peers, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
+
+Routers' own arithmetic is not in it: choices are given. Forward, and forward with all gradients.
+"""
+
+import functools
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command, peers, timing
+from moe import counting, hlo, sharding
+from moe.analysis import dispatching, plots
+from moe.dispatch import einsum, gather, grouped
+from moe.layers import bank
+from moe.routing import assignment
+from moe.training import files
+
+COPIED = 2**26  # numbers of the copy that measures bandwidth: 256 MiB
+PASSES = {"forward": 1, "training": 4}  # and how often each weight is streamed
+
+
+class Cell(NamedTuple):
+    """One size of layer, and its tokens."""
+
+    tokens: int
+    d_model: int
+    d_ff: int
+    dtype: str
+    experts: int
+    k: int
+    factor: float  # of the capacity of dispatchers with slots
+    loads: str  # see `choices`
+    activation: str
+    einsum_groups: tuple[int, ...]
+
+
+class Program(NamedTuple):
+    """A compiled call, and what is known of it before it runs."""
+
+    call: callable
+    facts: dict
+
+
+def choices(cell, seed: int = 0) -> assignment.Choice:
+    """Who goes where, [1, S, K]: evenly ("uniform"), or drawn with unequal chances.
+
+    "learned" has the spread of loads of trained routers (largest load about twice the mean, as in
+    `experiments/RESULTS.md`), "skewed" is Zipf's law.
+    """
+    rng, S, K, E = np.random.default_rng(seed), cell.tokens, cell.k, cell.experts
+    if cell.loads == "uniform":
+        expert_SK = (np.arange(S * K).reshape(S, K) % E)[rng.permutation(S)]
+    else:
+        log_p_E = {
+            "learned": rng.normal(0, 0.3, E),
+            "skewed": -np.log(1 + np.arange(E)),
+        }[cell.loads]
+        expert_SK = np.argsort(-(log_p_E + rng.gumbel(size=(S, E))), axis=-1)[:, :K]
+    gate_SK = rng.random((S, K)) + 0.5
+    gate_SK /= gate_SK.sum(-1, keepdims=True)
+    return assignment.Choice(
+        jnp.asarray(expert_SK[None], jnp.int32), jnp.asarray(gate_SK[None], jnp.float32)
+    )
+
+
+def by_slots(dispatcher, slots, group, activation, x_SD, choice, weights):
+    """y_SD by a dispatcher with so many slots an expert, in groups of so many tokens."""
+    S, D = x_SD.shape
+    x_GSD = x_SD.reshape(-1, group, D)
+    choice = jax.tree.map(lambda x: x.reshape(-1, group, x.shape[-1]), choice)
+    seats = assignment.seat(choice, len(weights.w_in), slots)
+    x_EGCD = dispatcher.dispatch(x_GSD, seats).swapaxes(0, 1)
+    with jax.named_scope("experts"):
+        y_EGCD = bank.compute(x_EGCD, weights, activation, "EGC", "E")
+    return dispatcher.combine(y_EGCD.swapaxes(0, 1), seats, group).reshape(S, D)
+
+
+def dropless(activation, x_SD, choice, weights):
+    """y_SD by the grouped dispatcher's kernel."""
+    return grouped.KERNELS[sharding.layout().kernel].apply(x_SD, choice, weights, activation)[0]
+
+
+def dense(activation, x_SD, _, weights):
+    """y_SD of a feed-forward that every token meets."""
+    return bank.compute(x_SD, weights, activation, "S")
+
+
+def layers(cell) -> dict:
+    """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
+    S, K, E = cell.tokens, cell.k, cell.experts
+    size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
+    found = {"gather": (by_slots, gather, size(S), S), "grouped": (dropless,)}
+    rows = {"gather": E * size(S), "grouped": E * grouped.blocks.sizes(S * K, E)[0]}
+    for group in cell.einsum_groups:
+        found[f"einsum_{group}"] = (by_slots, einsum, size(group), group)
+        rows[f"einsum_{group}"] = E * size(group) * (S // group)
+    made = {name: functools.partial(*how, cell.activation) for name, how in found.items()}
+    return {name: (layer, rows[name] / (S * K)) for name, layer in made.items()}
+
+
+def draw(cell, width: int, experts: tuple = ()) -> bank.Weights:
+    """Random weights of one feed-forward or of E."""
+    key, D = jax.random.key(width), cell.d_model
+    gated = bank.ACTIVATIONS[cell.activation][1]
+
+    @jax.jit
+    def make():
+        one = lambda *shape: 0.02 * jax.random.normal(key, (*experts, *shape), cell.dtype)  # noqa: E731
+        return bank.Weights(one(D, width), one(width, D), one(D, width) if gated else None)
+
+    return make()
+
+
+def program(layer, way: str, x_SD, choice, weights) -> Program:
+    """Compiles a layer's forward pass, or it and all its gradients."""
+
+    def training(x_SD, choice, weights, dy_SD):
+        apply = lambda x, gate, w: layer(x, choice._replace(gate_GSK=gate), w)  # noqa: E731
+        y_SD, transpose = jax.vjp(apply, x_SD, choice.gate_GSK, weights)
+        return y_SD, transpose(dy_SD)
+
+    def forward(x_SD, choice, weights, _):
+        return layer(x_SD, choice, weights)
+
+    fn = {"forward": forward, "training": training}[way]
+    args = x_SD, choice, weights, jnp.ones_like(x_SD)
+    began = time.perf_counter()
+    compiled = jax.jit(fn).lower(*args).compile()
+    facts = {
+        "compile_seconds": time.perf_counter() - began,
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "executed_flops": counting.count(fn, *args).total,
+        "compiled_flops": hlo.products(compiled.as_text()),
+    }
+    return Program(functools.partial(compiled, *args), facts)
+
+
+def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
+    """All programs of a cell."""
+    choice = choices(cell)
+    x_SD = jax.random.normal(jax.random.key(0), (cell.tokens, cell.d_model), cell.dtype)
+    weights = draw(cell, cell.d_ff, (cell.experts,))
+    found = {}
+    wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
+    found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
+    for name, (layer, rows) in layers(cell).items():
+        found[name] = program(layer, way, x_SD, choice, weights)
+        own = draw(cell, round(wide * rows))
+        found[f"floor of {name}"] = program(plain, way, x_SD, choice, own)
+        found[name].facts["realised_capacity"] = rows
+    copied = jnp.zeros(COPIED, jnp.float32)
+    found["copy"] = program(lambda x, *_: x + 1, "forward", copied, choice, None)
+    if with_peers:
+        for name, call in peers.calls(cell, choice, way == "training").items():
+            found[name] = Program(call, {})
+    return found
+
+
+def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
+    """Runs the programs of a cell side by side; one line of rows.jsonl for each."""
+    what = f"E={cell.experts} K={cell.k} {cell.activation} {cell.loads} {cell.dtype} {way}"
+    taken = timing.interleaved({name: p.call for name, p in found.items()}, rounds, what)
+    seconds = {name: float(np.median(times)) for name, times in taken.items()}
+    matrices = bank.num_matrices(cell.activation) * cell.d_model * cell.d_ff * cell.experts
+    streamed = PASSES[way] * matrices * jnp.dtype(cell.dtype).itemsize
+    bandwidth = 2 * 4 * COPIED / seconds["copy"]
+    made = []
+    for name, one in found.items():
+        if name.startswith("floor of ") or name == "copy":
+            continue
+        line = {
+            **cell._asdict(), "way": way, "program": name, "seconds": seconds[name],
+            "ratio_to_dense": seconds[name] / seconds["dense"], **one.facts,
+        }  # fmt: skip
+        if "realised_capacity" in one.facts:
+            floor = seconds[f"floor of {name}"] + streamed / bandwidth
+            line |= {
+                "ratio_over_capacity": line["ratio_to_dense"] / one.facts["realised_capacity"],
+                "floor_seconds": floor,
+                "ratio_to_floor": seconds[name] / floor,
+                "bandwidth": bandwidth,
+            }
+        made.append(line)
+    return made
+
+
+def main(config, workdir: str, with_peers: bool) -> None:
+    """Every cell, both ways; rows, table and figure."""
+    root = pathlib.Path(workdir or f"runs/{config.name}")
+    root.mkdir(parents=True, exist_ok=True)
+    if with_peers:
+        peers.require()
+    made = []
+    for cell in tqdm.tqdm([Cell(**cell) for cell in config.cells], desc="cells"):
+        for way in PASSES:
+            made += rows(cell, way, programs(cell, way, with_peers), config.rounds)
+            files.write(root / "rows.jsonl", "".join(json.dumps(r) + "\n" for r in made))
+    text = f"{dispatching.table(made)}\n\n{dispatching.targets(made)}\n\n{files.machine()}\n"
+    (root / "table.md").write_text(text)
+    plots.save(plots.dispatch_figure(made), root / "dispatch.png")
+    print(f"\n{text}\n{root}/rows.jsonl, table.md, dispatch.png")
+
+
+if __name__ == "__main__":
+    CONFIG = command.config("configs/bench_dispatch.py", "The cells.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
+    PEERS = flags.DEFINE_bool("peers", False, "Also Hugging Face's blocks, if installed.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value, PEERS.value))

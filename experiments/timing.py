@@ -1,0 +1,24 @@
+"""Times programs side by side, so that noise falls on all alike."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import tqdm
+
+
+def interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after one round that is not counted.
+
+    Args:
+      calls: name -> a function without arguments that returns arrays, which are waited for.
+      rounds: how often each is called; within a round one after the other.
+      what: the progress bar's words.
+    """
+    seconds = {name: [] for name in calls}
+    for _ in tqdm.trange(rounds + 1, desc=what, leave=False):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - began)
+    return {name: taken[1:] for name, taken in seconds.items()}

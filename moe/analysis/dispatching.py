@@ -1,0 +1,136 @@
+"""Tables of what dispatchers cost, from the rows of `experiments.bench_dispatch`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+CELL = (
+    "tokens",
+    "d_model",
+    "d_ff",
+    "dtype",
+    "experts",
+    "k",
+    "factor",
+    "loads",
+    "activation",
+    "way",
+)
+
+
+class Target(NamedTuple):
+    """A number that some programs should not exceed, in training at the sizes of `USUAL`."""
+
+    says: str
+    program: str
+    experts: tuple[int, ...]
+    number: Callable  # (row, the rows of its cell by program) -> what is judged; None: nothing is
+    most: float
+    k: tuple[int, ...] = (1, 2)
+    activation: str = "gelu"
+
+    def of(self, row: dict) -> bool:
+        """Is this row meant?"""
+        meant = {**USUAL, "program": self.program, "activation": self.activation}
+        usual = all(row[name] == value for name, value in meant.items())
+        return usual and row["experts"] in self.experts and row["k"] in self.k
+
+
+USUAL = {
+    "way": "training", "loads": "learned", "factor": 1.25,
+    "tokens": 4096, "d_model": 256, "d_ff": 1024, "dtype": "float32",
+}  # fmt: skip
+
+
+def _to_floor(row, _):
+    return row["ratio_to_floor"]
+
+
+def _over_capacity(row, _):
+    return row["ratio_over_capacity"]
+
+
+def _to_einsum(row, programs):
+    groups = [r["seconds"] for name, r in programs.items() if name.startswith("einsum")]
+    return row["seconds"] / min(groups) if groups else None
+
+
+def _to_mixtral(row, programs):
+    peer = programs.get("mixtral_eager")
+    return peer and row["seconds"] / peer["seconds"]
+
+
+def _memory(row, programs):
+    return row["temporary_bytes"] / programs["dense"]["temporary_bytes"]
+
+
+TARGETS = (
+    Target("gather over its floor", "gather", (8, 64, 256), _to_floor, 1.15),
+    Target("grouped over its floor", "grouped", (8, 64, 256), _to_floor, 1.40),
+    Target("gather over dense and capacity", "gather", (8,), _over_capacity, 1.15),
+    Target("gather over dense and capacity", "gather", (64,), _over_capacity, 1.35),
+    Target("gather over the best einsum", "gather", (64,), _to_einsum, 0.5, k=(1,)),
+    Target("temporary memory, gather over dense", "gather", (8, 64, 256), _memory, 2.0, k=(1,)),
+    Target("gather over Mixtral's loop", "gather", (8,), _to_mixtral, 1 / 2, activation="swiglu"),
+    Target("gather over Mixtral's loop", "gather", (64,), _to_mixtral, 1 / 15, activation="swiglu"),
+)
+
+
+def by_cell(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
+    """cell -> program -> row."""
+    found = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in CELL), {})[row["program"]] = row
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """Every program of every cell, in Markdown."""
+    head = (
+        "E", "K", "experts", "loads", "tokens", "type", "capacity", "pass", "program", "ms",
+        "over dense", "over dense and capacity", "over floor", "temporary MiB", "GFLOPs",
+        "compile s",
+    )  # fmt: skip
+    lines = [head, ("---",) * len(head), *map(_line, rows)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return (
+        f"{text}\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
+        " FLOPs. floor: the dense feed-forward of equal executed FLOPs and the streaming of the"
+        " experts' weights, measured beside. capacity: computed rows a choice; of grouped its"
+        " slots, blocks come on top as the loads need. temporary: of the executable. GFLOPs: matrix"
+        " products of its jaxpr."
+    )
+
+
+def _line(row):
+    def shown(key, form, scale=1.0):
+        return form.format(row[key] * scale) if key in row else "-"
+
+    return (
+        *(str(row[name]) for name in ("experts", "k", "activation", "loads", "tokens", "dtype")),
+        shown("realised_capacity", "{:.2f}"),
+        row["way"],
+        row["program"],
+        shown("seconds", "{:.1f}", 1e3),
+        shown("ratio_to_dense", "{:.2f}"),
+        shown("ratio_over_capacity", "{:.2f}"),
+        shown("ratio_to_floor", "{:.2f}"),
+        shown("temporary_bytes", "{:.0f}", 2**-20),
+        shown("executed_flops", "{:.2f}", 1e-9),
+        shown("compile_seconds", "{:.1f}"),
+    )
+
+
+def targets(rows: list[dict]) -> str:
+    """Every target with what was measured, in Markdown; those that nothing judges are left out."""
+    lines = ["| target | E | K | at most | measured | met |", "| --- |" + " --- |" * 5]
+    for programs in by_cell(rows).values():
+        for row in programs.values():
+            for target in TARGETS:
+                number = target.number(row, programs) if target.of(row) else None
+                if number is not None:
+                    met = "yes" if number <= target.most else "no"
+                    lines.append(
+                        f"| {target.says} | {row['experts']} | {row['k']} | {target.most:.2f} |"
+                        f" {number:.2f} | {met} |"
+                    )
+    return "\n".join(lines)
