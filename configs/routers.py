@@ -61,7 +61,7 @@ def decoder_variants() -> dict:
         "sigmoid_1": learned("sigmoid"),
         "sigmoid_2": learned("sigmoid", 2),
         "sigmoid_2_loss": learned("sigmoid", 2, options={"bias_rate": 0.0}, balance_weight=0.001),
-        "limited_2": learned(k=2, options={"expert_groups": 5, "groups_used": 2}),
+        "limited_2": learned(k=2, options={"expert_groups": 5, "groups_used": 1}),
         "hierarchical_2": learned("hierarchical", 2, 0.0, options={"groups": 5}),
         "sinkhorn_1": learned("sinkhorn") | PEEKS,
         "base": learned("base") | PEEKS,

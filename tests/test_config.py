@@ -51,6 +51,8 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
         ({"options": routing.ranked.Options(expert_groups=2, groups_used=2)}, "limits nothing"),
         ({"options": routing.ranked.Options(rounds=1, batch_priority=True)}, "by position"),
         ({"options": routing.ranked.Options(expert_groups=0)}, "o.expert_groups=0 must divide"),
+        ({"k": 2, "options": routing.ranked.Options(expert_groups=4, groups_used=2)},
+         "groups_used=2 limits nothing at k=2"),
         ({"router": "hierarchical", "k": 2,
           "options": routing.hierarchical.Options(groups_used=0)}, "o.groups_used=0 k=2"),
         ({"router": "top_p", "options": routing.top_p.Options(target_k=0.5)}, "or from 1 to k=1"),

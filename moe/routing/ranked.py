@@ -115,3 +115,8 @@ def check(moe) -> None:
         raise ValueError("moe.options: rounds give seats by position: not with batch_priority")
     if o.groups_used == o.expert_groups > 1:
         raise ValueError("moe.options: groups_used = expert_groups limits nothing: leave both out")
+    if o.expert_groups > 1 and o.groups_used >= moe.k and not o.rounds:
+        raise ValueError(
+            f"moe.options: {o.groups_used=} limits nothing at k={moe.k}: the k best experts lie in"
+            " the k best groups. Use fewer groups than k, or leave both out"
+        )
