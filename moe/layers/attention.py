@@ -7,6 +7,7 @@ head and bucket of distance (Raffel et al. 2020, section 2.1), which GLaM uses.
 """
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,8 +19,18 @@ from moe.layers import weights
 BUCKETS, FAR = 32, 128
 
 
+class Memory(NamedTuple):
+    """What decoding knows of the U positions of its cache, new ones included."""
+
+    segment_BU: jax.Array  # 0 where there is no token
+    at: jax.Array  # where the first new one lies
+
+
 class Attention(nn.Module):
-    """x_BTD -> y_BTD; a token attends to its own document, up to itself or all of it."""
+    """x_BTD -> y_BTD; a token attends to its own document, up to itself or all of it.
+
+    With a memory, keys and values go into the collection "cache", and x attends to all in there.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -30,7 +41,7 @@ class Attention(nn.Module):
     bidirectional: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, segment_BT, position_BT):
+    def __call__(self, x_BTD, segment_BT, position_BT, memory: Memory | None = None):
         D, N, H = x_BTD.shape[-1], self.num_heads, self.d_head
 
         def matrix(name, letters, *shape, fan_in):
@@ -45,22 +56,37 @@ class Attention(nn.Module):
         )
         if self.position == "rotary":
             q, k = rotate(q, position_BT), rotate(k, position_BT)
+        if memory is not None:
+            k, v = self.remember("k", k, memory), self.remember("v", v, memory)
         k, v = share(k, N), share(v, N)
-        y_BTNH = self.attend(q, k, v, segment_BT)
+        y_BTNH = self.attend(q, k, v, segment_BT, memory)
         w_NHD = matrix("w_o", "NHD", N, H, D, fan_in=N * H)
         return jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD, out_sharding=sharding.out("BTD"))
 
-    def attend(self, q, k, v, segment_BT):
+    def remember(self, name, new_BTNH, memory):
+        """The keys or values of all positions, after the new ones were written."""
+        B, _, N, H = new_BTNH.shape
+        shape = B, memory.segment_BU.shape[1], N, H
+        cached = self.variable("cache", name, jnp.zeros, shape, new_BTNH.dtype)
+        cached.value = jax.lax.dynamic_update_slice_in_dim(
+            cached.value, new_BTNH, memory.at, axis=1
+        )
+        return cached.value
+
+    def attend(self, q, k, v, segment_BT, memory):
         if self.position == "rotary":
-            return attend(q, k, v, segment_BT, bidirectional=self.bidirectional)
+            return attend(q, k, v, segment_BT, None, self.bidirectional, memory)
 
         def zeros(_):
             return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
 
         # Each device on its own: what is summed over devices is the gradient of the table, which is
         # small, and not that of the bias of all pairs of positions.
+        table, arrays = self.param("relative", zeros), (q, k, v, segment_BT)
+        if memory is not None:
+            return attend_relative(*arrays, table, memory)
         own = sharding.over(attend_relative, (*["BTNH"] * 3, "BT", "N."), "BTNH")
-        return own(q, k, v, segment_BT, self.param("relative", zeros))
+        return own(*arrays, table)
 
 
 def share(x_BTNH, heads: int):
@@ -72,32 +98,41 @@ def share(x_BTNH, heads: int):
     return jax.lax.reshape(x, (B, T, heads, H), out_sharding=sharding.out("BTNH"))
 
 
-def attend_relative(q_BTNH, k_BTNH, v_BTNH, segment_BT, table):
+def attend_relative(q_BTNH, k_BUNH, v_BUNH, segment_BT, table, memory=None):
     """`attend` with the bias of a table [N, BUCKETS]."""
     table = sharding.vary(table)  # here, not after the lookup, is its gradient summed
-    index_T = jnp.arange(q_BTNH.shape[1])
-    bias_NTT = table[:, bucket(index_T[:, None] - index_T[None, :])]
-    return attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT)
+    index_T, index_U = _places(q_BTNH, k_BUNH, memory)
+    bias_NTU = table[:, bucket(index_T[:, None] - index_U[None, :])]
+    return attend(q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU, memory=memory)
 
 
-def attend(q_BTNH, k_BTNH, v_BTNH, segment_BT, bias_NTT=None, bidirectional=False):
+def attend(
+    q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU=None, bidirectional=False, memory=None
+):  # fmt: skip
     """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
 
     The softmax is in float32.
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
-    T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
     score_BNTU = jnp.einsum(
-        "BTNH,BUNH->BNTU", q_BTNH, k_BTNH, preferred_element_type=jnp.float32
-    ) / math.sqrt(H)
-    if bias_NTT is not None:
-        score_BNTU += bias_NTT[None]
-    visible_BTU = segment_BT[:, :, None] == segment_BT[:, None, :]
+        "BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32
+    ) / math.sqrt(q_BTNH.shape[-1])
+    if bias_NTU is not None:
+        score_BNTU += bias_NTU[None]
+    segment_BU = segment_BT if memory is None else memory.segment_BU
+    visible_BTU = segment_BT[:, :, None] == segment_BU[:, None, :]
     if not bidirectional:
-        visible_BTU &= jnp.tril(jnp.ones((T, T), bool))[None]
+        index_T, index_U = _places(q_BTNH, k_BUNH, memory)
+        visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
     p_BNTU = jax.nn.softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
-    return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BTNH.dtype), v_BTNH)
+    return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
+
+
+def _places(q_BTNH, k_BUNH, memory):
+    """Where queries and keys lie in the sequence."""
+    first = 0 if memory is None else memory.at
+    return first + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
 
 
 def rotate(x_BTNH, position_BT):

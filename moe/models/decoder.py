@@ -28,6 +28,7 @@ class Place(NamedTuple):
     position_BT: jax.Array
     tokens_BT: jax.Array
     domain_BT: jax.Array | None
+    memory: attention.Memory | None = None  # in decoding
 
 
 class Decoder(nn.Module):
@@ -39,6 +40,7 @@ class Decoder(nn.Module):
       position_BT: position inside the document.
       train: training or evaluation (capacity factor, jitter).
       domain_BT: where each token's document comes from, for routers that read it.
+      memory: in decoding, see `moe.generate`; the tokens follow those in the collection "cache".
 
     Returns:
       logits_BTV, float32. `apply(..., mutable=["router"])` also returns a Tally per MoE layer,
@@ -46,9 +48,12 @@ class Decoder(nn.Module):
     """
 
     config: ModelConfig
+    scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
     @nn.compact
-    def __call__(self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None):
+    def __call__(
+        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, memory=None
+    ):  # fmt: skip
         c = self.config
         V, D = c.vocab_size, c.d_model
         embed_VD = weights.weight(self, "embed", "VD", (V, D), fan_in=D, scale=1.0)
@@ -61,7 +66,7 @@ class Decoder(nn.Module):
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
         x_BTD = x_BTD.astype(c.dtype) * D**0.5
 
-        place = Place(segment_BT, position_BT, tokens_BT, domain_BT), train
+        place = Place(segment_BT, position_BT, tokens_BT, domain_BT, memory), train
         if c.num_dense_layers:
             dense = dataclasses.replace(c, moe=None, every=1)
             x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *place)
@@ -77,6 +82,10 @@ class Decoder(nn.Module):
 
     def layers(self, config, number, name, x_BTD, *place):
         """`number` layers, scanned in blocks of `config.every`."""
+        if not self.scanned:
+            for i in range(number // config.every):
+                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, *place)
+            return x_BTD
         remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
         scanned = nn.scan(
             remat(Block) if config.remat else Block,
@@ -123,7 +132,7 @@ class Layer(nn.Module):
                 name="attention",
             )
             h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
-            x_BTD += attend(h_BTD, place.segment_BT, place.position_BT)
+            x_BTD += attend(h_BTD, place.segment_BT, place.position_BT, place.memory)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
         if self.sparse:
             layer, real_BT = moe.MoELayer(c, name="moe"), place.segment_BT > 0
@@ -171,6 +180,21 @@ def routing_variables(model: ModelConfig, state, forced=None) -> dict:
     inside = lambda x: {"block": {f"layer_{model.every - 1}": {"moe": x}}}  # noqa: E731
     found = {"routing": inside(dict(state))} if state else {}
     return found if forced is None else found | {"forced": inside({"expert_GSK": forced})}
+
+
+def unstacked(variables: dict) -> dict:
+    """Parameters, or another collection, for `Decoder(config, scanned=False)`.
+
+    Layers that lie in one array would be copied out of it at every use.
+    """
+    found = {}
+    for name, part in variables.items():
+        if name not in ("block", "dense_block"):
+            found[name] = part
+            continue
+        for i in range(len(jax.tree.leaves(part)[0])):
+            found[f"{name}_{i}"] = jax.tree.map(lambda x: x[i], part)  # noqa: B023, at once
+    return found
 
 
 def sown(model: ModelConfig, variables, collection: str, name: str):

@@ -1,0 +1,166 @@
+"""Text from a trained decoder: the prompt at once, then token by token with a cache.
+
+A token costs what its own experts cost: the model is run with the `grouped` dispatcher, which
+drops nothing and, for a few tokens, reads the weights of the experts they chose and of no others.
+That is what a capacity that is never reached would do, so a model trained with drops makes here
+the predictions of one that is lucky.
+
+On one device.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe import config as configs
+from moe import sharding
+from moe.config import ModelConfig
+from moe.layers import attention
+from moe.models import decoder
+
+
+class State(NamedTuple):
+    """Between two tokens."""
+
+    cache: dict  # keys and values of every layer
+    segment_BU: jax.Array  # 1 where there is a token
+    at: jax.Array  # where the next one goes
+    position_B: jax.Array  # its position in its text
+    logits_BV: jax.Array  # what it may be
+    key: jax.Array
+
+
+def dropless(model: ModelConfig) -> ModelConfig:
+    """The same model without capacity.
+
+    Raises:
+      ValueError: if it reads later tokens.
+    """
+    configs.require(
+        not model.bidirectional,
+        "model.bidirectional=True reads later tokens, which are not there yet: it cannot generate",
+    )
+    if model.moe is None:
+        return model
+    configs.require(
+        model.moe.routing.causal != "never",
+        f"moe.router={model.moe.router!r} looks at later tokens: it cannot generate",
+    )
+    none = {"rounds": 0, "batch_priority": False}  # what only a capacity needs
+    has = {f.name for f in dataclasses.fields(model.moe.options)}
+    options = dataclasses.replace(model.moe.options, **{n: v for n, v in none.items() if n in has})
+    moe = dataclasses.replace(
+        model.moe, dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
+        group_size=0, expert_dropout=0.0, options=options,
+    )  # fmt: skip
+    return dataclasses.replace(model, moe=moe)
+
+
+def prepare(params: dict, routing: dict | None = None):
+    """(params, routing) of a training state, each layer on its own; do it once.
+
+    Args:
+      params, routing: of `training.step.State`.
+    """
+    return decoder.unstacked(params), routing or {}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def prefill(model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None) -> State:
+    """Reads the prompts, all at once.
+
+    Args:
+      model: of `dropless`.
+      weights: of `prepare`.
+      prompt_BT: token ids, shorter prompts padded on the left with -1.
+      key: of what is drawn.
+      length: U, of prompt and what follows.
+      domain_B: for routers that read it.
+    """
+    B, T = prompt_BT.shape
+    real_BT = prompt_BT >= 0
+    segment_BU = jnp.zeros((B, length), jnp.int32).at[:, :T].set(real_BT)
+    position_BT = jnp.maximum(jnp.cumsum(real_BT, axis=1) - 1, 0)
+    start = State({}, segment_BU, jnp.int32(0), None, None, key)
+    tokens_BT = jnp.maximum(prompt_BT, 0)
+    return _read(model, weights, start, tokens_BT, position_BT, domain_B)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def advance(model: ModelConfig, weights, state: State, token_B, domain_B=None) -> State:
+    """Reads one token of each text, at batch 1 the weights of its K experts only."""
+    mark = jax.lax.dynamic_update_slice_in_dim
+    ones_B1 = jnp.ones_like(token_B)[:, None]
+    state = state._replace(segment_BU=mark(state.segment_BU, ones_B1, state.at, axis=1))
+    return _read(model, weights, state, token_B[:, None], state.position_B[:, None], domain_B)
+
+
+def _read(model, weights, state, tokens_BT, position_BT, domain_B):
+    (params, routing), T = weights, tokens_BT.shape[1]
+    segment_BT = jax.lax.dynamic_slice_in_dim(state.segment_BU, state.at, T, axis=1)
+    domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
+    key, own = jax.random.split(state.key)
+    network = decoder.Decoder(model, scanned=False)
+    found = decoder.routing_variables(model, routing)
+    logits_BTV, after = network.apply(
+        {"params": params, "cache": state.cache}
+        | {name: decoder.unstacked(part) for name, part in found.items()},
+        tokens_BT, segment_BT, position_BT, False, domain_BT,
+        attention.Memory(state.segment_BU, state.at),
+        rngs={"router": own}, mutable=["cache"],
+    )  # fmt: skip
+    position_B = position_BT[:, -1] + 1
+    return State(after["cache"], state.segment_BU, state.at + T, position_B, logits_BTV[:, -1], key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _go_on(model, weights, state, steps, temperature, domain_B):
+    def turn(state, _):
+        key, own = jax.random.split(state.key)
+        token_B = draw(state.logits_BV, temperature, own)
+        return advance(model, weights, state._replace(key=key), token_B, domain_B), token_B
+
+    return jax.lax.scan(turn, state, length=steps)[1].T
+
+
+def draw(logits_BV, temperature: float, key):
+    """token_B: the most probable at temperature 0, else from softmax(logits / temperature)."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    return jax.random.categorical(key, logits_BV / temperature)
+
+
+def generate(
+    model: ModelConfig, weights, prompts: list[list[int]], steps: int,
+    *, temperature: float = 0.0, seed: int = 0, domain_B=None,
+) -> np.ndarray:  # fmt: skip
+    """`steps` tokens after each prompt, int [B, steps].
+
+    Args:
+      model: as it was trained.
+      weights: of `prepare`.
+      prompts: token ids, one list a text; lengths may differ.
+      steps: how many.
+      temperature: 0 takes the most probable token each time.
+      seed: of what is drawn.
+      domain_B: of each prompt, for routers that read it.
+
+    Raises:
+      ValueError: for a model that cannot generate, an empty prompt, or on a mesh.
+    """
+    configs.require(not sharding.current(), "generation is for one device: leave the mesh")
+    configs.require(
+        bool(prompts) and all(prompts) and steps > 0 and temperature >= 0,
+        f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
+        f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
+    )
+    model, longest = dropless(model), max(map(len, prompts))
+    padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    prompt_BT = jnp.asarray(padded, jnp.int32)
+    key = jax.random.key(seed)
+    state = prefill(model, weights, prompt_BT, key, longest + steps, domain_B)
+    return np.asarray(_go_on(model, weights, state, steps, temperature, domain_B))

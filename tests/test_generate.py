@@ -1,0 +1,144 @@
+"""Decoding with a cache is the forward pass, token by token, and reads no more than it must."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe import generate, routing
+from moe.models import decoder
+from tests import tiny
+
+PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]
+STEPS = 4
+MODELS = {
+    "dense": {"moe": None},
+    "experts": {"num_layers": 4, "moe": tiny.moe(k=2, shared_experts=1)},
+    "few of many experts": {"moe": tiny.moe(num_experts=16, k=2)},
+    "dense layers first, shared heads": {"num_layers": 3, "num_dense_layers": 1, "num_kv_heads": 1},
+    "relative positions": {"position": "relative", "tied": False},
+    "ids": {"moe": tiny.moe(router="hash", options=routing.ROUTERS["hash"].options())},
+    "rounds": {"moe": tiny.moe(options=routing.ranked.Options(rounds=2), group_size=64)},
+}
+
+
+def model(name):
+    return tiny.model(**MODELS[name])
+
+
+@functools.cache
+def trained(config):
+    return tiny.params(config), tiny.routing_state(config)
+
+
+def weights(config):
+    return generate.prepare(*trained(config))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(config, params, state, tokens_BT):
+    """logits of one text, by the scanned model that is trained."""
+    ones_BT = jnp.ones_like(tokens_BT)
+    place_BT = jnp.arange(tokens_BT.shape[1])[None]
+    variables = {"params": params, **decoder.routing_variables(config, state)}
+    return decoder.Decoder(config).apply(variables, tokens_BT, ones_BT, place_BT, False)
+
+
+def by_forward_passes(config, prompt, steps):
+    """The most probable continuation, and the logits it was chosen by; padded to one shape."""
+    tokens, chosen = list(prompt), []
+    for _ in range(steps):
+        row = np.zeros((1, len(PROMPTS[0]) + STEPS), np.int32)
+        row[0, : len(tokens)] = tokens
+        chosen.append(forward(config, *trained(config), row)[0, len(tokens) - 1])
+        tokens.append(int(chosen[-1].argmax()))
+    return tokens[len(prompt) :], np.array(chosen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_as_many_forward_passes(name):
+    """Prompts of different lengths together, each as if it were alone."""
+    config = model(name)
+    got = generate.generate(config, weights(config), PROMPTS, STEPS)
+    without_drops = generate.dropless(config)
+    for prompt, tokens in zip(PROMPTS, got, strict=True):
+        assert tokens.tolist() == by_forward_passes(without_drops, prompt, STEPS)[0]
+
+
+def test_logits_are_those_of_the_forward_pass():
+    config = generate.dropless(model("experts"))
+    prompt = PROMPTS[0]
+    tokens, want = by_forward_passes(config, prompt, 3)
+    state = generate.prefill(
+        config, weights(config), jnp.array([prompt]), jax.random.key(0), len(prompt) + 3
+    )
+    for i in range(3):
+        tiny.assert_close(state.logits_BV[0], want[i], rtol=1e-4, atol=1e-5)
+        state = generate.advance(config, weights(config), state, jnp.array(tokens[i : i + 1]))
+    assert state.at == len(prompt) + 3
+
+
+def test_one_token_reads_the_weights_of_its_own_experts_only():
+    """The others are not numbers, and the program holds no copy of all of them."""
+    config = generate.dropless(model("few of many experts"))
+    start = generate.prefill(config, weights(config), jnp.array([[3, 1]]), jax.random.key(0), 8)
+    token_B = jnp.array([4])
+    lowered = generate.advance.lower(config, weights(config), start, token_B)
+    step = lowered.compile()
+    want = generate.advance(config, weights(config), jax.tree.map(jnp.copy, start), token_B)
+    finite = 0
+    for e in range(16):  # spoil one expert after the other
+        spoilt = jax.tree_util.tree_map_with_path(
+            lambda path, w: w.at[e].set(jnp.nan) if "experts" in str(path) else w,  # noqa: B023
+            weights(config),
+        )
+        got = step(spoilt, jax.tree.map(jnp.copy, start), token_B)
+        if np.isfinite(got.logits_BV).all():
+            finite += 1
+            tiny.assert_close(got.logits_BV, want.logits_BV)
+    assert finite == 14
+    whole = "f32[16,8,8]"
+    made = [line for line in step.as_text().splitlines() if f" = {whole}" in line]
+    assert made and all(" parameter(" in x or " get-tuple-element(" in x for x in made)
+
+
+def test_what_is_drawn_follows_the_seed_and_the_temperature():
+    config = model("experts")
+    draw = functools.partial(generate.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
+    cold, hot = draw(), draw(temperature=3.0)
+    assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
+    np.testing.assert_array_equal(hot, draw(temperature=3.0))
+    assert (hot != draw(temperature=3.0, seed=1)).any()
+
+
+def test_draws_have_the_frequencies_of_the_softmax():
+    logits_BV = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.2])), (20_000, 3))
+    drawn = np.bincount(generate.draw(logits_BV, 1.0, jax.random.key(0)), minlength=3) / 20_000
+    np.testing.assert_allclose(drawn, [0.5, 0.3, 0.2], atol=0.012)  # three standard deviations
+    sharp = np.bincount(generate.draw(logits_BV, 0.5, jax.random.key(0)), minlength=3) / 20_000
+    np.testing.assert_allclose(sharp, np.array([25, 9, 4]) / 38, atol=0.012)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bidirectional": True}, "bidirectional=True reads later tokens"),
+        (
+            {"allow_noncausal": True, "moe": tiny.moe(router="expert_choice")},
+            "'expert_choice' look",
+        ),
+    ],
+)
+def test_models_that_read_later_tokens_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        generate.generate(tiny.model(**changes), None, PROMPTS, 1)
+
+
+def test_what_makes_no_sense_is_refused():
+    for wrong in (([], 3), ([[1], []], 3), ([[1]], 0)):
+        with pytest.raises(ValueError, match="at least one token each"):
+            generate.generate(model("dense"), None, *wrong)
+    with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
+        generate.generate(model("dense"), None, PROMPTS, 1)
