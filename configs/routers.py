@@ -12,7 +12,8 @@ is no router's input.
 Groups are the whole batch of 2,048 tokens, but for variants called `by_sequence`, whose groups are
 sequences of 64: small groups are uneven by chance, and tokens that choose would drop more.
 
-All variants have 20 experts, which five domains divide, but for `domain`, which has one for each.
+All variants have 20 experts, which five domains divide, but for `domain`, which has one for each,
+and MultiHash, whose 40 are slices of 20.
 Their width is what makes their executed FLOPs those of the dense model: capacity, router and
 dispatch are paid for. Learning rate and capacity factor are those of `configs/scaling.py`, the
 same for all: no router was tuned.
@@ -69,7 +70,8 @@ def decoder_variants() -> dict:
         "hash_random": fixed("hash", options={"table": "random"}),
         "hash_balanced": fixed("hash", options={"table": "balanced"}),
         "hash_clustered": fixed("hash", options={"table": "clustered"}),
-        "multihash_2": fixed("hash", 2, options={"table": "balanced"}),
+        # Two banks of 20 slices of half the width: the parameters of one hash, as in the paper.
+        "multihash_2": fixed("hash", 2, options={"table": "balanced"}, num_experts=2 * EXPERTS),
         "rre": fixed("rre", options={"groups": DOMAINS}),
         "domain": fixed("domain", num_experts=DOMAINS, **factors(2.5)),
         "random_1": fixed("random"),
