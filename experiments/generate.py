@@ -1,0 +1,81 @@
+"""Text from a model that `experiments.train` trained.
+
+    python -m experiments.generate --workdir=runs/train --prompt="The router" --tokens=100
+
+Reads the run's config.json, its data (for the tokenizer) and its last checkpoint.
+"""
+
+import contextlib
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command
+from moe import config as configs
+from moe import generate
+from moe.data import prepare, tokenizer
+from moe.training import checkpoint, loop, step
+from moe.training.config import RunConfig
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/train", "The folder of the run.")
+PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
+TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
+SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+DOMAIN = flags.DEFINE_string("domain", None, "For routers that read it: where a text is from.")
+
+
+def trained(workdir: pathlib.Path):
+    """(run, data, state) of a run, as of its last checkpoint.
+
+    Raises:
+      ValueError: if there is none, or the data is not what it was trained on.
+    """
+    path = workdir / "config.json"
+    configs.require(path.exists(), f"{workdir} has no config.json: --workdir is a run's folder")
+    run = configs.from_config_dict(RunConfig, json.loads(path.read_text()))
+    data = prepare.prepare(run.data)
+    loop.claim(run, workdir, data)
+    state = step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        found = checkpoints.restore(state)
+    configs.require(found is not None, f"{workdir} has no checkpoint yet")
+    return run, data, found[0]
+
+
+def domains(run: RunConfig, data, number: int):
+    """The domain of every prompt, None if the router reads none."""
+    if run.model.moe is None or run.model.moe.routing.domains is None:
+        configs.require(DOMAIN.value is None, "--domain does nothing: no router reads it")
+        return None
+    names = list(data.domain_names)
+    configs.one_of("--domain", DOMAIN.value, names)
+    return np.full(number, names.index(DOMAIN.value), np.int32)
+
+
+def main():
+    """Prints every prompt with its continuation, and how fast it came."""
+    run, data, state = trained(pathlib.Path(WORKDIR.value))
+    words = tokenizer.load(data.tokenizer_path)
+    prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in PROMPT.value]
+    weights = generate.prepare(state.params, state.routing)
+    began = time.perf_counter()
+    added = generate.generate(
+        run.model, weights, prompts, TOKENS.value, temperature=TEMPERATURE.value, seed=SEED.value,
+        domain_B=domains(run, data, len(prompts)),
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    for text, tokens in zip(PROMPT.value, added, strict=True):
+        print(f"{text}{words.decode(tokens.tolist())}\n")
+    print(
+        f"{added.size} tokens in {seconds:.1f} s, compilation included, on"
+        f" {jax.devices()[0].device_kind}"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
