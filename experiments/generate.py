@@ -21,13 +21,6 @@ from moe.data import prepare, tokenizer
 from moe.training import checkpoint, loop, step
 from moe.training.config import RunConfig
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/train", "The folder of the run.")
-PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
-TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
-SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.")
-DOMAIN = flags.DEFINE_string("domain", None, "For routers that read it: where a text is from.")
-
 
 def trained(workdir: pathlib.Path):
     """(run, data, state) of a run, as of its last checkpoint.
@@ -47,30 +40,28 @@ def trained(workdir: pathlib.Path):
     return run, data, found[0]
 
 
-def domains(run: RunConfig, data, number: int):
+def domains(run: RunConfig, data, domain: str | None, number: int):
     """The domain of every prompt, None if the router reads none."""
     if run.model.moe is None or run.model.moe.routing.domains is None:
-        configs.require(DOMAIN.value is None, "--domain does nothing: no router reads it")
+        configs.require(domain is None, "--domain does nothing: no router reads it")
         return None
     names = list(data.domain_names)
-    configs.one_of("--domain", DOMAIN.value, names)
-    return np.full(number, names.index(DOMAIN.value), np.int32)
+    configs.one_of("--domain", domain, names)
+    return np.full(number, names.index(domain), np.int32)
 
 
-def main():
+def main(workdir: str, texts: list[str], tokens: int, domain: str | None = None, **how) -> None:
     """Prints every prompt with its continuation, and how fast it came."""
-    run, data, state = trained(pathlib.Path(WORKDIR.value))
+    run, data, state = trained(pathlib.Path(workdir))
     words = tokenizer.load(data.tokenizer_path)
-    prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in PROMPT.value]
+    prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in texts]
+    domain_B = domains(run, data, domain, len(prompts))
     weights = generate.prepare(state.params, state.routing)
     began = time.perf_counter()
-    added = generate.generate(
-        run.model, weights, prompts, TOKENS.value, temperature=TEMPERATURE.value, seed=SEED.value,
-        domain_B=domains(run, data, len(prompts)),
-    )  # fmt: skip
+    added = generate.generate(run.model, weights, prompts, tokens, domain_B=domain_B, **how)
     seconds = time.perf_counter() - began
-    for text, tokens in zip(PROMPT.value, added, strict=True):
-        print(f"{text}{words.decode(tokens.tolist())}\n")
+    for text, more in zip(texts, added, strict=True):
+        print(f"{text}{words.decode(more.tolist())}\n")
     print(
         f"{added.size} tokens in {seconds:.1f} s, compilation included, on"
         f" {jax.devices()[0].device_kind}"
@@ -78,4 +69,15 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    WORKDIR = flags.DEFINE_string("workdir", "runs/train", "The folder of the run.")
+    PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
+    TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
+    HEAT = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
+    SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    DOMAIN = flags.DEFINE_string("domain", None, "Of the texts, for routers that read it.")
+    command.run(
+        lambda: main(
+            WORKDIR.value, PROMPT.value, TOKENS.value, DOMAIN.value,
+            temperature=HEAT.value, seed=SEED.value,
+        )
+    )  # fmt: skip

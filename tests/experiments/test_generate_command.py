@@ -1,0 +1,56 @@
+"""Text from the folder of a run."""
+
+import contextlib
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from experiments import generate
+from moe import config as configs
+from moe.data import tokenizer
+from moe.training import checkpoint, loop
+from tests import tiny
+from tests.training import toys
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A run on the toy corpus whose tokenizer knows bytes alone."""
+    words = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
+    monkeypatch.setattr(generate.prepare, "prepare", lambda config: toys.data())
+    monkeypatch.setattr(generate.tokenizer, "load", lambda path: words)
+    return toys.run_config()
+
+
+def trained(run, workdir):
+    """A checkpoint of random parameters, in a folder as a run leaves it."""
+    loop.claim(run, workdir, toys.data())
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(3, tiny.state(run.model, run.chain)._replace(step=jnp.int32(3)), 1.0)
+
+
+def test_every_prompt_is_continued(run, tmp_path, capsys):
+    trained(run, tmp_path)
+    generate.main(str(tmp_path), ["ab", "hello"], 5)
+    said = capsys.readouterr().out
+    assert said.startswith("ab") and "\n\nhello" in said and "10 tokens in" in said
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    with pytest.raises(ValueError, match="has no config.json"):
+        generate.trained(tmp_path)
+    loop.claim(run, tmp_path, toys.data())
+    assert json.loads((tmp_path / "config.json").read_text())["model"] == configs.to_dict(run.model)
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        generate.trained(tmp_path)
+
+
+def test_domains_are_named_where_they_are_read(run):
+    with pytest.raises(ValueError, match="no router reads it"):
+        generate.domains(run, toys.data(), "toy", 2)
+    moe = tiny.moe(router="domain", capacity_factor=4.0)
+    reading = run.replace(model={"moe": moe})
+    assert generate.domains(reading, toys.data(), "toy", 2).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="--domain=None is not one of 'toy'"):
+        generate.domains(reading, toys.data(), None, 2)
