@@ -14,14 +14,19 @@ from tests import tiny
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]
 STEPS = 4
 MODELS = {
-    "dense": {"moe": None},
-    "experts": {"num_layers": 4, "moe": tiny.moe(k=2, shared_experts=1)},
-    "few of many experts": {"moe": tiny.moe(num_experts=16, k=2)},
-    "dense layers first, shared heads": {"num_layers": 3, "num_dense_layers": 1, "num_kv_heads": 1},
-    "relative positions": {"position": "relative", "tied": False},
-    "ids": {"moe": tiny.moe(router="hash", options=routing.ROUTERS["hash"].options())},
-    "rounds": {"moe": tiny.moe(options=routing.ranked.Options(rounds=2), group_size=64)},
-}
+    "dense, relative positions": {"moe": None, "position": "relative", "tied": False},
+    "experts after a dense layer, shared heads": {
+        "num_layers": 5, "num_dense_layers": 1, "num_kv_heads": 1,
+        "moe": tiny.moe(k=2, shared_experts=1),
+    },
+    "few of many experts": {
+        "moe": tiny.moe(
+            num_experts=16, k=2, group_size=64, options=routing.ranked.Options(rounds=2)
+        )
+    },
+    "ids": {"moe": tiny.moe(router="hash")},
+}  # fmt: skip
+EXPERTS, DENSE = "experts after a dense layer, shared heads", "dense, relative positions"
 
 
 def model(name):
@@ -68,7 +73,7 @@ def test_as_many_forward_passes(name):
 
 
 def test_logits_are_those_of_the_forward_pass():
-    config = generate.dropless(model("experts"))
+    config = generate.dropless(model(EXPERTS))
     prompt = PROMPTS[0]
     tokens, want = by_forward_passes(config, prompt, 3)
     state = generate.prefill(
@@ -105,7 +110,7 @@ def test_one_token_reads_the_weights_of_its_own_experts_only():
 
 
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
-    config = model("experts")
+    config = model(EXPERTS)
     draw = functools.partial(generate.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
     cold, hot = draw(), draw(temperature=3.0)
     assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
@@ -139,6 +144,6 @@ def test_models_that_read_later_tokens_are_refused(changes, message):
 def test_what_makes_no_sense_is_refused():
     for wrong in (([], 3), ([[1], []], 3), ([[1]], 0)):
         with pytest.raises(ValueError, match="at least one token each"):
-            generate.generate(model("dense"), None, *wrong)
+            generate.generate(model(DENSE), None, *wrong)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
-        generate.generate(model("dense"), None, PROMPTS, 1)
+        generate.generate(model(DENSE), None, PROMPTS, 1)
