@@ -17,6 +17,8 @@ from moe import compat
 
 PARTS = ("attention", "dense_ffn", "experts", "router", "dispatch", "head")
 
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
 AS_NEEDED = "as_needed"  # the scope of loops whose turns data decide, and statistics tell
 
 FREE = {
@@ -54,6 +56,25 @@ class Flops(NamedTuple):
         return self.total + sum(self.others.values())
 
 
+class Product(NamedTuple):
+    """A matrix product by its shapes."""
+
+    of: tuple  # (shape, dtype) of both sides
+    dimensions: tuple  # as of `lax.dot_general`
+    gives: str  # dtype
+
+
+def products(fn, *args) -> Counter:
+    """Every matrix product of fn(*args) and how often it is run, but for those as needed."""
+    found = Counter()
+    for eqn, _, times in _operations(_program(fn, args)):
+        if eqn.primitive.name == "dot_general":
+            of = tuple((v.aval.shape, str(v.aval.dtype)) for v in eqn.invars)
+            gives = str(eqn.outvars[0].aval.dtype)
+            found[Product(of, eqn.params["dimension_numbers"], gives)] += times
+    return found
+
+
 def count(fn, *args) -> Flops:
     """The FLOPs of fn(*args), over all devices of the mesh; args may be ShapeDtypeStructs.
 
@@ -62,13 +83,19 @@ def count(fn, *args) -> Flops:
     Raises:
       ValueError: for an operation of `UNKNOWN`, such as a while loop.
     """
-    closed = jax.make_jaxpr(fn)(*args)
     flops = Flops(Counter(), Counter())
-    _walk(compat.without_dead_code(closed.jaxpr), flops, "", 1)
+    for eqn, scope, times in _operations(_program(fn, args)):
+        kind = flops.products if eqn.primitive.name in PRODUCTS else flops.others
+        kind[part_of(scope)] += times * _cost(eqn)
     return flops
 
 
-def _walk(jaxpr, flops, outer, times):
+def _program(fn, args):
+    return compat.without_dead_code(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _operations(jaxpr, outer="", times=1):
+    """(equation, scope, how often it is run) of all that compute something."""
     for eqn in jaxpr.eqns:
         scope = f"{outer}/{eqn.source_info.name_stack}"
         name = eqn.primitive.name
@@ -80,11 +107,9 @@ def _walk(jaxpr, flops, outer, times):
         combines = name.startswith(("scatter", "reduce"))
         inner = [] if combines else list(compat.inner_jaxprs(eqn))
         for sub, repeats in _runs(eqn, inner):
-            _walk(sub, flops, scope, times * repeats)
-        if inner or name in FREE or name.startswith("random_"):
-            continue
-        kind = flops.products if name in ("dot_general", "conv_general_dilated") else flops.others
-        kind[part_of(scope)] += times * _cost(eqn, name)
+            yield from _operations(sub, scope, times * repeats)
+        if not (inner or name in FREE or name.startswith("random_")):
+            yield eqn, scope, times
 
 
 def _runs(eqn, inner):
@@ -99,9 +124,7 @@ def _runs(eqn, inner):
 
 
 def _size(jaxpr):
-    flops = Flops(Counter(), Counter())
-    _walk(jaxpr, flops, "", 1)
-    return flops.everything
+    return sum(times * _cost(eqn) for eqn, _, times in _operations(jaxpr))
 
 
 def part_of(scope: str) -> str:
@@ -110,7 +133,8 @@ def part_of(scope: str) -> str:
     return named[-1] if named else "other"
 
 
-def _cost(eqn, name):
+def _cost(eqn):
+    name = eqn.primitive.name
     results = sum(math.prod(v.aval.shape) for v in eqn.outvars)
     operands = math.prod(eqn.invars[0].aval.shape) if eqn.invars else 0
     if name == "dot_general":

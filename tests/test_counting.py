@@ -220,3 +220,18 @@ def test_within_1_percent_of_xla(dispatcher, changes):
     ours = counting.count(step, *arguments).everything
     theirs = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
     assert abs(ours / theirs - 1) < 0.01
+
+
+def test_products_are_listed_by_shape_with_their_turns():
+    """A scan of three, one product outside, and a loop whose turns data decide."""
+
+    def fn(x, w, turns):
+        y, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=3)
+        with jax.named_scope(counting.AS_NEEDED):
+            y = jax.lax.fori_loop(0, turns, lambda _, y: y @ w, y)
+        return y, (x.T @ x).astype(jnp.bfloat16)
+
+    found = counting.products(fn, jnp.ones((5, 4)), jnp.ones((4, 4)), 2)
+    shapes = {tuple(shape for shape, _ in product.of): times for product, times in found.items()}
+    assert shapes == {((5, 4), (4, 4)): 3, ((4, 5), (5, 4)): 1}
+    assert counting.count(fn, jnp.ones((5, 4)), jnp.ones((4, 4)), 2).total == 2 * (3 * 80 + 80)

@@ -120,6 +120,24 @@ def _line(row):
     )
 
 
+def models_table(rows: list[dict]) -> str:
+    """Whole models of `experiments.bench_model`, in Markdown."""
+    head = ("what", "of", "variant", "ms", "over dense", "over floor", "parameters", "active")
+    lines = [head, ("---",) * len(head)]
+    for row in rows:
+        shown = lambda key, form: form.format(row[key]) if key in row else "-"  # noqa: B023, E731
+        lines.append((
+            row["what"], row["model"], row["variant"], f"{1e3 * row['seconds']:.2f}",
+            shown("ratio_to_dense", "{:.2f}"), shown("ratio_to_floor", "{:.2f}"),
+            shown("total_parameters", "{:,}"), shown("active_parameters", "{:,}"),
+        ))  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + (
+        "\n\nMedians of calls in turn. training: variants of equal executed FLOPs; floor: their"
+        " matrix products alone, each shape by itself. decoding: one token of each text, half of"
+        " the cache filled; all models meet as many parameters a token."
+    )
+
+
 def targets(rows: list[dict]) -> str:
     """Every target with what was measured, in Markdown; those that nothing judges are left out."""
     lines = ["| target | E | K | at most | measured | met |", "| --- |" + " --- |" * 5]

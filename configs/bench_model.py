@@ -1,0 +1,60 @@
+"""Whole models: training steps at equal executed FLOPs, and decoding at equal active size.
+
+    python -m experiments.bench_model --config=configs/bench_model.py        # CPU
+    python -m experiments.bench_model --config=configs/bench_model.py:gpu    # one accelerator
+
+`small` is the model of `configs/scaling.py:cpu`, `large` has four times its width, twice its layers
+and four times its context. Decoding is that of 64 experts in every second layer of a wider model.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scaling
+from moe import config as configs
+from moe.config import ModelConfig
+
+
+def get_config(where: str = "cpu") -> ConfigDict:
+    """The models: cpu or gpu."""
+    if where not in ("cpu", "gpu"):
+        raise ValueError(f"configs/bench_model.py:{where} is unknown: use cpu or gpu")
+    config = ConfigDict()
+    config.name = f"bench_model_{where}"
+    config.rounds = 15
+    small = scaling.cpu()
+    small.variants.update(e8_top1=scaling.experts(8, k=1), e64_top1=scaling.experts(64, k=1))
+    del small.variants.e32_top2_random
+    config.training = {"small": small, "large": large(small)} if where == "cpu" else {"gpu": gpu()}
+    config.decoding = decoding(where)
+    return config
+
+
+def large(small: ConfigDict) -> ConfigDict:
+    """A model in which products count for more."""
+    config = small.copy_and_resolve_references()
+    config.base.model.update(d_model=256, num_heads=4, d_head=64, d_ff=1024, num_layers=4)
+    config.base.train.update(batch_size=16, seq_len=256)
+    config.moe.group_size = 4096
+    return config
+
+
+def gpu() -> ConfigDict:
+    """The model of `configs/scaling.py:gpu`."""
+    config = scaling.gpu()
+    for name in ("dense_2x", "e32_top2_random"):
+        del config.variants[name]
+    return config
+
+
+def decoding(where: str) -> ConfigDict:
+    """One model without experts and several with: a token meets as many parameters in each."""
+    model = {
+        "vocab_size": 1024, "num_layers": 4, "d_model": 512, "num_heads": 8, "d_head": 64,
+        "d_ff": 2048, "dtype": "float32" if where == "cpu" else "bfloat16", "moe": None,
+    }  # fmt: skip
+    config = ConfigDict()
+    config.base = configs.complete(ModelConfig, model)
+    config.experts = {"e64_top1": (64, 1), "e64_top2": (64, 2), "e8_top2": (8, 2)}  # E, K
+    config.batches = (1, 16, 64)
+    config.length = 256  # of the cache, half of it filled
+    return config

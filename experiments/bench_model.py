@@ -1,0 +1,155 @@
+"""How fast are whole models? Training beside its own matrix products, decoding beside dense.
+
+    python -m experiments.bench_model --config=configs/bench_model.py
+
+Training: the step of each variant, matched in executed FLOPs, in turn with the others; and its
+floor, which is the time of its matrix products alone, each shape measured by itself in the same
+run. Decoding: one token of each text in a batch, with half of the cache filled; models whose tokens
+meet as many parameters.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import command, scaling, timing
+from moe import config as configs
+from moe import counting, flops, generate
+from moe.analysis import dispatching
+from moe.config import ModelConfig, MoEConfig
+from moe.models import decoder
+from moe.training import files, loss, step
+
+
+def batch(run) -> loss.Inputs:
+    """Random tokens, one document a row."""
+    t = run.train
+    rng, shape = np.random.default_rng(0), (t.batch_size, t.seq_len)
+    tokens, targets = rng.integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
+    ones, place = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1]), shape)
+    fields = tokens, targets, ones, place.astype(np.int32)
+    return loss.Inputs(*map(jnp.asarray, fields))
+
+
+def floor(run, rounds: int, what: str) -> float:
+    """Seconds of the matrix products of a training step, each shape by itself."""
+    t = run.train
+    step_ = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
+    state = jax.eval_shape(lambda: step.init(run.model, run.chain, t.seed))
+    found = counting.products(step_, state, loss.input_shapes(t.batch_size, t.seq_len))
+    calls = {}
+    for product in found:
+        draw = [jax.random.normal(jax.random.key(0), shape, dtype) for shape, dtype in product.of]
+        dot = functools.partial(
+            jax.lax.dot_general, dimension_numbers=product.dimensions,
+            preferred_element_type=product.gives,
+        )  # fmt: skip
+        calls[product] = functools.partial(jax.jit(dot), *draw)
+    taken = timing.interleaved(calls, rounds, f"products of {what}")
+    return sum(times * float(np.median(taken[product])) for product, times in found.items())
+
+
+def training(name: str, config, rounds: int) -> list[dict]:
+    """One row for each variant of a study."""
+    runs = scaling.variants(config)
+    states, calls = {}, {}
+    for variant, run in runs.items():
+        states[variant] = step.init(run.model, run.chain, 0)
+        fn = step.make_train_step(run.model, run.chain, 0, run.train.accumulate)
+        compiled = fn.lower(states[variant], batch(run)).compile()
+        calls[variant] = functools.partial(_advance, states, variant, compiled, batch(run))
+    taken = timing.interleaved(calls, rounds, f"training {name}")
+    seconds = {variant: float(np.median(times)) for variant, times in taken.items()}
+    rows = []
+    for variant, run in runs.items():
+        t = run.train
+        tokens, least = t.batch_size * t.seq_len, floor(run, rounds, variant)
+        rows.append({
+            "what": "training", "model": name, "variant": variant, "tokens": tokens,
+            "executed_flops": flops.executed(run.model, t.batch_size, t.seq_len).total,
+            "seconds": seconds[variant], "floor_seconds": least,
+            "ratio_to_dense": seconds[variant] / seconds["dense"],
+            "ratio_to_floor": seconds[variant] / least,
+        })  # fmt: skip
+    return rows
+
+
+def _advance(states, variant, compiled, inputs):
+    states[variant], metrics = compiled(states[variant], inputs)
+    return metrics
+
+
+def models(config) -> dict[str, ModelConfig]:
+    """The dense model and those with experts, of equal active size."""
+    base = configs.from_config_dict(ModelConfig, config.base, "decoding.base.")
+    found = {"dense": base}
+    for name, (experts, k) in config.experts.items():
+        moe = MoEConfig(
+            num_experts=experts, k=k, d_ff=base.d_ff // k, dispatcher="grouped",
+            capacity_factor=0.0, eval_capacity_factor=0.0,
+        )  # fmt: skip
+        found[name] = dataclasses.replace(base, moe=moe)
+    return found
+
+
+def decoding(config, rounds: int) -> list[dict]:
+    """One row for each model and batch."""
+    rows = []
+    for size in config.batches:
+        calls, known = {}, models(config)
+        for name, model in known.items():
+            calls[name] = _one_token(model, size, config.length)
+        taken = timing.interleaved(calls, rounds, f"decoding batch {size}")
+        seconds = {name: float(np.median(times)) for name, times in taken.items()}
+        rows += [
+            {
+                "what": "decoding", "model": f"batch {size}", "variant": name, "tokens": size,
+                "active_parameters": flops.parameters(model).active,
+                "total_parameters": flops.parameters(model).total,
+                "seconds": seconds[name], "ratio_to_dense": seconds[name] / seconds["dense"],
+            }
+            for name, model in known.items()
+        ]  # fmt: skip
+    return rows
+
+
+def _one_token(model, size, length):
+    """A call that reads one token of each text; the state goes round in one place."""
+    weights = generate.prepare(decoder.init(model, jax.random.key(0)))
+    prompt = np.random.default_rng(0).integers(1, model.vocab_size, (size, length // 2))
+    state = generate.prefill(model, weights, jnp.asarray(prompt), jax.random.key(0), length)
+    token_B = jnp.asarray(prompt[:, 0], jnp.int32)
+    compiled = generate.advance.lower(model, weights, state, token_B).compile()
+    at, box = state.at, [state]
+
+    def call():
+        box[0] = compiled(weights, box[0]._replace(at=at + 0), token_B)
+        return box[0].logits_BV
+
+    return call
+
+
+def main(config, workdir: str) -> None:
+    """Rows and table."""
+    root = pathlib.Path(workdir or f"runs/{config.name}")
+    root.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, study in config.training.items():
+        rows += training(name, study, config.rounds)
+    rows += decoding(config.decoding, config.rounds)
+    files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    text = f"{dispatching.models_table(rows)}\n\n{files.machine()}\n"
+    (root / "table.md").write_text(text)
+    print(f"\n{text}\n{root}/rows.jsonl, table.md")
+
+
+if __name__ == "__main__":
+    CONFIG = command.config("configs/bench_model.py", "The models.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value))
