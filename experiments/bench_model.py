@@ -63,7 +63,7 @@ def training(name: str, config, rounds: int) -> list[dict]:
         states[variant] = step.init(run.model, run.chain, 0)
         fn = step.make_train_step(run.model, run.chain, 0, run.train.accumulate)
         compiled = fn.lower(states[variant], batch(run)).compile()
-        calls[variant] = functools.partial(_advance, states, variant, compiled, batch(run))
+        calls[variant] = functools.partial(timing.advance, states, variant, compiled, batch(run))
     taken = timing.interleaved(calls, rounds, f"training {name}")
     seconds = {variant: float(np.median(times)) for variant, times in taken.items()}
     rows = []
@@ -78,11 +78,6 @@ def training(name: str, config, rounds: int) -> list[dict]:
             "ratio_to_floor": seconds[variant] / least,
         })  # fmt: skip
     return rows
-
-
-def _advance(states, variant, compiled, inputs):
-    states[variant], metrics = compiled(states[variant], inputs)
-    return metrics
 
 
 def models(config) -> dict[str, ModelConfig]:

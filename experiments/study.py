@@ -11,13 +11,11 @@ import json
 import multiprocessing
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 
-import jax
 import numpy as np
-import tqdm
 
+from experiments import timing
 from moe import config as configs
 from moe import counting, flops, plan, sharding
 from moe.data import prepare
@@ -87,14 +85,14 @@ def _require_data(path, data):
 
 def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
     """Writes results.jsonl from the finished runs and returns its records."""
-    timing = _timing(root)
+    timed = _timing(root)
     costs = {name: cost(run) for name, run in runs.items()}
     records = [
         {
             "variant": name,
             "seed": seed,
             **costs[name],
-            **_timed(timing, name),
+            **_timed(timed, name),
             **_finished(path),
         }
         for name, path, seed in _all(runs, root, seeds)
@@ -139,14 +137,14 @@ def _everything(run):
 def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
     path, nothing = root / "timing.json", {"median": {}, "least": {}}
-    timing = json.loads(path.read_text()) if path.exists() else nothing
-    return timing if "least" in timing else nothing
+    found = json.loads(path.read_text()) if path.exists() else nothing
+    return found if "least" in found else nothing
 
 
-def _timed(timing, name):
-    if name not in timing["median"]:
+def _timed(timed, name):
+    if name not in timed["median"]:
         return {}
-    return {"step_seconds": timing["median"][name], "step_seconds_least": timing["least"][name]}
+    return {"step_seconds": timed["median"][name], "step_seconds_least": timed["least"][name]}
 
 
 def _finished(path):
@@ -232,24 +230,22 @@ def _work(index, runs, root, seeds):
 def _time_steps(index, runs, root):
     """Times one training step of every variant in turn, so that noise falls on all alike."""
     del index
-    seconds = {name: [] for name in runs}
     first = next(iter(runs.values()))
     with sharding.on(loop.mesh_of(first), first.layout):
         data = prepare.prepare(first.data)
         states = {name: _state(run, data) for name, run in runs.items()}
-        ready = {name: _ready(run, states[name], data) for name, run in runs.items()}
-        for _ in tqdm.trange(ROUNDS + 1, desc="timing steps side by side"):
-            for name, (train_step, inputs) in ready.items():
-                began = time.perf_counter()
-                states[name], _ = jax.block_until_ready(train_step(states[name], inputs))
-                seconds[name].append(time.perf_counter() - began)
-    timing = {
+        calls = {
+            name: functools.partial(timing.advance, states, name, *_ready(run, states[name], data))
+            for name, run in runs.items()
+        }
+        seconds = timing.interleaved(calls, ROUNDS, "timing steps side by side")
+    found = {
         "machine": files.machine(),
-        "median": {name: float(np.median(s[1:])) for name, s in seconds.items()},
-        "least": {name: float(np.min(s[1:])) for name, s in seconds.items()},
-        "seconds": {name: [round(x, 6) for x in s[1:]] for name, s in seconds.items()},
+        "median": {name: float(np.median(s)) for name, s in seconds.items()},
+        "least": {name: float(np.min(s)) for name, s in seconds.items()},
+        "seconds": {name: [round(x, 6) for x in s] for name, s in seconds.items()},
     }
-    files.write(root / "timing.json", json.dumps(timing) + "\n")
+    files.write(root / "timing.json", json.dumps(found) + "\n")
 
 
 def _state(run, data):

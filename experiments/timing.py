@@ -7,6 +7,13 @@ import jax
 import tqdm
 
 
+def advance(states: dict, name: str, train_step: Callable, inputs):
+    """One step of the state of this name, whose memory it takes; what it made."""
+    made = train_step(states[name], inputs)
+    states[name] = made[0]
+    return made
+
+
 def interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str, list[float]]:
     """Seconds of each call in each round, after one round that is not counted.
 
