@@ -2,7 +2,7 @@
 
 So differences and ratios are taken within a seed first, and only then averaged: what is common to
 both cancels. Intervals over seeds are Student's t, of one pair (`interval`) or with the spread of
-many models together (`pooled_half`).
+many models together (`seeds_half`).
 """
 
 import math
@@ -34,28 +34,58 @@ def interval(values) -> Interval:
     return Interval(float(values.mean()), float(half))
 
 
-def pooled_half(losses) -> float:
+def seeds_half(losses: dict[str, list[float]], one: str, other: str) -> float:
     """Half width of the 95% interval of the difference of two models' means over seeds.
 
     A few seeds tell the spread of one pair badly, those of many models together tell it well: a
     loss is taken as its model's part plus its seed's part plus noise, as large for all models
-    (randomized blocks, Box, Hunter and Hunter 2005, chapter 4). Models that differ in how much
-    chance moves them break it.
+    (randomized blocks, Box, Hunter and Hunter 2005, chapter 4). But a model that is set `apart`
+    has its own spread, known from its own seeds alone (Welch 1947).
 
     Args:
-      losses: [models, seeds], the same seeds for each model.
+      losses: the models whose spread is pooled; of each one loss a seed, the same seeds for all.
+      one, other: of the models, or others, which are taken to have the pooled spread.
 
     Returns:
-      NaN with a single model, or with fewer than two seeds.
+      NaN with fewer than two models, or fewer than two seeds.
     """
-    losses = np.asarray(losses, float)
-    models, seeds = losses.shape
-    freedom = (models - 1) * (seeds - 1)
-    if freedom < 1:
+    alone = apart(losses)
+    together = np.array([values for name, values in losses.items() if name not in alone], float)
+    if len(together) < 2 or together.shape[1] < 2:
         return math.nan
-    noise = losses - losses.mean(1, keepdims=True) - losses.mean(0) + losses.mean()
-    error = math.sqrt(2 / seeds * np.square(noise).sum() / freedom)
-    return float(stats.t.ppf(0.975, freedom) * error)
+    models, seeds = together.shape
+    freedom = (models - 1) * (seeds - 1)
+    noise = together - together.mean(1, keepdims=True) - together.mean(0) + together.mean()
+    pooled = np.square(noise).sum() / freedom, freedom
+    if not alone & {one, other}:
+        return _half(2 * pooled[0] / seeds, freedom)
+    own = {name: (np.var(losses[name], ddof=1), seeds - 1) for name in alone}
+    parts = [own.get(name, pooled) for name in (one, other)]
+    squared = sum(v for v, _ in parts) / seeds
+    welch = squared**2 / sum((v / seeds) ** 2 / f for v, f in parts)
+    return _half(squared, welch)
+
+
+def _half(squared_error, freedom):
+    return float(stats.t.ppf(0.975, freedom) * math.sqrt(squared_error))
+
+
+def apart(losses: dict[str, list[float]]) -> set[str]:
+    """Models that chance moves more than the others: F test of each against the rest.
+
+    At p < 0.001, divided by the number of models (Bonferroni).
+    """
+    values = np.array(list(losses.values()), float)
+    if len(values) < 3 or values.shape[1] < 2:
+        return set()
+    models, seeds = values.shape
+    noise = values - values.mean(1, keepdims=True)
+    noise -= np.median(noise, axis=0)  # what a seed does to all
+    squares = np.square(noise).sum(1)
+    rest = (squares.sum() - squares) / (models - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.f.sf(squares / rest, seeds - 1, (models - 1) * (seeds - 1))
+    return {name for name, small in zip(losses, p < 0.001 / models, strict=True) if small}
 
 
 def difference_over_documents(nll_X, baseline_X, tokens_X) -> Interval:

@@ -45,16 +45,20 @@ def difference(runs, name: str, than: str) -> tuple[paired.Interval, float, int]
     """Of two variants: the difference with its interval over documents, half of that over seeds.
 
     The latter is NaN with one seed. Its spread is that of all variants with experts which have
-    these seeds, see `paired.pooled_half`. The third result is the number of seeds.
+    these seeds, see `paired.seeds_half`. The third result is the number of seeds.
     """
     both = scaling.shared(runs[name], runs[than])
-    pool = [
-        [found[s]["test_nll"] for s in both]
-        for found in runs.values()
-        if both.keys() <= found.keys() and scaling.first(found)["experts"]
-    ]
-    half = paired.pooled_half(pool) if len(pool) > 1 else math.nan
+    half = paired.seeds_half(_pool(runs, both), name, than)
     return scaling.over_documents(both, runs[than]), half, len(both)
+
+
+def _pool(runs, seeds):
+    """Test losses of the variants with experts that have these seeds."""
+    return {
+        name: [found[s]["test_nll"] for s in seeds]
+        for name, found in runs.items()
+        if seeds.keys() <= found.keys() and scaling.first(found)["experts"]
+    }
 
 
 def _row(name, runs, baseline):
@@ -101,7 +105,8 @@ def _legend(baseline):
     return (
         f"Δ is the paired difference of test loss from {baseline}, with its 95% interval over test"
         " documents and, if there are several, over seeds; the spread over seeds is taken as the"
-        " same for all models with experts, and estimated from all of them. No interval is widened"
+        " same for all models with experts, and estimated from all of them, but for those that an F"
+        " test sets apart (p < 0.001), which have their own. No interval is widened"
         " for the number of comparisons. steps, seconds: what it takes to reach"
         f" {baseline}'s last validation loss, as a share of what {baseline} took; not reached: by"
         " one seed at least. ms/step: median of a training step on one device, measured side by"

@@ -28,9 +28,31 @@ def test_the_spread_over_seeds_is_pooled_over_models():
     # variance 4/9 over (3 - 1)(2 - 1) = 2 degrees of freedom; a difference of means has twice that
     # over two seeds; t(0.975, 2) = 4.302653
     want = 4.302653 * math.sqrt(4 / 9 / 2)
-    assert paired.pooled_half(base + noise) == pytest.approx(want, rel=1e-6)
-    assert paired.pooled_half(base) == pytest.approx(0, abs=1e-12)
-    assert math.isnan(paired.pooled_half(base[:, :1])) and math.isnan(paired.pooled_half(base[:1]))
+    half = lambda losses: paired.seeds_half(dict(zip("abc", losses, strict=False)), "a", "b")  # noqa: E731
+    assert half(base + noise) == pytest.approx(want, rel=1e-6)
+    assert half(base) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(half(base[:, :1])) and math.isnan(half(base[:1]))
+    assert math.isnan(half(base[:0]))
+
+
+def test_a_model_that_chance_moves_more_stands_for_itself():
+    """Ten models spread by 0.01, and one by 0.4: Welch's interval is its own, of one freedom."""
+    rng = np.random.default_rng(0)
+    calm = {f"m{i}": list(3.5 + 0.1 * i + 0.01 * rng.normal(size=2)) for i in range(10)}
+    losses = {**calm, "wild": [3.7, 4.1]}
+    assert paired.apart(losses) == {"wild"} and paired.apart(calm) == set()
+    assert paired.seeds_half(losses, "m0", "m1") == paired.seeds_half(calm, "m0", "m1") < 0.05
+    assert paired.seeds_half(losses, "dense", "m1") == paired.seeds_half(calm, "m0", "m1")
+    # variance 0.08 over two seeds, t(0.975, 1) = 12.706; the other model adds next to nothing
+    want = 12.706 * math.sqrt(0.08 / 2)
+    assert paired.seeds_half(losses, "wild", "m1") == pytest.approx(want, rel=0.01)
+
+
+def test_a_spread_of_ordinary_chance_sets_nobody_apart():
+    """One in a thousand such studies, by the level of the test."""
+    rng = np.random.default_rng(1)
+    draws = rng.normal(size=(400, 12, 2))
+    assert sum(bool(paired.apart(dict(enumerate(x.tolist())))) for x in draws) <= 2
 
 
 def test_pairing_cancels_what_is_common():
