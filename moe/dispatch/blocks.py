@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
+from moe import counting, sharding
 from moe.dispatch import gather
 from moe.layers import bank
 from moe.routing import assignment
@@ -44,15 +44,9 @@ def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: st
     (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
     C, J = sizes(S * K, E)
     order = assignment.order(choice.expert_GSK, E)
-    plan = _plan(order, C, J)
-    gate_P = choice.gate_GSK.reshape(-1).astype(x_SD.dtype)
-    y_SD = _rest((activation, C, J, K), x_SD, gate_P, weights, plan)
-    if C:
-        slots = assignment.seats_of(choice, order, C)
-        x_ECD = gather.dispatch(x_SD[None], slots)[0]
-        with jax.named_scope("experts"):
-            y_ECD = bank.compute(x_ECD, weights, activation, "EC", "E")
-        y_SD += gather.combine(y_ECD[None], slots, S)[0]
+    left_E = jnp.maximum(order.count_GE[0] - C, 0)
+    plan = _Plan(choice.expert_GSK, order, jnp.cumsum(-(-left_E // J)))
+    y_SD = _mixed((activation, C, J), x_SD, choice.gate_GSK, weights, plan)
     return y_SD, E * C + plan.last_E[-1] * J
 
 
@@ -66,90 +60,111 @@ def sizes(pairs: int, experts: int) -> tuple[int, int]:
 
 
 class _Plan(NamedTuple):
-    """Which pairs are left over, and in which blocks."""
+    """Who goes where, and in which blocks those without a slot."""
 
-    pair_P: jax.Array
-    start_E: jax.Array
-    count_E: jax.Array
+    expert_1SK: jax.Array
+    order: assignment.Order
     last_E: jax.Array  # blocks of this expert and all before it
 
 
-def _plan(order, C, J):
-    pair_P, start_E, count_E = (x[0] for x in order)
-    return _Plan(pair_P, start_E, count_E, jnp.cumsum(-(-jnp.maximum(count_E - C, 0) // J)))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rest(how, x_SD, gate_P, weights, plan):
-    """y_SD of the pairs without a slot."""
-
-    def body(i, y_SD):
-        expert, token_J, pair_J = _block(how, i, plan)
-        y_JD = _compute(how, *_of_block(x_SD, gate_P, weights, expert, token_J, pair_J))
-        return y_SD.at[token_J].add(y_JD, mode="drop")
-
-    return _loop(plan, body, sharding.vary(jnp.zeros_like(x_SD)))
+def _mixed(how, x_SD, gate_1SK, weights, plan):
+    """y_SD, from slots and blocks."""
+    return _in_blocks(
+        how, _in_slots(how, plan, x_SD, gate_1SK, weights), x_SD, gate_1SK, weights, plan
+    )
 
 
-def _rest_fwd(how, x_SD, gate_P, weights, plan):
-    return _rest(how, x_SD, gate_P, weights, plan), (x_SD, gate_P, weights, plan)
+def _mixed_fwd(how, x_SD, gate_1SK, weights, plan):
+    own = x_SD, gate_1SK, weights
+    y_SD, back = jax.vjp(functools.partial(_in_slots, how, plan), *own)
+    return _in_blocks(how, y_SD, *own, plan), (back, own, plan)
 
 
-def _rest_bwd(how, saved, dy_SD):
-    x_SD, gate_P, weights, plan = saved
+def _mixed_bwd(how, saved, dy_SD):
+    """The gradients of the slots, to which the blocks add theirs in place."""
+    back, own, plan = saved
 
     def body(i, sums):
         dx_SD, dgate_P, dweights = sums
         expert, token_J, pair_J = _block(how, i, plan)
-        own = _of_block(x_SD, gate_P, weights, expert, token_J, pair_J)
-        _, transposed = jax.vjp(functools.partial(_compute, how), *own)
+        _, transposed = jax.vjp(
+            functools.partial(_compute, how[0]), *_of_block(own, expert, token_J, pair_J)
+        )
         dx_JD, dgate_J, dw = transposed(_rows(dy_SD, token_J))
-        add = lambda sum_E, one: sum_E.at[expert].add(one.astype(jnp.float32))  # noqa: E731
+        add = lambda sum_E, one: sum_E.at[expert].add(one.astype(sum_E.dtype))  # noqa: E731
         return (
             dx_SD.at[token_J].add(dx_JD, mode="drop"),
             dgate_P.at[pair_J].add(dgate_J, mode="drop"),
             jax.tree.map(add, dweights, dw),
         )
 
-    wide = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), weights)
-    start = jnp.zeros_like(x_SD), jnp.zeros_like(gate_P), wide
-    dx, dgate, dw = _loop(plan, body, sharding.vary(start))
-    return dx, dgate, jax.tree.map(lambda sum_E, w: sum_E.astype(w.dtype), dw, weights), None
+    dx_SD, dgate_1SK, dweights = back(dy_SD)
+    wide = jax.tree.map(lambda w: w.astype(jnp.float32), dweights)
+    dx_SD, dgate_P, wide = _loop(plan, body, (dx_SD, dgate_1SK.ravel(), wide))
+    dweights = jax.tree.map(lambda sum_E, w: sum_E.astype(w.dtype), wide, dweights)
+    return dx_SD, dgate_P.reshape(dgate_1SK.shape), dweights, None
 
 
-_rest.defvjp(_rest_fwd, _rest_bwd)
+_mixed.defvjp(_mixed_fwd, _mixed_bwd)
+
+
+def _in_slots(how, plan, x_SD, gate_1SK, weights):
+    """y_SD of the pairs that have a slot."""
+    activation, C, _ = how
+    if not C:
+        return sharding.vary(jnp.zeros_like(x_SD))
+    choice = assignment.Choice(plan.expert_1SK, gate_1SK)
+    slots = assignment.seats_of(choice, plan.order, C)
+    x_ECD = gather.dispatch(x_SD[None], slots)[0]
+    with jax.named_scope("experts"):
+        y_ECD = bank.compute(x_ECD, weights, activation, "EC", "E")
+    return gather.combine(y_ECD[None], slots, len(x_SD))[0]
+
+
+def _in_blocks(how, y_SD, x_SD, gate_1SK, weights, plan):
+    """y_SD with the pairs that have none."""
+
+    def body(i, y_SD):
+        expert, token_J, pair_J = _block(how, i, plan)
+        own = _of_block((x_SD, gate_1SK, weights), expert, token_J, pair_J)
+        return y_SD.at[token_J].add(_compute(how[0], *own), mode="drop")
+
+    return _loop(plan, body, y_SD)
 
 
 def _loop(plan, body, start):
     """As many turns as there are blocks; what they cost is told as realised capacity."""
-    with jax.named_scope("as_needed"):
+    with jax.named_scope(counting.AS_NEEDED):
         return jax.lax.fori_loop(0, plan.last_E[-1], body, start)
 
 
 def _block(how, i, plan):
     """Block i: its expert, and its rows' tokens and pairs, past the end where a row is empty."""
-    _, C, J, K = how
-    P, S = len(plan.pair_P), len(plan.pair_P) // K
+    (_, C, J), (_, S, K) = how, plan.expert_1SK.shape
+    pair_P, start_E, count_E = (x[0] for x in plan.order)
     expert = jnp.searchsorted(plan.last_E, i, side="right", method="compare_all")
     before = jnp.where(expert > 0, plan.last_E[expert - 1], 0)
     at_J = C + (i - before) * J + jnp.arange(J)
-    real_J = at_J < plan.count_E[expert]
-    pair_J = jnp.where(real_J, plan.pair_P[(plan.start_E[expert] + at_J) % P], P)
+    real_J = at_J < count_E[expert]
+    pair_J = jnp.where(real_J, pair_P[(start_E[expert] + at_J) % (S * K)], S * K)
     return expert, jnp.where(real_J, pair_J // K, S), pair_J
 
 
-def _of_block(x_SD, gate_P, weights, expert, token_J, pair_J):
+def _of_block(whole, expert, token_J, pair_J):
     """A block's rows, gates and weights."""
+    x_SD, gate_1SK, weights = whole
     own = lambda w: jax.lax.dynamic_index_in_dim(w, expert, keepdims=False)  # noqa: E731
-    return _rows(x_SD, token_J), _rows(gate_P, pair_J), jax.tree.map(own, weights)
+    return _rows(x_SD, token_J), _rows(gate_1SK.ravel(), pair_J), jax.tree.map(own, weights)
 
 
 def _rows(x, index):
     return jnp.take(x, index, axis=0, mode="fill", fill_value=0)
 
 
-def _compute(how, x_JD, gate_J, weights):
+def _compute(activation, x_JD, gate_J, weights):
+    gate_J = gate_J.astype(x_JD.dtype)
     with jax.named_scope("experts"):
-        if len(x_JD) == 1:  # products with a vector read the weights where they lie
-            return (bank.compute(x_JD[0], weights, how[0], "") * gate_J)[None]
-        return bank.compute(x_JD, weights, how[0], "S") * gate_J[:, None]
+        if len(x_JD) == 1:
+            return (bank.compute(x_JD[0], weights, activation, "") * gate_J)[None]
+        return bank.compute(x_JD, weights, activation, "S") * gate_J[:, None]

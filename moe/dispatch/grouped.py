@@ -48,8 +48,9 @@ def check(kernel: str) -> None:
     fit = [name for name, k in KERNELS.items() if backend in k.backends]
     if kernel not in fit:
         raise ValueError(
-            f"mesh.kernel={kernel!r} is no grouped product on {backend}: there XLA multiplies every"
-            f" row with every expert. Use {' or '.join(map(repr, fit))}"
+            f"mesh.kernel={kernel!r} is no grouped product on {backend}, where there is none of its"
+            " own and XLA's multiplies every row with every expert. Use"
+            f" {' or '.join(map(repr, fit))}"
         )
 
 

@@ -43,7 +43,10 @@ class MoELayer(nn.Module):
         if isinstance(routed.assignment, assignment.Choice):
             for name, value in routed.assignment._asdict().items():
                 self.tell("choices", name, value)
-        y_GSD, seats = (self.dropless if moe.dropless else self.in_slots)(x_GSD, routed, C, train)
+        if moe.dropless:
+            y_GSD, seats = self.dropless(x_GSD, routed, train)
+        else:
+            y_GSD, seats = self.in_slots(x_GSD, routed, C, train)
         with jax.named_scope("router"):
             self.tell("router", "tally", tally.count(routed, seats, mask_GS))
             if routed.policy is not None:
@@ -68,7 +71,7 @@ class MoELayer(nn.Module):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, seats), seats
 
-    def dropless(self, x_GSD, routed, _, train):
+    def dropless(self, x_GSD, routed, train):
         """y_GSD of every choice, and what became of them."""
         moe, activation = self.config.moe, self.config.activation
 
