@@ -1,9 +1,9 @@
 """What an MoE layer costs beside the dense feed-forward of equal FLOPs.
 
-    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py        # CPU, 10 minutes
-    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py:gpu    # one H200
+    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py        # CPU
+    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py:gpu    # one accelerator
 
-Sizes of the first are those of the targets in `experiments/RESULTS.md`: 4,096 tokens, D 256,
+Sizes of the first are those of the targets in `moe/analysis/dispatching.py`: 4,096 tokens, D 256,
 F 1,024, float32. Those of the second are Mixtral's and OLMoE's, in bfloat16.
 """
 

@@ -28,7 +28,7 @@ import tqdm
 from absl import flags
 
 from experiments import command, peers, timing
-from moe import counting, hlo, sharding
+from moe import counting, hlo
 from moe.analysis import dispatching, plots
 from moe.dispatch import einsum, gather, grouped
 from moe.layers import bank
@@ -96,8 +96,8 @@ def by_slots(dispatcher, slots, group, activation, x_SD, choice, weights):
 
 
 def dropless(activation, x_SD, choice, weights):
-    """y_SD by the grouped dispatcher's kernel."""
-    return grouped.KERNELS[sharding.layout().kernel].apply(x_SD, choice, weights, activation)[0]
+    """y_SD by the grouped dispatcher."""
+    return grouped.apply(x_SD[None], choice, weights, activation)[0][0]
 
 
 def dense(activation, x_SD, _, weights):
