@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from moe import dispatch, hlo, sharding
+from moe import hlo, sharding
 from moe.layers import attention, moe
 from moe.training import step
 from tests import tiny
@@ -146,26 +146,27 @@ def recorder() -> optax.GradientTransformation:
     )
 
 
+CHAIN = optax.chain(recorder(), optax.adam(3e-3))
+
+
 class First(NamedTuple):
     """What the first step of Adam from random parameters gives, and the compiled program."""
 
     metrics: dict
     gradients: dict
     params: dict
-    program: str
+    program: jax.stages.Compiled
 
 
 @functools.cache
 def first_step(config, mesh, accumulate=1, **layout) -> First:
-    chain = optax.chain(recorder(), optax.adam(1e-2))
     with tiny.on(mesh, **layout):
-        state, batch = tiny.state(config, chain), tiny.put(tiny.inputs(16))
-        train_step = step.make_train_step(config, chain, 0, accumulate)
+        state, batch = tiny.state(config, CHAIN), tiny.put(tiny.inputs(16))
+        train_step = step.make_train_step(config, CHAIN, 0, accumulate)
         train_step = train_step.lower(state, batch).compile()
         state, metrics = train_step(state, batch)
         assert int(state.step) == 1
-        results = tiny.host((metrics, state.optimizer[0], state.params))
-        return First(*results, train_step.as_text())
+        return First(*tiny.host((metrics, state.optimizer[0], state.params)), train_step)
 
 
 def assert_mesh_changes_nothing(config, mesh, accumulate=1, **layout):
@@ -173,7 +174,7 @@ def assert_mesh_changes_nothing(config, mesh, accumulate=1, **layout):
     assert want.metrics["dropped"] > 0.1
     tiny.assert_close(got.metrics, want.metrics)
     tiny.assert_close(got.gradients, want.gradients, atol=2e-6)
-    # Adam's first step is +-0.01 whatever the size of a gradient, so rounding around 0 shows here.
+    # Adam's first step is +-0.003 whatever the size of a gradient, so rounding around 0 shows here.
     certain = jax.tree.map(lambda g: np.abs(g) > 1e-4, want.gradients)
     assert np.mean([x.mean() for x in jax.tree.leaves(certain)]) > 0.8
     got, want = (jax.tree.map(np.where, certain, x.params, want.params) for x in (got, want))
@@ -219,13 +220,11 @@ def test_nor_on_micro_batches_on_a_mesh():
 
 def test_twenty_steps_are_the_same_on_a_mesh():
     """So are the losses of a whole short run, in which every step builds on the last."""
-    chain = optax.adam(3e-3)
     losses = {}
     for mesh in ("1x1x1", "2x4x1"):
+        train_step = first_step(EVERY_MESH, mesh).program
         with tiny.on(mesh):
-            state = tiny.state(EVERY_MESH, chain)
-            train_step = step.make_train_step(EVERY_MESH, chain, 0)
-            losses[mesh] = []
+            state, losses[mesh] = tiny.state(EVERY_MESH, CHAIN), []
             for i in range(20):
                 state, metrics = train_step(state, tiny.put(tiny.inputs(16, seed=i % 2)))
                 losses[mesh].append(float(metrics["loss"]))
@@ -238,7 +237,8 @@ def test_twenty_steps_are_the_same_on_a_mesh():
 
 
 def collectives(text):
-    """How many instructions of each collective a compiled program has."""
+    """How many instructions of each collective a program has, but for those of one device."""
+    text = "\n".join(line for line in text.splitlines() if "replica_groups={{0},{1}," not in line)
     kinds = re.findall(
         r"(all-gather|all-to-all|all-reduce|reduce-scatter|permute)[-start]*\(", text
     )
@@ -248,7 +248,8 @@ def collectives(text):
 @functools.cache
 def layer_programs(name, transport):
     """The compiled texts of an MoE layer on 2 x 4: forward, and forward with backward."""
-    config = tiny.sparse(num_experts=8, k=2, dispatcher=name)
+    factors = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0} if name == "grouped" else {}
+    config = tiny.sparse(num_experts=8, k=2, dispatcher=name, **factors)
     layer = moe.MoELayer(config)
 
     def forward(params, x_BTD, mask_BT):
@@ -263,12 +264,19 @@ def layer_programs(name, transport):
 
 
 @pytest.mark.parametrize("transport", ["all_to_all", "constraint"])
-@pytest.mark.parametrize("name", [name for name in dispatch.DISPATCHERS if name != "oracle"])
+@pytest.mark.parametrize("name", ["einsum", "gather"])
 def test_tokens_travel_there_and_back_and_nothing_is_gathered(name, transport):
     """Two all-to-alls forward, two more backward, no all-gather of tokens or experts."""
     once, both = map(collectives, layer_programs(name, transport))
     assert once == {"all-to-all": 2}
     assert both.pop("all-to-all") == 4 and both.keys() == {"all-reduce"}
+
+
+def test_without_slots_the_chosen_experts_travel_too():
+    """Three all-to-alls forward, two more backward: which expert is no float."""
+    once, both = map(collectives, layer_programs("grouped", "all_to_all"))
+    assert once == {"all-to-all": 3}
+    assert both.pop("all-to-all") == 5 and both.keys() == {"all-reduce"}
 
 
 def test_the_gathering_transport_sends_no_slots():
@@ -307,7 +315,7 @@ def test_a_training_step_under_scan(name, remat, crossings):
     config = dataclasses.replace(
         SCANNED, remat=remat, moe=dataclasses.replace(SCANNED.moe, dispatcher=name)
     )
-    text = first_step(config, "2x4").program
+    text = first_step(config, "2x4").program.as_text()
     found = collectives(text)
     assert found.pop("all-to-all") == crossings and found.keys() == {"all-reduce"}
     sent = hlo.traffic(text, {"data": 2, "expert": 4, "model": 1})
@@ -316,7 +324,7 @@ def test_a_training_step_under_scan(name, remat, crossings):
 
 def test_relative_positions_send_their_table_and_not_all_pairs():
     """What is summed over devices is the gradient of [N, 32] numbers, not of [N, T, T]."""
-    text = first_step(EVERYTHING, "2x2x2", zero=True, transport="constraint").program
+    text = first_step(EVERYTHING, "2x2x2", zero=True, transport="constraint").program.as_text()
     sums = re.findall(r"= \(?(.*?)\)? all-reduce\(", text)
     shapes = {shape for line in sums for shape in re.findall(r"f32\[([\d,]+)\]", line)}
     assert f"2,{attention.BUCKETS}" in shapes and f"2,{tiny.T},{tiny.T}" not in shapes
@@ -324,7 +332,7 @@ def test_relative_positions_send_their_table_and_not_all_pairs():
 
 def test_with_a_model_axis_only_sums_cross_it():
     sent = hlo.traffic(
-        first_step(EVERY_MESH, "1x4x2").program, {"data": 1, "expert": 4, "model": 2}
+        first_step(EVERY_MESH, "1x4x2").program.as_text(), {"data": 1, "expert": 4, "model": 2}
     )
     assert {kind for kind, _ in sent} == {"all-to-all", "all-reduce"}
     assert {axes for kind, axes in sent if kind == "all-to-all"} == {"expert"}
@@ -337,7 +345,7 @@ def test_zero_gathers_parameters_and_nothing_else():
         params = tiny.params(EVERY_MESH)
         matrices = [x for x in jax.tree.leaves(params) if x.size > tiny.D * 2]
         assert all(x.addressable_shards[0].data.size * 8 == x.size for x in matrices)
-    text = first_step(EVERY_MESH, "2x4", zero=True).program
+    text = first_step(EVERY_MESH, "2x4", zero=True).program.as_text()
     gathered = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather\(", text)
     shapes = {x.shape for x in jax.tree.leaves(params)}
     sizes = {np.prod(shape[1:]) if shape[0] == 1 else np.prod(shape) for shape in shapes}

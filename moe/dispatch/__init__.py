@@ -1,6 +1,6 @@
 """How tokens travel. `DISPATCHERS` is the whole list.
 
-A dispatcher is a pair of pure functions over one group layout:
+One of `SLOTTED` is a pair of pure functions over one group layout:
 `dispatch(x_GSD, slots) -> x_GECD` and `combine(y_GECD, slots, tokens=S) -> y_GSD`, where an empty
 slot carries zeros and a dropped choice returns zeros. All agree in values and in every
 gradient; `oracle` is the slow, obvious one the others are tested against.
@@ -11,4 +11,5 @@ way there and back.
 
 from moe.dispatch import einsum, gather, grouped, oracle
 
-DISPATCHERS = {"oracle": oracle, "einsum": einsum, "gather": gather, "grouped": grouped}
+SLOTTED = {"oracle": oracle, "einsum": einsum, "gather": gather}
+DISPATCHERS = {**SLOTTED, "grouped": grouped}

@@ -57,7 +57,7 @@ def plain(expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
 
 
 def travelled(name, expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
-    dispatcher = dispatch.DISPATCHERS[name]
+    dispatcher = dispatch.SLOTTED[name]
     seats = assignment.seat(assignment.Choice(expert_GSK, gate_GSK), E, slots)
     y_GECD = expert(dispatcher.dispatch(x_GSD, seats), w_EDF, "GEC")
     return dispatcher.combine(y_GECD, seats, tokens=S)

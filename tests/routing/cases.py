@@ -135,10 +135,10 @@ def compiled(config, train):
 
 def run(
     config, given=None, *, mesh="none", weights=None, key=0, train=True, forced=None, at=None,
-    losses=0.0,
+    losses=0.0, **layout,
 ):  # fmt: skip
     """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
-    with tiny.on(mesh):
+    with tiny.on(mesh, **layout):
         function, *args = call(config, given, train, weights, key, forced, at, losses)
         (_, results), gradients = function(*args) if train else (function(*args), (None, None))
         return Result(*tiny.host((*results, *gradients)))
