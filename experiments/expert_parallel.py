@@ -19,7 +19,7 @@ from absl import flags
 from experiments import command
 from moe import config as configs
 from moe import estimate, hlo, plan, sharding
-from moe.analysis import plots
+from moe.analysis import markdown, plots
 from moe.training import loss, step
 from moe.training.config import RunConfig
 
@@ -89,18 +89,17 @@ def row(run: RunConfig, found: dict) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The rows in markdown."""
-    lines = [
-        "| by | devices | experts | all-to-alls a layer | their bytes a token | other bytes a token"
-        " | parameters, MiB a device | temporary, MiB a device |",
-        "| --- |" + " --- |" * 7,
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r['by']} | {r['devices']} | {r['experts']} | {r['all_to_alls_per_layer']:g} |"
-            f" {r['all_to_all_bytes_per_token']:,.0f} | {r['other_bytes_per_token']:,.0f} |"
-            f" {r['parameters'] / 2**20:,.2f} | {r['temporary'] / 2**20:,.1f} |"
-        )
-    return "\n".join(lines)
+    columns = {
+        "by": lambda r: r["by"],
+        "devices": lambda r: str(r["devices"]),
+        "experts": lambda r: str(r["experts"]),
+        "all-to-alls a layer": lambda r: f"{r['all_to_alls_per_layer']:g}",
+        "their bytes a token": lambda r: f"{r['all_to_all_bytes_per_token']:,.0f}",
+        "other bytes a token": lambda r: f"{r['other_bytes_per_token']:,.0f}",
+        "parameters, MiB a device": lambda r: f"{r['parameters'] / 2**20:,.2f}",
+        "temporary, MiB a device": lambda r: f"{r['temporary'] / 2**20:,.1f}",
+    }
+    return markdown.table(columns, ([cell(r) for cell in columns.values()] for r in rows))
 
 
 def study(config, root: pathlib.Path) -> None:

@@ -227,7 +227,7 @@ def test_report():
     dense = run_config(tiny.model(vocab_size=V, d_model=32, num_layers=4, moe=None))
     other = row(dense, plan.arithmetic(dense, "v5e", 8), "dense")
     text = planning.report([first, other], "v5e:2x4")
-    assert "| | mine | dense |" in text and "8 devices, 197 TFLOP/s, 16 GiB" in text
+    assert "|  | mine | dense |" in text and "8 devices, 197 TFLOP/s, 16 GiB" in text
     assert "(published 0.001B)" in text and "mine: a note" in text and "fits" in text
     assert "| all-to-all | expert | 8 |" in text
     ratio = first["ideal_flops_per_token"] / other["ideal_flops_per_token"]

@@ -1,7 +1,10 @@
 """Tables of what dispatchers cost, from the rows of `experiments.bench_dispatch`."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
+
+from moe.analysis import markdown
 
 CELL = (
     "tokens",
@@ -90,10 +93,8 @@ def table(rows: list[dict]) -> str:
         "over dense", "over dense and capacity", "over floor", "temporary MiB", "GFLOPs",
         "compile s",
     )  # fmt: skip
-    lines = [head, ("---",) * len(head), *map(_line, rows)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return (
-        f"{text}\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
+    return markdown.table(head, map(_line, rows)) + (
+        "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
         " FLOPs. floor: the dense feed-forward of equal executed FLOPs and the streaming of the"
         " experts' weights, measured beside. capacity: computed rows a choice; of grouped its"
         " slots, blocks come on top as the loads need. temporary: of the executable. GFLOPs: matrix"
@@ -101,10 +102,21 @@ def table(rows: list[dict]) -> str:
     )
 
 
-def _line(row):
-    def shown(key, form, scale=1.0):
-        return form.format(row[key] * scale) if key in row else "-"
+def _model_line(row):
+    shown = functools.partial(_shown, row)
+    return (
+        row["what"], row["model"], row["variant"], shown("seconds", "{:.2f}", 1e3),
+        shown("ratio_to_dense", "{:.2f}"), shown("ratio_to_floor", "{:.2f}"),
+        shown("total_parameters", "{:,}"), shown("active_parameters", "{:,}"),
+    )  # fmt: skip
 
+
+def _shown(row, key, form, scale=1):
+    return form.format(row[key] * scale) if key in row else "-"
+
+
+def _line(row):
+    shown = functools.partial(_shown, row)
     return (
         *(str(row[name]) for name in ("experts", "k", "activation", "loads", "tokens", "dtype")),
         shown("realised_capacity", "{:.2f}"),
@@ -123,15 +135,7 @@ def _line(row):
 def models_table(rows: list[dict]) -> str:
     """Whole models of `experiments.bench_model`, in Markdown."""
     head = ("what", "of", "variant", "ms", "over dense", "over floor", "parameters", "active")
-    lines = [head, ("---",) * len(head)]
-    for row in rows:
-        shown = lambda key, form: form.format(row[key]) if key in row else "-"  # noqa: B023, E731
-        lines.append((
-            row["what"], row["model"], row["variant"], f"{1e3 * row['seconds']:.2f}",
-            shown("ratio_to_dense", "{:.2f}"), shown("ratio_to_floor", "{:.2f}"),
-            shown("total_parameters", "{:,}"), shown("active_parameters", "{:,}"),
-        ))  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + (
+    return markdown.table(head, map(_model_line, rows)) + (
         "\n\nMedians of calls in turn. training: variants of equal executed FLOPs; floor: their"
         " matrix products alone, each shape by itself. decoding: one token of each text, half of"
         " the cache filled; all models meet as many parameters a token."
@@ -140,15 +144,13 @@ def models_table(rows: list[dict]) -> str:
 
 def targets(rows: list[dict]) -> str:
     """Every target with what was measured, in Markdown; those that nothing judges are left out."""
-    lines = ["| target | E | K | at most | measured | met |", "| --- |" + " --- |" * 5]
+    lines = []
     for programs in by_cell(rows).values():
         for row in programs.values():
             for target in TARGETS:
                 number = target.number(row, programs) if target.of(row) else None
                 if number is not None:
+                    numbers = f"{target.most:.2f}", f"{number:.2f}"
                     met = "yes" if number <= target.most else "no"
-                    lines.append(
-                        f"| {target.says} | {row['experts']} | {row['k']} | {target.most:.2f} |"
-                        f" {number:.2f} | {met} |"
-                    )
-    return "\n".join(lines)
+                    lines.append((target.says, str(row["experts"]), str(row["k"]), *numbers, met))
+    return markdown.table(("target", "E", "K", "at most", "measured", "met"), lines)

@@ -3,6 +3,7 @@
 import math
 
 from moe import chips, flops, plan
+from moe.analysis import markdown
 from moe.presets import Preset
 from moe.training.config import RunConfig
 
@@ -66,12 +67,14 @@ def report(rows: list[dict], topology: str) -> str:
         f" {chip.memory / 2**30:.0f} GiB at {chip.memory_bandwidth / 1e12:.2f} TB/s,"
         f" links {chip.link_bandwidth / 1e9:.0f} GB/s ({chip.source})",
         "",
-        "| | " + " | ".join(r["model"] for r in rows) + " |",
-        "| --- |" + " --- |" * len(rows),
+        markdown.table(
+            ["", *(r["model"] for r in rows)],
+            ([what, *map(cell, rows)] for what, cell in _CELLS.items()),
+        ),
+        "",
+        _traffic(first),
+        "",
     ]
-    for what, cell in _CELLS.items():
-        lines.append(f"| {what} | " + " | ".join(cell(r) for r in rows) + " |")
-    lines += ["", *_traffic(first)]
     lines += [f"{r['model']}: {r['note']}" for r in rows if r["note"]]
     if first["memory"]["short"]:
         lines.append(f"{first['model']} is short by {_gib(first['memory']['short'])}. {ADVICE}")
@@ -88,10 +91,10 @@ def report(rows: list[dict], topology: str) -> str:
 
 
 def _traffic(row):
-    lines = ["| collective | axes | times | leaves a device, a step |", "| --- | --- | --- | --- |"]
-    for t in row["traffic"]:
-        lines.append(f"| {t['kind']} | {t['axes']} | {t['times']:,} | {_gib(t['bytes'])} |")
-    return [*lines, ""]
+    return markdown.table(
+        ("collective", "axes", "times", "leaves a device, a step"),
+        ((t["kind"], t["axes"], f"{t['times']:,}", _gib(t["bytes"])) for t in row["traffic"]),
+    )
 
 
 def _gib(size):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe.analysis import paired, scaling
+from moe.analysis import markdown, paired, scaling
 
 
 class Claim(NamedTuple):
@@ -35,9 +35,7 @@ def table(records: list[dict], baseline: str) -> str:
     found = scaling.common(runs, runs[baseline])
     order = sorted(found, key=lambda name: scaling.mean(found[name], "test_nll"))
     rows = [_row(name, runs, baseline) for name in order]
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([row[c] for c in head] for row in rows)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown.table(rows[0], (row.values() for row in rows))
     return f"{text}\n\n{_legend(baseline)}\n\n{scaling.trained_on(records)}"
 
 
@@ -126,11 +124,9 @@ def claims(records: list[dict], said: Iterable[Claim]) -> str:
     out.
     """
     runs = scaling.by_variant(records)
-    lines = ["| source | claim | ours | agrees |", "| --- | --- | --- | --- |"]
-    for claim in said:
-        if runs.get(claim.better, {}).keys() & runs.get(claim.than, {}).keys():
-            lines.append(f"| {claim.source} | {claim.says} | {' | '.join(_judge(claim, runs))} |")
-    return "\n".join(lines) + (
+    there = lambda c: runs.get(c.better, {}).keys() & runs.get(c.than, {}).keys()  # noqa: E731
+    rows = [(c.source, c.says, *_judge(c, runs)) for c in said if there(c)]
+    return markdown.table(("source", "claim", "ours", "agrees"), rows) + (
         "\n\nOurs is a difference of test loss in nats per token, ± half of a 95% interval over"
         " documents and seeds together, and in brackets what each drops in training. yes, no: the"
         " interval lies on one side of 0; open: it does not; with one seed nothing is judged."

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from moe import flops
-from moe.analysis import paired
+from moe.analysis import markdown, paired
 
 BASELINE = "dense"
 SHORT = (
@@ -78,9 +78,8 @@ def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str
     baseline = runs[BASELINE]
     rows = [_row(name, seeds, baseline, watts) for name, seeds in common(runs, baseline).items()]
     head = [column for column in rows[0] if not columns or column in columns]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(row[column] for column in head) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + _legend(records, watts)
+    text = markdown.table(head, ([row[column] for column in head] for row in rows))
+    return f"{text}\n\n{_legend(records, watts)}"
 
 
 def _row(name, runs, baseline, watts):

@@ -28,7 +28,7 @@ def test_a_report_with_its_dense_twin(tmp_path, capsys):
     out = tmp_path / "plans.jsonl"
     given = "--model=glam_8b_64e", "--topology=v5p:4x4x8", "--mesh=data=2,expert=64", "--zero"
     text = report(capsys, *given, f"--out={out}")
-    assert "| | glam_8b_64e | glam_8b |" in text and "| by | arithmetic | arithmetic |" in text
+    assert "|  | glam_8b_64e | glam_8b |" in text and "| by | arithmetic | arithmetic |" in text
     assert "143.9B (published 143B)" in text and "all-to-all | expert |" in text
     moe, dense = map(json.loads, out.read_text().splitlines())
     assert moe["mesh"] == {"data": 2, "expert": 64, "model": 1} and moe["batch_size"] == 128
@@ -48,7 +48,7 @@ def test_a_twin_that_does_not_fit_its_mesh_does_not_stop_the_report(given, left_
     text = report(capsys, "--model=glam_0.1b_64e", *given)
     assert "2.08B (published 1.9B)" in text
     assert ("glam_0.1b is left out: model.d_model=768" in text) == left_out
-    assert ("| | glam_0.1b_64e | glam_0.1b |" in text) != left_out
+    assert ("|  | glam_0.1b_64e | glam_0.1b |" in text) != left_out
 
 
 def test_what_does_not_fit_says_what_to_change(capsys):

@@ -1,0 +1,10 @@
+"""Tables as Markdown."""
+
+from collections.abc import Iterable
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A line a row, without a newline at the end."""
+    head = list(head)
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
