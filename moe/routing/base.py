@@ -51,10 +51,14 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
 def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
     """expert_GS with as many real tokens for each expert as for every other (or one more)."""
     G, S, E = score_GSE.shape
-    spread_G11 = score_GSE.std((1, 2), keepdims=True, where=mask_GS[..., None])
+    # What all scores of a token or of an expert have in common changes no assignment.
+    real_GS1 = mask_GS[..., None]
+    own_GSE = score_GSE - score_GSE.mean(2, keepdims=True)
+    own_GSE = own_GSE - jnp.nan_to_num(own_GSE.mean(1, keepdims=True, where=real_GS1))
+    spread_G11 = own_GSE.std((1, 2), keepdims=True, where=real_GS1)
     spread_G11 = jnp.maximum(jnp.nan_to_num(spread_G11), 1e-6)  # of a group of padding alone
     ties_SE = 0.02 * jax.random.uniform(jax.random.key(0), (S, E))
-    scaled_GSE = score_GSE / spread_G11 + ties_SE[None]
+    scaled_GSE = own_GSE / spread_G11 + ties_SE[None]
     plan_GSE = sinkhorn.plan(scaled_GSE, mask_GS, iterations, temperature, START)
     real_G1 = mask_GS.sum(-1, keepdims=True)
     later_EE = jnp.triu(jnp.ones((E, E), bool), 1)

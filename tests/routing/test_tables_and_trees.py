@@ -15,6 +15,7 @@ from moe.routing import (
     hashed,
     reinforce,
     tables,
+    tally,
 )
 from tests import tiny
 from tests.routing.by_hand import LOGITS, MASK, P, choice, route
@@ -147,3 +148,10 @@ def test_hierarchical_by_hand():
     np.testing.assert_allclose(sums["load_A"], [1 - phi, phi], rtol=1e-4)
     inside = scipy.stats.norm.cdf(np.log(0.6 / 0.4) / sigma)
     np.testing.assert_allclose(sums["inside_AW"][1], [1 - inside, inside], rtol=1e-4)
+
+
+def test_the_load_of_an_expert_is_its_groups_times_its_share_of_it():
+    """Loads 2, 1, 0.5, 0.5: variance 0.375 around a mean of 1 (Shazeer et al., equation 18)."""
+    own = {"load_A": [3.0, 1.0], "inside_AW": [[2.0, 1.0], [0.5, 0.5]], "sent_A": [3.0, 1.0]}
+    sums = tally.Tally(*[None] * 6)._replace(own={k: jnp.array(x) for k, x in own.items()})
+    np.testing.assert_allclose(routing.hierarchical.load_loss(sums), 0.375, rtol=1e-6)
