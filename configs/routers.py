@@ -15,8 +15,10 @@ sequences of 64: small groups are uneven by chance, and tokens that choose would
 All variants have 20 experts, which five domains divide, but for `domain`, which has one for each,
 and MultiHash, whose 40 are slices of 20.
 Their width is what makes their executed FLOPs those of the dense model: capacity, router and
-dispatch are paid for. Learning rate and capacity factor are those of `configs/scaling.py`, the
-same for all: no router was tuned.
+dispatch are paid for. Learning rate (0.012), initial scale of a learned router (2) and capacity
+factor (1.25) are those of `configs/scaling.py`, which were chosen on top-k: no other router was
+tuned. Routers with noise of their own and trees start at scale 0, Soft MoE at 1; top-p, `domain`,
+Soft MoE and expert choice have other factors, said at their lines.
 """
 
 from ml_collections import ConfigDict

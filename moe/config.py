@@ -84,6 +84,8 @@ class MoEConfig:
         found = {f"moe.{name}": getattr(self, name) for name in own}
         for name in ("rounds", "batch_priority"):
             found[f"moe.options.{name}"] = getattr(self.options, name, 0)
+        if self.causal == "always":  # the others choose inside a group
+            found["moe.group_size"] = self.group_size
         for name, value in found.items():
             require(
                 not value,

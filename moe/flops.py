@@ -70,7 +70,7 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
     Args:
       length: T, over which causal attention averages.
 
-    Routed experts are as many as a token meets on average (`Router.met`): K for most.
+    Routed experts are as many as a token meets on average, or at most (`Router.met`): K for most.
     """
     D, sparse = model.d_model, model.moe_layers
     attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head

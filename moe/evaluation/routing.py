@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 
+from moe.routing import contract
+
 
 class CollapseWarning(UserWarning):
     """A router has stopped using its experts."""
@@ -23,16 +25,18 @@ def agreement(before, after, experts: int) -> list[float]:
 class Watch:
     """Warns, once for each layer, when a collapse has lasted for so many steps.
 
-    Collapsed: an expert is unused, or one gets more than half of the load or nearly every token.
+    Collapsed: an expert is unused, or one gets more than half of the load (of two experts three
+    quarters) or nearly every token.
     """
 
-    def __init__(self, steps: int):
-        self.steps, self._since, self._warned = steps, {}, set()
+    def __init__(self, steps: int, router: contract.Router):
+        self.steps, self._advice = steps, advice(router)
+        self._since, self._warned = {}, set()
 
     def see(self, record: dict) -> None:
         """Looks at a logged record; of a dense model it sees nothing."""
         for layer, load_E in enumerate(np.asarray(record.get("load_LE", []))):
-            reason = collapse(load_E, float(record["realised_k"]))
+            reason = collapse(load_E, float(record["realised_k_L"][layer]))
             if reason is None:
                 self._since.pop(layer, None)
                 continue
@@ -40,19 +44,33 @@ class Watch:
             if record["step"] - since >= self.steps and layer not in self._warned:
                 self._warned.add(layer)
                 warnings.warn(
-                    f"router of MoE layer {layer} has collapsed: since step {since} {reason}. Raise"
-                    " moe.balance_weight, lower optimizer.learning_rate or moe.router_scale, or"
-                    " take a router that balances itself (sigmoid, sinkhorn, base, hash)",
+                    f"router of MoE layer {layer} has collapsed: since step {since} {reason}."
+                    f" {self._advice}",
                     CollapseWarning,
                     stacklevel=2,
                 )
 
 
+def advice(router: contract.Router) -> str:
+    """What may help; only what this router can use."""
+    able = []
+    if "balance_weight" in router.common:
+        able.append("raise moe.balance_weight")
+    if router.learned:
+        able.append("lower optimizer.learning_rate")
+    if "router_scale" in router.common:
+        able.append("lower moe.router_scale")
+    able.append("take a router that balances itself (sigmoid, sinkhorn, base)")
+    text = ", or ".join(able)
+    return text[0].upper() + text[1:]
+
+
 def collapse(load_E, realised_k: float) -> str | None:
     """What is wrong with the loads of one layer's experts, None if nothing is."""
-    idle, most = int((load_E == 0).sum()), float(load_E.max())
+    experts, idle, most = len(load_E), int((load_E == 0).sum()), float(load_E.max())
     if idle:
-        return f"{idle} of {len(load_E)} experts get no token"
-    if most > 0.5 or (most * realised_k > 0.95 and realised_k < 0.9 * len(load_E)):
+        return f"{idle} of {experts} experts get no token"
+    nearly_all = most * realised_k > 0.95 and realised_k < 0.9 * experts
+    if experts > 1 and (most > max(0.5, 1.5 / experts) or nearly_all):
         return f"expert {int(load_E.argmax())} gets {most:.0%} of the load"
     return None

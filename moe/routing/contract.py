@@ -102,7 +102,7 @@ class Router(NamedTuple):
     update: Callable | None = None  # (state, tally, options) -> state, once a training step
     reads_ids: bool = False
     domains: Callable | None = None  # moe -> how many domains it knows; None: it reads none
-    met: Callable = lambda moe: moe.k  # moe -> routed experts a token, on average
+    met: Callable = lambda moe: moe.k  # moe -> routed experts a token, at most on average
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
     check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
 

@@ -4,7 +4,8 @@ A table, fixed before training, maps ids to experts; there are no weights, no lo
 is 1. The tables of a model's layers are drawn apart. Variants:
 
 - `random`: uniform;
-- `balanced`: the most frequent id first, each to the lightest expert;
+- `balanced`: the most frequent id first, each to an expert with room in its even share, the
+  lightest if none has (the paper: always the lightest; a draw keeps MultiHash's tables apart);
 - `clustered`: k-means of embeddings, so that alike ids share an expert. The paper clusters those
   of a trained Transformer; ours come from the training text itself, so that nothing has to be
   trained: singular vectors of the ids' co-occurrence (`tables.embeddings`);

@@ -160,7 +160,7 @@ def _loop(run, data, state, train_step, clock, judge, writer, checkpoints, name,
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
     )
-    log = observing.Log(writer, t.collapse_steps)
+    log = observing.Log(writer, run)
     clock.start()
     for i in bar:
         n = i + 1

@@ -16,7 +16,7 @@ from moe.layers import embedding
 from moe.models import decoder
 from moe.routing import reinforce, tally
 
-BY_LAYER = ("dropped", "max_load", "unused")
+BY_LAYER = ("dropped", "max_load", "unused", "realised_k")
 
 
 class Inputs(NamedTuple):

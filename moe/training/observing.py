@@ -70,13 +70,15 @@ class Judge:
 class Log:
     """Writes records, and looks at those of training one write later, when they are ready."""
 
-    def __init__(self, writer: metrics.Writer, collapse_steps: int):
+    def __init__(self, writer: metrics.Writer, run: RunConfig):
         self.shown = {}  # beside the progress bar
-        self._writer, self._watch = writer, routing.Watch(collapse_steps)
+        self._writer, moe = writer, run.model.moe
+        self._watch = moe and routing.Watch(run.train.collapse_steps, moe.routing)
 
     def write(self, record: dict) -> None:
         """Takes one record."""
         late = self._writer.write(record)
         if late and late["split"] == "train":
             self.shown["train"] = f"{float(late['nll']):.3f}"
-            self._watch.see(late)
+            if self._watch:
+                self._watch.see(late)

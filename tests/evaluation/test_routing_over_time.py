@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moe.evaluation import routing
+from moe.routing import ROUTERS
 
 
 def test_agreement_is_of_sets_and_leaves_out_nobody():
@@ -17,7 +18,7 @@ def test_agreement_is_of_sets_and_leaves_out_nobody():
 
 
 def record(step, load_LE, k=1.0):
-    return {"step": step, "load_LE": load_LE, "realised_k": k}
+    return {"step": step, "load_LE": load_LE, "realised_k_L": [k] * len(load_LE)}
 
 
 EVEN, IDLE, HEAVY = [0.25] * 4, [0.5, 0.25, 0.25, 0.0], [0.6, 0.2, 0.1, 0.1]
@@ -31,6 +32,9 @@ EVEN, IDLE, HEAVY = [0.25] * 4, [0.5, 0.25, 0.25, 0.0], [0.6, 0.2, 0.1, 0.1]
         (HEAVY, 1, "expert 0 gets 60% of the load"),
         ([0.49, 0.2, 0.2, 0.11], 2, "expert 0 gets 49% of the load"),  # nearly every token
         ([0.5, 0.5], 2, None),  # every token has both experts
+        ([0.6, 0.4], 1, None),  # of two, one has more than half
+        ([0.8, 0.2], 1, "expert 0 gets 80% of the load"),
+        ([1.0], 1, None),
     ],
 )
 def test_what_a_collapse_is(load_E, k, reason):
@@ -38,7 +42,7 @@ def test_what_a_collapse_is(load_E, k, reason):
 
 
 def test_a_collapse_that_lasts_is_warned_of_once():
-    watch = routing.Watch(steps=20)
+    watch = routing.Watch(20, ROUTERS["top_k"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in (10, 20):
@@ -51,9 +55,14 @@ def test_a_collapse_that_lasts_is_warned_of_once():
 
 
 def test_a_collapse_that_heals_is_not():
-    watch = routing.Watch(steps=20)
+    watch = routing.Watch(20, ROUTERS["top_k"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step, load_E in ((10, HEAVY), (20, EVEN), (30, HEAVY), (40, IDLE)):
             watch.see(record(step, [load_E]))
-        watch.see({"step": 50, "nll": 3.0})  # a dense model
+
+
+def test_advice_is_what_the_router_can_use():
+    assert routing.advice(ROUTERS["top_k"]).startswith("Raise moe.balance_weight, or lower opt")
+    assert routing.advice(ROUTERS["base"]).startswith("Lower optimizer.learning_rate, or lower moe")
+    assert routing.advice(ROUTERS["hash"]).startswith("Take a router that balances itself")

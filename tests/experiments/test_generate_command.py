@@ -4,9 +4,10 @@ import contextlib
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import generate
+from experiments import agreement, generate
 from moe import config as configs
 from moe.data import tokenizer
 from moe.training import checkpoint, loop
@@ -35,6 +36,22 @@ def test_every_prompt_is_continued(run, tmp_path, capsys):
     generate.main(str(tmp_path), ["ab", "hello"], 5)
     said = capsys.readouterr().out
     assert said.startswith("ab") and "\n\nhello" in said and "10 tokens in" in said
+
+
+def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, tmp_path):
+    """Top-1 does the same, BASE does not."""
+    found = {}
+    for name in ("top_k", "base"):
+        moe = tiny.moe(router=name, capacity_factor=4.0, eval_capacity_factor=4.0)
+        one = run.replace(model={"moe": moe, "allow_noncausal": True})
+        trained(one, tmp_path / name)
+        agreement.main(str(tmp_path / name), batches=2)
+        found[name] = json.loads((tmp_path / name / "agreement.json").read_text())
+    same, other = found["top_k"], found["base"]
+    assert same["agreement"] == 1 and same["batches"] == 2
+    np.testing.assert_allclose(same["nll_by_training_rule"], same["nll_by_evaluation_rule"])
+    assert 0.2 < other["agreement"] < 0.95
+    assert other["nll_by_training_rule"] != other["nll_by_evaluation_rule"]
 
 
 def test_what_is_missing_is_named(run, tmp_path):

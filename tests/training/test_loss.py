@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe import routing
 from moe.models import decoder
 from moe.routing import tally
 from moe.training import loss
@@ -83,6 +84,32 @@ def test_the_task_alone_gives_the_router_a_gradient():
     assert (np.abs(router_DE) > 1e-5).all()
 
 
+def test_a_policy_is_paid_in_log_probability():
+    """Of targets that count, and of those alone; its own losses come in with their own weights."""
+    options = routing.reinforce.Options(policy_weight=0.5, baseline_weight=0.25)
+    config = silent(router="reinforce", options=options)
+    inputs = tiny.inputs()
+    counted_BT = (np.asarray(inputs.segment_BT) > 0) & (np.arange(T) % 3 > 0)
+    inputs = inputs._replace(counted_BT=jnp.asarray(counted_BT, jnp.int32))
+    (value, metrics), _ = tiny.value_and_grad(config, inputs)
+
+    network, params, key = decoder.Decoder(config), tiny.params(config), jax.random.key(0)
+    nll_BT = np.asarray(loss.forward(network, params, {}, inputs, key, True).nll_BT)
+    _, aux = network.apply(
+        {"params": params}, inputs.tokens_BT, inputs.segment_BT, inputs.position_BT, True,
+        rngs={"router": key}, mutable=decoder.SOWN,
+    )  # fmt: skip
+    policy = decoder.sown(config, aux, "policy", "policy")
+    log_p_BT, expected_BT = (np.asarray(x[0]) for x in policy)
+    surprise_N = (-nll_BT - expected_BT)[counted_BT]
+    taught = -(surprise_N * log_p_BT[counted_BT]).mean(), np.square(surprise_N).mean()
+    got = metrics["policy_loss"], metrics["baseline_loss"]
+    np.testing.assert_allclose(got, taught, rtol=1e-4)
+    np.testing.assert_allclose(
+        value, metrics["nll"] + 0.5 * taught[0] + 0.25 * taught[1], rtol=1e-5
+    )
+
+
 def test_an_expert_without_tokens_gets_exactly_zero():
     """Experts 1 to 3 are out of reach of the router; their weights must not move."""
     params = tiny.params(silent())
@@ -109,13 +136,17 @@ def test_all_of_it_is_float32():
 # Accumulation.
 
 
-@pytest.mark.parametrize(("group_size", "accumulate"), [(2 * T, 2), (T // 2, 4)])
-def test_micro_batches_make_the_whole_batch(group_size, accumulate):
+TOP_P = routing.top_p.Options(mass=0.6, target_k=1.5, entropy_weight=0.1)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "accumulate", "router"),
+    [(2 * T, 2, {"k": 2}), (T // 2, 4, {"router": "top_p", "k": 3, "options": TOP_P})],
+)
+def test_micro_batches_make_the_whole_batch(group_size, accumulate, router):
     """Loss, all metrics and all gradients, though the balance loss is not linear."""
-    config = tiny.model(
-        num_layers=1, every=1,
-        moe=tiny.moe(k=2, group_size=group_size, balance_weight=0.5, capacity_factor=0.75),
-    )  # fmt: skip
+    sizes = {"group_size": group_size, "capacity_factor": 0.75 / router["k"] * 2}
+    config = tiny.model(num_layers=1, every=1, moe=tiny.moe(balance_weight=0.5, **sizes, **router))
     whole = tiny.value_and_grad(config, tiny.inputs())
     assert whole[0][1]["dropped"] > 0.05
     parts = tiny.value_and_grad(config, tiny.inputs(), accumulate=accumulate)

@@ -1,0 +1,69 @@
+"""Is a router judged as it was trained? Its choices on the same text by both of its rules.
+
+    python -m experiments.agreement --workdir=runs/routers_cpu/decoder/base/seed0
+
+BASE and S-BASE balance a whole group in training, and each token takes its best expert in
+evaluation. On further batches of a run's training text, by its last checkpoint: the share of
+choices that both rules make, and the loss by each. Written to agreement.json in the folder. On one
+device.
+"""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import command, generate
+from moe import config as configs
+from moe.evaluation import routing
+from moe.models import decoder
+from moe.routing import assignment
+from moe.training import files, loop, loss
+
+
+def compare(run, data, state, batches: int) -> dict:
+    """Means over so many batches.
+
+    Raises:
+      ValueError: if no token of this model chooses.
+    """
+    moe = run.model.moe
+    configs.require(
+        moe is not None and moe.routing.kind is assignment.Choice,
+        "a model whose tokens choose experts was expected: a dense one, or one whose slots choose,"
+        " has nothing to compare",
+    )
+    network = decoder.Decoder(run.model)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def by(state, inputs, train):
+        key = jax.random.key(0)
+        found = loss.forward(network, state.params, state.routing, inputs, key, train)
+        return found.sums.nll / found.sums.tokens, found.choices
+
+    rows = []
+    for i in tqdm.trange(batches, desc="batches"):
+        inputs = loop.batch(run, data, run.train.steps + i)
+        (trained, before), (judged, after) = (by(state, inputs, train) for train in (True, False))
+        same = routing.agreement(np.asarray(before), np.asarray(after), moe.num_experts)
+        rows.append((np.mean(same), trained, judged))
+    names = ("agreement", "nll_by_training_rule", "nll_by_evaluation_rule")
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) | {"batches": batches}
+
+
+def main(workdir: str, batches: int) -> None:
+    """Prints and writes what `compare` finds."""
+    run, data, state = generate.trained(pathlib.Path(workdir))
+    text = json.dumps(compare(run, data, state, batches))
+    files.write(pathlib.Path(workdir) / "agreement.json", text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_string("workdir", "runs/train", "The folder of the run.")
+    BATCHES = flags.DEFINE_integer("batches", 16, "How many to look at.", lower_bound=1)
+    command.run(lambda: main(WORKDIR.value, BATCHES.value))

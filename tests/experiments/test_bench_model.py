@@ -1,0 +1,46 @@
+"""The benchmark of whole models on tiny ones."""
+
+import json
+
+import pytest
+
+from configs import bench_model as file
+from configs import scaling
+from experiments import bench_model
+
+TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300, "num_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    root, config = tmp_path_factory.mktemp("bench"), file.get_config()
+    config.rounds, small = 1, config.training.small
+    small.variants = {"dense": {}, "e4": scaling.experts(4)}
+    small.base.model.update(TINY)
+    small.base.data.vocab_size = 300
+    small.base.train.update(batch_size=4, seq_len=8)
+    small.moe.group_size = 8
+    config.training = {"small": small}
+    config.decoding.base.update(TINY)
+    config.decoding.experts = {"e8_top2": (8, 2)}
+    config.decoding.batches, config.decoding.length = (1,), 8
+    bench_model.main(config, root)
+    assert "| decoding | batch 1 | e8_top2 |" in (root / "table.md").read_text()
+    return [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
+
+
+def test_training_is_set_beside_dense_and_its_own_products(rows):
+    dense, experts = rows[:2]
+    assert (dense["variant"], dense["ratio_to_dense"]) == ("dense", 1)
+    assert experts["executed_flops"] == pytest.approx(dense["executed_flops"], rel=0.02)
+    for row in (dense, experts):
+        assert row["ratio_to_floor"] == row["seconds"] / row["floor_seconds"] > 0
+
+
+def test_decoding_is_of_equal_active_size(rows):
+    dense, experts = rows[2:]
+    assert [dense["variant"], experts["variant"]] == ["dense", "e8_top2"]
+    router = 8 * TINY["d_model"]  # in one layer of two
+    assert experts["active_parameters"] == dense["active_parameters"] + router
+    assert experts["total_parameters"] > 3 * dense["total_parameters"] / 2
+    assert experts["ratio_to_dense"] == experts["seconds"] / dense["seconds"]
