@@ -78,11 +78,14 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
         colour = "C1" if name == baseline else ("grey" if name == scaling.BASELINE else "C0")
         losses.errorbar(_test(runs[name]), i, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
         if routed := _routing(runs[name]):
-            loads.barh(i, routed["max_load"], color=colour)
+            loads.barh(i, routed["max_load"], color=colour, alpha=0.5)
             loads.annotate(f"{routed['dropped']:.1%} dropped", (0.05, i), va="center", fontsize=7)
         seconds = scaling.first(runs[name]).get("step_seconds", np.nan)
         times.barh(i, 1e3 * seconds, color=colour)
-    losses.set(xlabel=f"test loss, nats (95% from {baseline})", yticks=place, ylim=(-0.7, i + 0.7))
+    least, most = _test(runs[order[0]]), _test(runs[order[-1]])
+    room = 0.15 * (most - least) or 0.1
+    losses.set(xlabel=f"test loss, nats (95% from {baseline}, cut at the frame)", yticks=place)
+    losses.set(xlim=(least - room, most + room), ylim=(-0.7, i + 0.7))
     losses.set_yticklabels(order, fontsize=8)
     losses.invert_yaxis()
     loads.set(xlabel="largest load over mean")
@@ -112,7 +115,7 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
     )
     for axis, (x, y) in zip(axes, labels, strict=True):
         axis.set(xlabel=x, ylabel=y)
-        axis.margins(x=0.25)
+        axis.margins(x=0.4)
         axis.grid(alpha=0.3)
     return drawn
 

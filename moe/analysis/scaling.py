@@ -151,15 +151,19 @@ def _legend(records, watts):
 
 def trained_on(records: list[dict]) -> str:
     """The machines and commits of the runs, in a sentence."""
-    return f"Trained on: {'; '.join(sorted({_hardware(r['machine']) for r in records}))}."
+    commits = {}
+    for machine in (r["machine"] for r in records):
+        commit = machine.get("commit", "not recorded")[:12]
+        commits.setdefault(_hardware(machine), set()).add(commit)
+    said = (f"{what}, commit {', '.join(sorted(which))}" for what, which in commits.items())
+    return f"Trained on: {'; '.join(sorted(said))}."
 
 
 def _hardware(machine):
     devices = ", ".join(sorted(set(machine["devices"])))
-    commit = machine.get("commit", "not recorded")
     return (
         f"{devices}, {machine['processor']}, cores a run: {machine['cores']}, Python"
-        f" {machine['python']}, jax {machine['jax']}, commit {commit}"
+        f" {machine['python']}, jax {machine['jax']}"
     )
 
 
