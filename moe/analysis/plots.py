@@ -122,15 +122,20 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
 
 def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
     """The loads of the first MoE layer's experts over time, one panel a variant."""
-    drawn = figure.Figure(figsize=(3.4 * len(logs), 3.4), layout="constrained")
-    axes = drawn.subplots(1, len(logs), sharey=True, squeeze=False)[0]
-    for axis, (name, records) in zip(axes, logs.items(), strict=True):
+    columns = min(len(logs), 5)
+    rows = -(-len(logs) // columns)
+    drawn = figure.Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
+    grid = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, (name, records) in zip(grid.flat, logs.items(), strict=False):
         loads = np.array([r["load_LE"][0] for r in records])
         axis.plot([r["step"] for r in records], loads, lw=0.8)
         axis.axhline(1 / loads.shape[1], color="black", ls=":", lw=1)
-        axis.set(title=name, xlabel="steps")
+        axis.set(title=name)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("share of the choices, each expert\n(first MoE layer, seed 0)")
+    for axis in grid.flat[len(logs) :]:
+        axis.set_axis_off()
+    drawn.supxlabel("steps")
+    drawn.supylabel("share of the choices, each expert (first MoE layer, seed 0)")
     return drawn
 
 
