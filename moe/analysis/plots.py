@@ -121,21 +121,22 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
 
 
 def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
-    """The loads of the first MoE layer's experts over time, one panel a variant."""
-    columns = min(len(logs), 5)
-    rows = -(-len(logs) // columns)
-    drawn = figure.Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
-    grid = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axis, (name, records) in zip(grid.flat, logs.items(), strict=False):
-        loads = np.array([r["load_LE"][0] for r in records])
-        axis.plot([r["step"] for r in records], loads, lw=0.8)
-        axis.axhline(1 / loads.shape[1], color="black", ls=":", lw=1)
-        axis.set(title=name)
-        axis.grid(alpha=0.3)
-    for axis in grid.flat[len(logs) :]:
-        axis.set_axis_off()
+    """The loads of experts over time, seed 0: a column a variant, a row an MoE layer."""
+    layers = max(len(records[0]["load_LE"]) for records in logs.values())
+    size = (2.2 * len(logs) + 1, 2.4 * layers + 0.6)
+    drawn = figure.Figure(figsize=size, layout="constrained")
+    grid = drawn.subplots(layers, len(logs), sharex=True, sharey=True, squeeze=False)
+    for column, (name, records) in zip(grid.T, logs.items(), strict=True):
+        column[0].set_title(name)
+        for layer, axis in enumerate(column):
+            loads = np.array([r["load_LE"][layer] for r in records])
+            axis.plot([r["step"] for r in records], loads, lw=0.8)
+            axis.axhline(1 / loads.shape[1], color="black", ls=":", lw=1)
+            axis.grid(alpha=0.3)
+    for layer, axis in enumerate(grid[:, 0]):
+        axis.set_ylabel(f"MoE layer {layer}")
     drawn.supxlabel("steps")
-    drawn.supylabel("share of the choices, each expert (first MoE layer, seed 0)")
+    drawn.supylabel("share of the choices, each expert")
     return drawn
 
 
