@@ -149,9 +149,14 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(letters)) if current() else x
 
 
+def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
+    """x.reshape(shape), laid out as its new letters say."""
+    return jax.lax.reshape(x, shape, out_sharding=out(letters))
+
+
 def reshape_tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """x.reshape(shape) where both leading axes count groups or rows and are spread alike."""
-    return jax.lax.reshape(x, shape, out_sharding=out("G" + "." * (len(shape) - 1)))
+    return reshape(x, shape, "G" + "." * (len(shape) - 1))
 
 
 def over_groups(fn: Callable) -> Callable:

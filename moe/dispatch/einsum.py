@@ -14,10 +14,19 @@ KINDS = (assignment.Choice, assignment.Slots, assignment.Mixing)  # what it carr
 def dispatch(x_GSD, slots):
     """x_GSD -> x_GECD by a one-hot product."""
     mixing = assignment.mix(slots, x_GSD.shape[1])
-    return jnp.einsum("GSEC,GSD->GECD", mixing.dispatch_GSEC.astype(x_GSD.dtype), x_GSD)
+    one_hot_GSM = _flat(mixing.dispatch_GSEC).astype(x_GSD.dtype)
+    x_GMD = jnp.einsum("GSM,GSD->GMD", one_hot_GSM, x_GSD)
+    return x_GMD.reshape(x_GMD.shape[0], *mixing.dispatch_GSEC.shape[2:], -1)
 
 
 def combine(y_GECD, slots, tokens):
     """y_GECD -> y_GSD by the same product, weighted with the gates."""
     mixing = assignment.mix(slots, tokens)
-    return jnp.einsum("GSEC,GECD->GSD", mixing.combine_GSEC.astype(y_GECD.dtype), y_GECD)
+    G, _, _, D = y_GECD.shape
+    weight_GSM = _flat(mixing.combine_GSEC).astype(y_GECD.dtype)
+    return jnp.einsum("GSM,GMD->GSD", weight_GSM, y_GECD.reshape(G, -1, D))
+
+
+def _flat(x_GSEC):
+    """x_GSM: sums over two axes are copied and transposed before they are computed on CPUs."""
+    return x_GSEC.reshape(*x_GSEC.shape[:2], -1)

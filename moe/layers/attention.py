@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.layers import weights
+from moe.layers import products, weights
 
 BUCKETS, FAR = 32, 128
 
@@ -51,7 +51,7 @@ class Attention(nn.Module):
             )  # fmt: skip
 
         q, k, v = (
-            jnp.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
+            products.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
             for name, n in (("q", N), ("k", self.num_kv_heads), ("v", self.num_kv_heads))
         )
         if self.position == "rotary":
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         k, v = share(k, N), share(v, N)
         y_BTNH = self.attend(q, k, v, segment_BT, memory)
         w_NHD = matrix("w_o", "NHD", N, H, D, fan_in=N * H)
-        return jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD, out_sharding=sharding.out("BTD"))
+        return products.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
 
     def remember(self, name, new_BTNH, memory):
         """The keys or values of all positions, after the new ones were written."""
@@ -95,7 +95,7 @@ def share(x_BTNH, heads: int):
     if heads == N:
         return x_BTNH
     x = jnp.broadcast_to(x_BTNH[:, :, :, None], (B, T, N, heads // N, H))
-    return jax.lax.reshape(x, (B, T, heads, H), out_sharding=sharding.out("BTNH"))
+    return sharding.reshape(x, (B, T, heads, H), "BTNH")
 
 
 def attend_relative(q_BTNH, k_BUNH, v_BUNH, segment_BT, table, memory=None):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+
+from moe.layers import products
 
 ACTIVATIONS = {  # name -> (function, gated)
     "relu": (jax.nn.relu, False),
@@ -33,17 +34,16 @@ def num_matrices(activation: str) -> int:
 
 def compute(
     x, weights: Weights, activation: str, tokens: str, bank: str = "",
-    *, between: Callable = lambda h: h, layout=None,
+    *, between: Callable = lambda h: h,
 ):  # fmt: skip
     """The feed-forward of x, whose letters are `tokens` + D; the result has the same.
 
     Args:
       bank: "E" if weights have an E axis, which must be among `tokens`.
       between: is done to hidden units.
-      layout: of the result, as of `sharding.out`; summed over 'model' where F is spread over it.
     """
     function, gated = ACTIVATIONS[activation]
     into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
-    h = jnp.einsum(into, x, weights.w_in)
-    h = function(jnp.einsum(into, x, weights.w_gate)) * h if gated else function(h)
-    return jnp.einsum(out_of, between(h), weights.w_out, out_sharding=layout)
+    h = products.einsum(into, x, weights.w_in)
+    h = function(products.einsum(into, x, weights.w_gate)) * h if gated else function(h)
+    return products.einsum(out_of, between(h), weights.w_out)

@@ -34,7 +34,6 @@ class FeedForward(nn.Module):
         return bank.compute(
             x, own, self.activation, tokens, experts,
             between=(lambda h: self.drop(h, tokens + "F")) if drops else (lambda h: h),
-            layout=sharding.out(tokens + "D"),
         )  # fmt: skip
 
     def weights(self, D) -> bank.Weights:

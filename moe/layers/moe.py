@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from moe import dispatch, sharding
 from moe.config import ModelConfig
 from moe.dispatch import grouped, groups, transport
-from moe.layers import feed_forward, weights
+from moe.layers import feed_forward, products, weights
 from moe.routing import assignment, contract, tally
 
 
@@ -137,7 +137,7 @@ class MoELayer(nn.Module):
         if name in self.config.moe.routing.detached:
             x_GSD = jax.lax.stop_gradient(x_GSD)
         w = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
-        return jnp.einsum("GSD,DE->GSE", x_GSD, w, precision=jax.lax.Precision.HIGHEST)
+        return products.einsum("GSD,DE->GSE", x_GSD, w, precision=jax.lax.Precision.HIGHEST)
 
     def seats(self, routed, C):
         """Slots, or Mixing."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from moe import sharding
 from moe.config import ModelConfig
 from moe.data import masking
-from moe.layers import attention, embedding, feed_forward, moe, weights
+from moe.layers import attention, embedding, feed_forward, moe, products, weights
 
 SOWN = ("router", "policy", "choices")  # collections that an MoE layer leaves behind
 
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
                 w_VD = weights.weight(
                     self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
                 )
-            return jnp.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
+            return products.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
 
     def layers(self, config, number, name, x_BTD, *place):
         """`number` layers, scanned in blocks of `config.every`."""
