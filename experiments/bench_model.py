@@ -139,7 +139,8 @@ def main(config, workdir: str) -> None:
         rows += training(name, study, config.rounds)
     rows += decoding(config.decoding, config.rounds)
     files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    text = f"{dispatching.models_table(rows)}\n\n{files.machine()}\n"
+    tables = dispatching.models_table(rows), dispatching.models_targets(rows)
+    text = "\n\n".join((*tables, str(files.machine()))) + "\n"
     (root / "table.md").write_text(text)
     print(f"\n{text}\n{root}/rows.jsonl, table.md")
 

@@ -115,9 +115,8 @@ def attend(
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
-    score_BNTU = jnp.einsum(
-        "BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32
-    ) / math.sqrt(q_BTNH.shape[-1])
+    q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
+    score_BNTU = jnp.einsum("BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32)
     if bias_NTU is not None:
         score_BNTU += bias_NTU[None]
     segment_BU = segment_BT if memory is None else memory.segment_BU

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from moe import sharding
 from moe.layers import products
 
 ACTIVATIONS = {  # name -> (function, gated)
@@ -34,16 +36,26 @@ def num_matrices(activation: str) -> int:
 
 def compute(
     x, weights: Weights, activation: str, tokens: str, bank: str = "",
-    *, between: Callable = lambda h: h,
+    *, between: Callable = lambda h: h, layout=None,
 ):  # fmt: skip
     """The feed-forward of x, whose letters are `tokens` + D; the result has the same.
 
     Args:
-      bank: "E" if weights have an E axis, which must be among `tokens`.
+      tokens: after the bank's letter none, one, or two, which are one meanwhile.
+      bank: "E" if weights have an E axis.
       between: is done to hidden units.
+      layout: of the result, as of `sharding.out`; of two axes of tokens it is what they say.
     """
+    rows = tokens.removeprefix(bank)
+    if len(rows) == 2:
+        short, letters = bank + rows[0], tokens + "D"
+        layout = sharding.out(short + "D")
+        one = lambda x: compute(  # noqa: E731
+            x, weights, activation, short, bank, between=between, layout=layout
+        )
+        return products.as_rows(one, x, rows, letters, letters)
     function, gated = ACTIVATIONS[activation]
     into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
-    h = products.einsum(into, x, weights.w_in)
-    h = function(products.einsum(into, x, weights.w_gate)) * h if gated else function(h)
-    return products.einsum(out_of, between(h), weights.w_out)
+    h = jnp.einsum(into, x, weights.w_in)
+    h = function(jnp.einsum(into, x, weights.w_gate)) * h if gated else function(h)
+    return jnp.einsum(out_of, between(h), weights.w_out, out_sharding=layout)

@@ -27,5 +27,9 @@ def look_up(embed_VD, tokens_BT):
 
 def pick(logits_BTV, targets_BT):
     """The logit of each target, [B, T]; a sum over V that is 0 but for one."""
-    hit_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])[None, None]
-    return jnp.where(hit_BTV, logits_BTV, 0).sum(-1)
+    return jnp.where(hit(targets_BT, logits_BTV.shape[-1]), logits_BTV, 0).sum(-1)
+
+
+def hit(targets_BT, V: int):
+    """Is it the target, [B, T, V]?"""
+    return targets_BT[..., None] == jnp.arange(V)[None, None]

@@ -33,7 +33,7 @@ class FeedForward(nn.Module):
         drops = train and self.dropout
         return bank.compute(
             x, own, self.activation, tokens, experts,
-            between=(lambda h: self.drop(h, tokens + "F")) if drops else (lambda h: h),
+            between=(lambda h: self.drop(h, tokens[:-1] + "F")) if drops else (lambda h: h),
         )  # fmt: skip
 
     def weights(self, D) -> bank.Weights:

@@ -5,6 +5,8 @@ CPUs writes both factors transposed before it multiplies, which takes longer tha
 the two are one axis meanwhile; on a mesh the first of them is spread, and so is the one.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from moe import sharding
@@ -13,16 +15,26 @@ from moe import sharding
 def einsum(equation: str, x, w, **how):
     """jnp.einsum(equation, x, w, **how), as of "BTD,DF->BTF", laid out as its letters say.
 
-    x's letters that w has not are its tokens: two neighbours, or else (none, one) it is the plain
-    product, which knows no mesh.
+    x's letters that w has not are its tokens, two neighbours.
     """
     (of_x, of_w), gives = equation.split("->")[0].split(","), equation.split("->")[1]
     tokens = "".join(letter for letter in of_x if letter not in of_w)
-    if len(tokens) < 2:
-        return jnp.einsum(equation, x, w, **how)
-    at, sizes = of_x.index(tokens), x.shape[of_x.index(tokens) :][:2]
-    of_x, short = (letters.replace(tokens, tokens[0]) for letters in (of_x, gives))
-    x = sharding.reshape(x, (*x.shape[:at], sizes[0] * sizes[1], *x.shape[at + 2 :]), of_x)
-    y = jnp.einsum(f"{of_x},{of_w}->{short}", x, w, out_sharding=sharding.out(short), **how)
+    short = equation.replace(tokens, tokens[0])
+    layout = sharding.out(short.split("->")[1])
+    product = lambda x: jnp.einsum(short, x, w, out_sharding=layout, **how)  # noqa: E731
+    return as_rows(product, x, tokens, of_x, gives)
+
+
+def as_rows(fn: Callable, x, tokens: str, takes: str, gives: str):
+    """fn(x) where x's two axes of tokens are one, and so are those of the result.
+
+    Args:
+      tokens: their letters; of the one, the first.
+      takes, gives: the letters of x and of what is returned.
+    """
+    at = takes.index(tokens)
+    sizes = x.shape[at : at + 2]
+    one = x.shape[:at] + (sizes[0] * sizes[1],) + x.shape[at + 2 :]
+    y = fn(sharding.reshape(x, one, takes.replace(tokens, tokens[0])))
     at = gives.index(tokens)
-    return sharding.reshape(y, (*y.shape[:at], *sizes, *y.shape[at + 1 :]), gives)
+    return sharding.reshape(y, y.shape[:at] + sizes + y.shape[at + 1 :], gives)

@@ -94,6 +94,7 @@ def machine() -> dict:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),  # which pages arrays lie on
         "commit": commit(),
     }
 

@@ -83,9 +83,29 @@ def forward(network, params, routing, inputs: Inputs, key, train: bool) -> Forwa
     return Forward(sums, nll_BT, decoder.sown(model, aux, "choices", "expert_GSK"))
 
 
+@jax.custom_vjp
 def cross_entropy(logits_BTV, targets_BT):
-    """-log p(target), float32 nats [B, T]."""
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - embedding.pick(logits_BTV, targets_BT)
+    """-log p(target), float32 nats [B, T].
+
+    Of [B, T, V] nothing is kept but the logits, and the gradient is written in one pass.
+    """
+    return _cross_entropy(logits_BTV, targets_BT)[0]
+
+
+def _cross_entropy(logits_BTV, targets_BT):
+    total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    nll_BT = total_BT - embedding.pick(logits_BTV, targets_BT)
+    return nll_BT, (logits_BTV, targets_BT, total_BT)
+
+
+def _cross_entropy_bwd(saved, dnll_BT):
+    logits_BTV, targets_BT, total_BT = saved
+    p_BTV = jnp.exp(logits_BTV - total_BT[..., None])
+    hit_BTV = embedding.hit(targets_BT, logits_BTV.shape[-1])
+    return (p_BTV - hit_BTV) * dnll_BT[..., None], None
+
+
+cross_entropy.defvjp(_cross_entropy, _cross_entropy_bwd)
 
 
 def total(sums: Sums, moe) -> tuple[jax.Array, dict]:

@@ -75,13 +75,14 @@ def test_targets_judge_the_rows_they_mean():
     }
     rows = [
         {**usual, "experts": 64, "program": name, "seconds": s, "temporary_bytes": m,
-         "ratio_to_floor": s / 1.2}
+         "ratio_to_dense": s, "ratio_to_floor": s / 1.2}
         for name, (s, m) in programs.items()
     ]  # fmt: skip
     lines = dispatching.targets(rows).splitlines()[2:]
     assert lines == [
         "| gather over its floor | 64 | 1 | 1.15 | 1.08 | yes |",
         "| gather over dense and capacity | 64 | 1 | 1.35 | 1.20 | yes |",
+        "| gather over dense, vmoe's better | 64 | 1 | 2.90 | 1.30 | yes |",
         "| gather over the best einsum | 64 | 1 | 0.50 | 0.52 | no |",
         "| temporary memory, gather over dense | 64 | 1 | 2.00 | 1.50 | yes |",
         "| grouped over its floor | 64 | 1 | 1.40 | 1.67 | no |",

@@ -7,6 +7,7 @@ import pytest
 from configs import bench_model as file
 from configs import scaling
 from experiments import bench_model
+from moe.analysis import dispatching
 
 TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300, "num_layers": 2}
 
@@ -35,6 +36,13 @@ def test_training_is_set_beside_dense_and_its_own_products(rows):
     assert experts["executed_flops"] == pytest.approx(dense["executed_flops"], rel=0.02)
     for row in (dense, experts):
         assert row["ratio_to_floor"] == row["seconds"] / row["floor_seconds"] > 0
+
+
+def test_targets_judge_the_models_they_mean():
+    row = {"what": "decoding", "model": "batch 1", "variant": "e64_top1", "ratio_to_dense": 1.3}
+    others = [{**row, "model": "batch 16"}, {**row, "variant": "e8_top2"}]
+    lines = dispatching.models_targets([row, *others]).splitlines()[2:]
+    assert lines == ["| decoding, batch 1: over dense | e64_top1 | 1.25 | 1.30 | no |"]
 
 
 def test_decoding_is_of_equal_active_size(rows):

@@ -25,6 +25,15 @@ def test_cross_entropy_by_hand():
     np.testing.assert_allclose(nll_BT, [[math.log(2), -math.log(0.7)]], rtol=1e-5)
 
 
+def test_the_gradient_of_cross_entropy_by_hand():
+    """p - 1 at the target, p elsewhere, times what comes from above."""
+    p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
+    above_BT = jnp.array([[2.0, -1.0]])
+    fn = lambda logits: (loss.cross_entropy(logits, jnp.array([[0, 2]])) * above_BT).sum()  # noqa: E731
+    want = [[[-1.0, 0.5, 0.5], [-0.1, -0.2, 0.3]]]
+    np.testing.assert_allclose(jax.grad(fn)(jnp.log(p) + 7), want, rtol=1e-5)
+
+
 def test_cross_entropy_of_huge_logits():
     nll_BT = loss.cross_entropy(jnp.array([[[1e4, 0.0]] * 2]), jnp.array([[0, 1]]))
     np.testing.assert_allclose(nll_BT, [[0, 1e4]])
