@@ -105,12 +105,19 @@ def dense(activation, x_SD, _, weights):
     return bank.compute(x_SD, weights, activation, "S")
 
 
-def layers(cell) -> dict:
+def computed(cell, choice) -> int:
+    """Rows that the grouped dispatcher computes, whatever their width: slots and blocks."""
+    thin = jnp.zeros((cell.experts, 1, 1))
+    x_GSD = jnp.zeros((1, cell.tokens, 1))
+    return int(grouped.apply(x_GSD, choice, bank.Weights(thin, thin), "relu")[1].rows)
+
+
+def layers(cell, choice) -> dict:
     """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
     S, K, E = cell.tokens, cell.k, cell.experts
     size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
     found = {"gather": (by_slots, gather, size(S), S), "grouped": (dropless,)}
-    rows = {"gather": E * size(S), "grouped": E * grouped.blocks.sizes(S * K, E)[0]}
+    rows = {"gather": E * size(S), "grouped": computed(cell, choice)}
     for group in cell.einsum_groups:
         found[f"einsum_{group}"] = (by_slots, einsum, size(group), group)
         rows[f"einsum_{group}"] = E * size(group) * (S // group)
@@ -163,11 +170,14 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     found = {}
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
-    for name, (layer, rows) in layers(cell).items():
+    for name, (layer, rows) in layers(cell, choice).items():
         found[name] = program(layer, way, x_SD, choice, weights)
         own = draw(cell, round(wide * rows))
         found[f"floor of {name}"] = program(plain, way, x_SD, choice, own)
         found[name].facts["realised_capacity"] = rows
+    # Its blocks, too, whose number no jaxpr knows.
+    all_rows = found["grouped"].facts["realised_capacity"]
+    found["grouped"].facts["executed_flops"] = found["dense"].facts["executed_flops"] * all_rows
     copied = jnp.zeros(COPIED, jnp.float32)
     found["copy"] = program(lambda x, *_: x + 1, "forward", copied, choice, None)
     if with_peers:

@@ -110,9 +110,8 @@ def table(rows: list[dict]) -> str:
     return markdown.table(head, map(_line, rows)) + (
         "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
         " FLOPs. floor: the dense feed-forward of equal executed FLOPs and the streaming of the"
-        " experts' weights, measured beside. capacity: computed rows a choice; of grouped its"
-        " slots, blocks come on top as the loads need. temporary: of the executable. GFLOPs: matrix"
-        " products of its jaxpr."
+        " experts' weights, measured beside. capacity: computed rows a choice, those of"
+        " grouped's blocks included. temporary: of the executable. GFLOPs: matrix products."
     )
 
 
