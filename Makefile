@@ -25,7 +25,7 @@ lint: $(VENV)/ready-test  ## Check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: $(VENV)/ready  ## Time dispatchers, training steps and decoding beside dense: 20 minutes, leave the machine alone
+bench: $(VENV)/ready  ## Time dispatchers, training steps and decoding beside dense: 10 minutes on a quiet machine
 	$(BIN)/python -m experiments.bench_dispatch --config=configs/bench_dispatch.py
 	$(BIN)/python -m experiments.bench_model --config=configs/bench_model.py
 
