@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import hlo, sharding
+from moe.layers import attention
 from moe.training.config import RunConfig
 
 
@@ -44,11 +45,12 @@ def activations(run, sizes):
     """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
     m, t, model = run.model, _tokens(run, sizes), sizes["model"]
     width, T = _width(run), run.train.seq_len
-    scores = t * T * m.num_heads / model * (4 + width)
-    attention = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
+    pairs = T * T if m.bidirectional else sum((b - a) * b for a, b in attention.blocks(T))
+    scores = t * pairs / T * m.num_heads / model * (4 + width)
+    attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
     dense = t * (m.d_model + 3 * m.d_ff / model) * width
-    layers = m.num_layers * attention + (m.num_layers - m.moe_layers) * dense
-    block = m.every * attention + (m.every - bool(m.moe)) * dense
+    layers = m.num_layers * attend + (m.num_layers - m.moe_layers) * dense
+    block = m.every * attend + (m.every - bool(m.moe)) * dense
     if m.moe:
         slots = _slots(run, t)
         experts = slots * (2 * m.d_model + 3 * m.moe.d_ff / model) * width

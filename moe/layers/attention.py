@@ -17,6 +17,7 @@ from moe import sharding
 from moe.layers import products, weights
 
 BUCKETS, FAR = 32, 128
+MOST, LEAST = 8, 64  # blocks of queries, and queries of a block
 
 
 class Memory(NamedTuple):
@@ -111,19 +112,39 @@ def attend(
 ):  # fmt: skip
     """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
 
-    The softmax is in float32.
+    The softmax is in float32. Queries go in blocks that meet no key behind their last, so of what
+    lies in the future less than a block is computed.
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
-    q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
-    score_BNTU = jnp.einsum("BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32)
-    if bias_NTU is not None:
-        score_BNTU += bias_NTU[None]
+    T, whole = q_BTNH.shape[1], memory is not None or bidirectional
+    index_T, index_U = _places(q_BTNH, k_BUNH, memory)
     segment_BU = segment_BT if memory is None else memory.segment_BU
     visible_BTU = segment_BT[:, :, None] == segment_BU[:, None, :]
     if not bidirectional:
-        index_T, index_U = _places(q_BTNH, k_BUNH, memory)
         visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
+    y = []
+    for first, end in [(0, T)] if whole else blocks(T):
+        rows, seen = slice(first, end), slice(None if whole else end)
+        bias = None if bias_NTU is None else bias_NTU[:, rows, seen]
+        own = q_BTNH[:, rows], k_BUNH[:, seen], v_BUNH[:, seen], visible_BTU[:, rows, seen]
+        y.append(_attend(*own, bias))
+    return jnp.concatenate(y, axis=1)
+
+
+def blocks(length: int) -> list[tuple[int, int]]:
+    """Where each block of queries begins and ends."""
+    size = max(LEAST, math.ceil(length / MOST))
+    return [(first, min(first + size, length)) for first in range(0, length, size)]
+
+
+def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
+    q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
+    score_BNTU = jnp.einsum(
+        "BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32
+    )  # fmt: skip
+    if bias_NTU is not None:
+        score_BNTU += bias_NTU[None]
     p_BNTU = jax.nn.softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
     return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
 
