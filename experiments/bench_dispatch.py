@@ -10,6 +10,8 @@ other, again and again, and medians are compared:
   executed FLOPs, and the time to stream the experts' weights (read once forward; in training read
   twice more and their gradients written once) at the bandwidth of a copy measured beside it;
 - `gather`, `grouped`, `einsum` with groups of so many tokens: seats, dispatch, experts, combine;
+- `grouped_ragged_dot`, `grouped_tokamax`: `grouped` by other kernels than its own blocks, where the
+  devices have them;
 - with --peers, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
 
 Routers' own arithmetic is not in it: choices are given. Forward, and forward with all gradients.
@@ -30,7 +32,7 @@ from absl import flags
 from experiments import command, peers, timing
 from moe import counting, hlo
 from moe.analysis import dispatching, plots
-from moe.dispatch import einsum, gather, grouped
+from moe.dispatch import blocks, einsum, gather, grouped
 from moe.layers import bank
 from moe.routing import assignment
 from moe.training import files
@@ -95,9 +97,9 @@ def by_slots(dispatcher, slots, group, activation, x_SD, choice, weights):
     return dispatcher.combine(y_EGCD.swapaxes(0, 1), seats, group).reshape(S, D)
 
 
-def dropless(activation, x_SD, choice, weights):
+def dropless(kernel, activation, x_SD, choice, weights):
     """y_SD by the grouped dispatcher."""
-    return grouped.apply(x_SD[None], choice, weights, activation)[0][0]
+    return grouped.KERNELS[kernel].apply(x_SD, choice, weights, activation)[0]
 
 
 def dense(activation, x_SD, _, weights):
@@ -105,19 +107,22 @@ def dense(activation, x_SD, _, weights):
     return bank.compute(x_SD, weights, activation, "S")
 
 
-def computed(cell, choice) -> int:
-    """Rows that the grouped dispatcher computes, whatever their width: slots and blocks."""
-    thin = jnp.zeros((cell.experts, 1, 1))
-    x_GSD = jnp.zeros((1, cell.tokens, 1))
-    return int(grouped.apply(x_GSD, choice, bank.Weights(thin, thin), "relu")[1].rows)
+def computed(kernel, cell, choice) -> int:
+    """Rows that a kernel's experts compute: the pairs, or slots and blocks, whatever the width."""
+    if kernel != "blocks":
+        return cell.tokens * cell.k
+    thin, x_SD = jnp.zeros((cell.experts, 1, 1)), jnp.zeros((cell.tokens, 1))
+    return int(blocks.apply(x_SD, choice, bank.Weights(thin, thin), "relu")[1])
 
 
 def layers(cell, choice) -> dict:
     """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
     S, K, E = cell.tokens, cell.k, cell.experts
     size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
-    found = {"gather": (by_slots, gather, size(S), S), "grouped": (dropless,)}
-    rows = {"gather": E * size(S), "grouped": computed(cell, choice)}
+    found, rows = {"gather": (by_slots, gather, size(S), S)}, {"gather": E * size(S)}
+    for kernel in filter(grouped.installed, grouped.fit()):
+        name = "grouped" if kernel == "blocks" else f"grouped_{kernel}"
+        found[name], rows[name] = (dropless, kernel), computed(kernel, cell, choice)
     for group in cell.einsum_groups:
         found[f"einsum_{group}"] = (by_slots, einsum, size(group), group)
         rows[f"einsum_{group}"] = E * size(group) * (S // group)
@@ -138,8 +143,8 @@ def draw(cell, width: int, experts: tuple = ()) -> bank.Weights:
     return make()
 
 
-def program(layer, way: str, x_SD, choice, weights) -> Program:
-    """Compiles a layer's forward pass, or it and all its gradients."""
+def program(layer, way: str, x_SD, choice, weights, counted: bool = True) -> Program:
+    """Compiles a layer's forward pass, or it and all its gradients; counted: its FLOPs, too."""
 
     def training(x_SD, choice, weights, dy_SD):
         apply = lambda x, gate, w: layer(x, choice._replace(gate_GSK=gate), w)  # noqa: E731
@@ -156,9 +161,11 @@ def program(layer, way: str, x_SD, choice, weights) -> Program:
     facts = {
         "compile_seconds": time.perf_counter() - began,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "executed_flops": counting.count(fn, *args).total,
-        "compiled_flops": hlo.products(compiled.as_text()),
     }
+    if counted:
+        facts["executed_flops"] = counting.count(fn, *args).total
+    if jax.default_backend() == "cpu":  # elsewhere products are calls of kernels
+        facts["compiled_flops"] = hlo.products(compiled.as_text())
     return Program(functools.partial(compiled, *args), facts)
 
 
@@ -171,13 +178,13 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
     for name, (layer, rows) in layers(cell, choice).items():
-        found[name] = program(layer, way, x_SD, choice, weights)
+        told = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
+        found[name] = program(layer, way, x_SD, choice, weights, counted=not told)
         own = draw(cell, round(wide * rows))
         found[f"floor of {name}"] = program(plain, way, x_SD, choice, own)
         found[name].facts["realised_capacity"] = rows
-    # Its blocks, too, whose number no jaxpr knows.
-    all_rows = found["grouped"].facts["realised_capacity"]
-    found["grouped"].facts["executed_flops"] = found["dense"].facts["executed_flops"] * all_rows
+        if told:
+            found[name].facts["executed_flops"] = found["dense"].facts["executed_flops"] * rows
     copied = jnp.zeros(COPIED, jnp.float32)
     found["copy"] = program(lambda x, *_: x + 1, "forward", copied, choice, None)
     if with_peers:

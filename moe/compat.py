@@ -4,6 +4,10 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+# Where XLA has a kernel for `jax.lax.ragged_dot` and for its gradients. Elsewhere it multiplies
+# every row with every expert; that of JAX 0.10 on TPUs does so in the weights' gradient.
+RAGGED_DOT = ("tpu",) if jax.__version_info__ >= (0, 11) else ()
+
 
 def without_dead_code(jaxpr):
     """The jaxpr without equations whose results nothing needs."""

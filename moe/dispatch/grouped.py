@@ -9,6 +9,7 @@ counted as dropped, and reported (with a buffer of e nothing can be lost).
 """
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
+from moe import compat, sharding
 from moe.dispatch import blocks, gather, ragged
 from moe.layers import bank
 from moe.routing import assignment
@@ -29,28 +30,42 @@ class Kernel(NamedTuple):
 
     apply: Callable
     backends: tuple[str, ...]
+    package: str = "jax"  # that has it
 
 
 KERNELS = {
     "blocks": Kernel(blocks.apply, ("cpu", "gpu", "tpu")),
-    "ragged_dot": Kernel(ragged.by_xla, ("tpu",)),
-    "tokamax": Kernel(ragged.by_tokamax, ("gpu", "tpu")),
+    "ragged_dot": Kernel(ragged.by_xla, compat.RAGGED_DOT),
+    "tokamax": Kernel(ragged.by_tokamax, ("gpu", "tpu"), "tokamax"),
 }
 
 
+def fit() -> list[str]:
+    """The kernels that are no dense product on the devices that are here, installed or not."""
+    return [name for name, k in KERNELS.items() if jax.default_backend() in k.backends]
+
+
+def installed(kernel: str) -> bool:
+    """Is the package there that has it?"""
+    return importlib.util.find_spec(KERNELS[kernel].package) is not None
+
+
 def check(kernel: str) -> None:
-    """Refuses a kernel that would be a dense product on the devices that are here.
+    """Refuses a kernel that would be a dense product on the devices that are here, or is not.
 
     Raises:
-      ValueError: with those that are not.
+      ValueError: with those that are not dense, or with what to install.
     """
-    backend = jax.default_backend()
-    fit = [name for name, k in KERNELS.items() if backend in k.backends]
-    if kernel not in fit:
+    if kernel not in fit():
         raise ValueError(
-            f"mesh.kernel={kernel!r} is no grouped product on {backend}, where there is none of its"
-            " own and XLA's multiplies every row with every expert. Use"
-            f" {' or '.join(map(repr, fit))}"
+            f"mesh.kernel={kernel!r} is no grouped product on {jax.default_backend()} in JAX"
+            f" {jax.__version__}, where XLA's multiplies every row with every expert. Use"
+            f" {' or '.join(map(repr, fit()))}"
+        )
+    if not installed(kernel):
+        package = KERNELS[kernel].package
+        raise ValueError(
+            f"mesh.kernel={kernel!r} needs the package {package}: pip install {package}"
         )
 
 

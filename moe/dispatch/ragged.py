@@ -1,8 +1,8 @@
 """Dropless experts by a grouped matrix product: rows sorted by expert, and how many each has.
 
-`jax.lax.ragged_dot` is a kernel on TPU. On CPU and on NVIDIA GPUs XLA (jax 0.10 to 0.12) makes of
-it a product of every row with every expert, so there it is refused; `tokamax.ragged_dot` has
-kernels for GPUs, too.
+`jax.lax.ragged_dot` is a kernel on TPUs from JAX 0.11 on. On CPUs and NVIDIA GPUs (jax 0.10 to
+0.12) XLA makes of it a product of every row with every expert, and so does JAX 0.10 on TPUs of the
+gradient of weights: there it is refused. `tokamax.ragged_dot` has kernels for GPUs, too.
 """
 
 import functools
@@ -49,16 +49,8 @@ def by_xla(x_SD, choice, weights, activation):
 
 
 def by_tokamax(x_SD, choice, weights, activation):
-    """By `tokamax.ragged_dot`, its own kernels only: it would fall back to XLA's.
+    """By `tokamax.ragged_dot`, its own kernels only: it would fall back to XLA's."""
+    import tokamax
 
-    Raises:
-      ValueError: if tokamax is not installed.
-    """
-    try:
-        import tokamax
-    except ImportError as error:
-        raise ValueError(
-            "mesh.kernel='tokamax' needs the package tokamax: pip install tokamax, or use another"
-        ) from error
     dot = functools.partial(tokamax.ragged_dot, implementation=("mosaic", "triton"))
     return apply(x_SD, choice, weights, activation, dot)

@@ -171,7 +171,7 @@ def of_experts(seats: Slots | Mixing, first, number: int) -> Slots | Mixing:
 
 
 def _inverse(pair_P):
-    """Where each pair comes in the order. (A sort says the same in ten times the time.)"""
+    """Where each pair comes in the order. (On CPUs a sort takes ten times the time.)"""
     place_P = jnp.arange(len(pair_P), dtype=jnp.int32)
     return jnp.zeros_like(place_P).at[pair_P].set(place_P, unique_indices=True)
 

@@ -140,9 +140,10 @@ def test_no_program_multiplies_every_row_with_every_expert(experts):
 
 def test_kernels_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokamax", None)
-    expert_1SK, floats = case(*CASES["even"])
-    with pytest.raises(ValueError, match="pip install tokamax"):
-        by_kernel("tokamax", expert_1SK, "geglu", *floats)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert grouped.fit() == ["blocks", "tokamax"]
+    with pytest.raises(ValueError, match="'tokamax' needs the package tokamax: pip install"):
+        grouped.check("tokamax")
 
 
 def test_tokamax_is_asked_for_its_own_kernels(monkeypatch):
@@ -212,6 +213,13 @@ def test_kernels_that_would_be_dense_here_are_refused():
     with pytest.raises(ValueError, match="'ragged_dot' is no grouped product on cpu.*Use 'blocks'"):
         grouped.check("ragged_dot")
     grouped.check("blocks")
+
+
+def test_of_tpus_those_of_newer_versions_have_a_kernel(monkeypatch):
+    """JAX 0.10's multiplies every row with every expert in the gradient of weights."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    newer = not jax.__version__.startswith("0.10.")
+    assert grouped.fit() == ["blocks", *(["ragged_dot"] * newer), "tokamax"]
 
 
 def test_what_does_not_fit_into_the_buffer_is_counted():

@@ -8,16 +8,24 @@ import pytest
 from configs import bench_dispatch as file
 from experiments import bench_dispatch, peers
 from moe.analysis import dispatching
+from moe.dispatch import grouped
 
 TINY = {"tokens": 64, "d_model": 8, "d_ff": 16}
 
 
+NAMES = ("dense", "gather", "grouped", "grouped_ragged_dot", "einsum_16")
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
+    """As on a device that has another kernel, too."""
     root = tmp_path_factory.mktemp("bench")
     config = file.get_config()
     config.rounds, config.cells = 1, (file.cell(4, 2, einsum_groups=(16,), **TINY),)
-    bench_dispatch.main(config, root, with_peers=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouped, "fit", lambda: ["blocks", "ragged_dot", "tokamax"])
+        patch.setattr(grouped, "installed", lambda kernel: kernel != "tokamax")
+        bench_dispatch.main(config, root, with_peers=False)
     assert (root / "dispatch.png").exists()
     table = (root / "table.md").read_text()
     assert "| 4 | 2 | gelu | learned | 64 | float32 | 1.25 | training | gather |" in table
@@ -25,15 +33,14 @@ def rows(tmp_path_factory):
 
 
 def test_every_program_both_ways(rows):
-    names = ["dense", "gather", "grouped", "einsum_16"]
     assert [(r["way"], r["program"]) for r in rows] == [
-        (way, name) for way in ("forward", "training") for name in names
+        (way, name) for way in ("forward", "training") for name in NAMES
     ]
     assert all(r["seconds"] > 0 and r["compile_seconds"] > 0 for r in rows)
 
 
 def test_flops_are_those_of_the_rows_that_are_computed(rows):
-    forward, training = rows[:4], rows[4:]
+    forward, training = rows[: len(NAMES)], rows[len(NAMES) :]
     dense = forward[0]["executed_flops"]
     assert dense == 2 * 2 * 64 * 8 * 2 * 16
     for one, both in zip(forward, training, strict=True):
@@ -41,13 +48,15 @@ def test_flops_are_those_of_the_rows_that_are_computed(rows):
         if one["program"] != "einsum_16":  # which pays for its one-hot products, too
             assert one["executed_flops"] == pytest.approx(dense * factor)
             assert both["executed_flops"] == pytest.approx(3 * dense * factor)
-            assert 1 <= one["compiled_flops"] / one["executed_flops"] < 1.3
+            wasted = one["compiled_flops"] / one["executed_flops"]
+            dense_product = one["program"] == "grouped_ragged_dot"  # on CPUs: all four experts
+            assert wasted == 4 if dense_product else 1 <= wasted < 1.3
 
 
 def test_ratios_are_what_they_say(rows):
-    gather = rows[5]
+    dense, gather = rows[len(NAMES) :][:2]
     assert gather["program"] == "gather" and gather["realised_capacity"] == 40 * 4 / 128
-    assert gather["ratio_to_dense"] == gather["seconds"] / rows[4]["seconds"]
+    assert gather["ratio_to_dense"] == gather["seconds"] / dense["seconds"]
     assert gather["ratio_over_capacity"] == gather["ratio_to_dense"] / 1.25
     assert gather["ratio_to_floor"] == gather["seconds"] / gather["floor_seconds"]
 

@@ -373,8 +373,8 @@ def test_shared_experts_are_one_feed_forward_beside():
     shared = dataclasses.replace(config, moe=dataclasses.replace(config.moe, shared_experts=2))
     weights = cases.params(shared)
     assert weights["shared"]["w_in"].shape == (tiny.D, 2 * config.moe.d_ff)
-    got = cases.run(shared, weights=weights).y_BTD - cases.run(config, weights={
-        k: w for k, w in weights.items() if k != "shared"}).y_BTD  # fmt: skip
+    alone = {name: w for name, w in weights.items() if name != "shared"}
+    got = cases.run(shared, weights=weights).y_BTD - cases.run(config, weights=alone).y_BTD
     x_BTD = cases.inputs().x_BTD
     want = jax.nn.gelu(x_BTD @ weights["shared"]["w_in"]) @ weights["shared"]["w_out"]
     tiny.assert_close(got, want, atol=1e-5)
@@ -383,10 +383,8 @@ def test_shared_experts_are_one_feed_forward_beside():
 def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
     moe = dataclasses.replace(CASES["top_1"].moe, expert_dropout=0.4)
     config = dataclasses.replace(CASES["top_1"], moe=moe)
-    plain = cases.run(CASES["top_1"])
-    tiny.assert_equal(
-        cases.run(config, train=False).y_BTD, cases.run(CASES["top_1"], train=False).y_BTD
-    )
+    plain, tested = (cases.run(CASES["top_1"], train=train) for train in (True, False))
+    tiny.assert_equal(cases.run(config, train=False).y_BTD, tested.y_BTD)
     draws = np.stack([cases.run(config, key=key).y_BTD for key in range(32)])
     assert (draws[0] != draws[1]).any()
     error = draws.mean(0) - plain.y_BTD
