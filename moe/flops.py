@@ -92,6 +92,9 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
 def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 
+    Of the grouped dispatcher the slots of its kernel 'blocks' are counted, whatever the kernel;
+    what comes beyond them depends on the loads, and statistics tell it.
+
     Args:
       batch: sequences in a step, over all devices and micro-batches.
       accumulate: micro-batches; more than one costs a recomputed forward pass.

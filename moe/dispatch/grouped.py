@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 KERNELS = {
     "blocks": Kernel(blocks.apply, ("cpu", "gpu", "tpu")),
     "ragged_dot": Kernel(ragged.by_xla, compat.RAGGED_DOT),
-    "tokamax": Kernel(ragged.by_tokamax, ("gpu", "tpu"), "tokamax"),
+    "tokamax": Kernel(ragged.by_tokamax, ("gpu",), "tokamax"),
 }
 
 

@@ -2,7 +2,8 @@
 
 `jax.lax.ragged_dot` is a kernel on TPUs from JAX 0.11 on. On CPUs and NVIDIA GPUs (jax 0.10 to
 0.12) XLA makes of it a product of every row with every expert, and so does JAX 0.10 on TPUs of the
-gradient of weights: there it is refused. `tokamax.ragged_dot` has kernels for GPUs, too.
+gradient of weights: there it is refused. For NVIDIA GPUs from Hopper on tokamax has kernels, in
+bfloat16.
 """
 
 import functools
@@ -10,18 +11,20 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.dispatch import gather
 from moe.layers import bank
 from moe.routing import assignment
 
 
-def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, dot):
-    """As `blocks.apply`; dot(x_PD, w_EDF, count_E) is the grouped product."""
+def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, general):
+    """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
     (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
     P = S * K
     rows, count_E = sort(choice, E)
     x_PD = gather.dispatch(x_SD[None], rows)[0, 0]
     function, gated = bank.ACTIVATIONS[activation]
+    dot = functools.partial(product, general)
     with jax.named_scope("experts"):
         h = dot(x_PD, weights.w_in, count_E)
         h = function(dot(x_PD, weights.w_gate, count_E)) * h if gated else function(h)
@@ -43,14 +46,62 @@ def sort(choice: assignment.Choice, experts: int):
     return assignment.Slots(*seats), order.count_GE[0]
 
 
+def _rows_by(contracted: tuple, groups: tuple):
+    """A product of rows that lie in groups, as `jax.lax.ragged_dot_general` is told."""
+    return jax.lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=(contracted, ((), ())),
+        lhs_ragged_dimensions=[0],
+        rhs_group_dimensions=groups,
+    )
+
+
+PD_EDF, PF_EDF = _rows_by(((1,), (1,)), (0,)), _rows_by(((1,), (2,)), (0,))
+PD_PF = _rows_by(((0,), (0,)), ())  # E products, of the rows of each group
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product(general, x_PD, w_EDF, count_E):
+    """PD,EDF->PF, every row with its own expert's matrix; with `general` in its gradients, too.
+
+    Rows are sorted by expert, count_E of each; what comes after them has results without meaning.
+    """
+    return sharding.vary(general(x_PD, w_EDF, count_E, PD_EDF))
+
+
+def _product_fwd(general, x, w, count):
+    return product(general, x, w, count), (x, w, count)
+
+
+def _product_bwd(general, saved, dy_PF):
+    x_PD, w_EDF, count_E = saved
+    dx_PD = general(dy_PF, w_EDF, count_E, PF_EDF)
+    dw_EDF = general(x_PD, dy_PF, count_E, PD_PF)
+    return (*sharding.vary((dx_PD, dw_EDF)), None)
+
+
+product.defvjp(_product_fwd, _product_bwd)
+
+
 def by_xla(x_SD, choice, weights, activation):
-    """By `jax.lax.ragged_dot`."""
-    return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot)
+    """By `jax.lax.ragged_dot_general`."""
+    return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
 def by_tokamax(x_SD, choice, weights, activation):
-    """By `tokamax.ragged_dot`, its own kernels only: it would fall back to XLA's."""
+    """By tokamax's own kernel: left to itself it would fall back to XLA's.
+
+    Raises:
+      ValueError: if it has none for these types and sizes.
+    """
     import tokamax
 
-    dot = functools.partial(tokamax.ragged_dot, implementation=("mosaic", "triton"))
-    return apply(x_SD, choice, weights, activation, dot)
+    def general(a, b, count_E, dimensions):
+        try:
+            return tokamax.ragged_dot_general(a, b, count_E, dimensions, implementation="mosaic")
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"mesh.kernel='tokamax' does not multiply {jax.typeof(a)} and {jax.typeof(b)} here:"
+                f" {error}. Use bfloat16 and widths that are multiples of 128, or 'blocks'"
+            ) from error
+
+    return apply(x_SD, choice, weights, activation, general)

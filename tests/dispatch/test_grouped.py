@@ -152,15 +152,27 @@ def test_tokamax_is_asked_for_its_own_kernels(monkeypatch):
 
     class Tokamax:
         @staticmethod
-        def ragged_dot(x_PD, w_EDF, count_E, implementation):
+        def ragged_dot_general(a, b, count_E, dimensions, implementation):
             asked.append(implementation)
-            return jax.lax.ragged_dot(x_PD, w_EDF, count_E)
+            return jax.lax.ragged_dot_general(a, b, count_E, dimensions)
 
     monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
     expert_1SK, floats = case(*CASES["even"])
     got = by_kernel("tokamax", expert_1SK, "geglu", *floats)
     tiny.assert_close(got, expected("even")[0], rtol=1e-4, atol=1e-5)
-    assert set(asked) == {("mosaic", "triton")}
+    assert set(asked) == {"mosaic"}
+
+
+def test_what_tokamax_has_no_kernel_for_is_refused(monkeypatch):
+    class Tokamax:
+        @staticmethod
+        def ragged_dot_general(*args, **how):
+            raise NotImplementedError("only bfloat16")
+
+    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+    expert_1SK, floats = case(*CASES["even"])
+    with pytest.raises(ValueError, match=r"float32\[80,6\] and float32\[4,6,10\].*Use bfloat16"):
+        by_kernel("tokamax", expert_1SK, "geglu", *floats)
 
 
 # Through the layer, where choices travel between devices.
@@ -219,7 +231,7 @@ def test_of_tpus_those_of_newer_versions_have_a_kernel(monkeypatch):
     """JAX 0.10's multiplies every row with every expert in the gradient of weights."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     newer = not jax.__version__.startswith("0.10.")
-    assert grouped.fit() == ["blocks", *(["ragged_dot"] * newer), "tokamax"]
+    assert grouped.fit() == ["blocks", *(["ragged_dot"] * newer)]
 
 
 def test_what_does_not_fit_into_the_buffer_is_counted():
