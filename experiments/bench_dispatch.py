@@ -21,6 +21,7 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ class Cell(NamedTuple):
 class Program(NamedTuple):
     """A compiled call, and what is known of it before it runs."""
 
-    call: callable
+    call: Callable
     facts: dict
 
 
@@ -115,12 +116,12 @@ def computed(kernel, cell, choice) -> int:
     return int(blocks.apply(x_SD, choice, bank.Weights(thin, thin), "relu")[1])
 
 
-def layers(cell, choice) -> dict:
+def layers(cell, choice, kernels: Iterable[str]) -> dict:
     """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
     S, K, E = cell.tokens, cell.k, cell.experts
     size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
     found, rows = {"gather": (by_slots, gather, size(S), S)}, {"gather": E * size(S)}
-    for kernel in filter(grouped.installed, grouped.fit()):
+    for kernel in kernels:
         name = "grouped" if kernel == "blocks" else f"grouped_{kernel}"
         found[name], rows[name] = (dropless, kernel), computed(kernel, cell, choice)
     for group in cell.einsum_groups:
@@ -143,8 +144,8 @@ def draw(cell, width: int, experts: tuple = ()) -> bank.Weights:
     return make()
 
 
-def program(layer, way: str, x_SD, choice, weights, counted: bool = True) -> Program:
-    """Compiles a layer's forward pass, or it and all its gradients; counted: its FLOPs, too."""
+def one_pass(layer, way: str) -> Callable:
+    """A layer's forward pass, or it and all its gradients, of (x_SD, choice, weights, dy_SD)."""
 
     def training(x_SD, choice, weights, dy_SD):
         apply = lambda x, gate, w: layer(x, choice._replace(gate_GSK=gate), w)  # noqa: E731
@@ -154,7 +155,12 @@ def program(layer, way: str, x_SD, choice, weights, counted: bool = True) -> Pro
     def forward(x_SD, choice, weights, _):
         return layer(x_SD, choice, weights)
 
-    fn = {"forward": forward, "training": training}[way]
+    return {"forward": forward, "training": training}[way]
+
+
+def program(layer, way: str, x_SD, choice, weights, counted: bool = True) -> Program:
+    """Compiles one pass; counted: its FLOPs are, too."""
+    fn = one_pass(layer, way)
     args = x_SD, choice, weights, jnp.ones_like(x_SD)
     began = time.perf_counter()
     compiled = jax.jit(fn).lower(*args).compile()
@@ -177,7 +183,8 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     found = {}
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
-    for name, (layer, rows) in layers(cell, choice).items():
+    kernels = filter(grouped.installed, grouped.fit())
+    for name, (layer, rows) in layers(cell, choice, kernels).items():
         told = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
         found[name] = program(layer, way, x_SD, choice, weights, counted=not told)
         own = draw(cell, round(wide * rows))

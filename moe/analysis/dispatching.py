@@ -21,7 +21,7 @@ CELL = (
 
 
 class Target(NamedTuple):
-    """A number that some programs should not exceed, in training at the sizes of `USUAL`."""
+    """A number that some programs should not exceed, in training."""
 
     says: str
     program: str
@@ -30,10 +30,12 @@ class Target(NamedTuple):
     most: float
     k: tuple[int, ...] = (1, 2)
     activation: str = "gelu"
+    size: dict = {}  # what differs from `USUAL`
 
     def of(self, row: dict) -> bool:
         """Is this row meant?"""
-        meant = {**USUAL, "program": self.program, "activation": self.activation}
+        own = {"program": self.program, "activation": self.activation}
+        meant = {**USUAL, **self.size, **own}
         usual = all(row[name] == value for name, value in meant.items())
         return usual and row["experts"] in self.experts and row["k"] in self.k
 
@@ -42,6 +44,8 @@ USUAL = {
     "way": "training", "loads": "learned", "factor": 1.25,
     "tokens": 4096, "d_model": 256, "d_ff": 1024, "dtype": "float32",
 }  # fmt: skip
+MIXTRAL = {"tokens": 16_384, "d_model": 4096, "d_ff": 14_336, "dtype": "bfloat16"}
+OLMOE = {**MIXTRAL, "d_model": 2048, "d_ff": 1024}
 
 
 def _to_floor(row, _):
@@ -61,8 +65,8 @@ def _to_einsum(row, programs):
     return row["seconds"] / min(groups) if groups else None
 
 
-def _to_mixtral(row, programs):
-    peer = programs.get("mixtral_eager")
+def _to_mixtral(row, programs, way="eager"):
+    peer = programs.get(f"mixtral_{way}")
     return peer and row["seconds"] / peer["seconds"]
 
 
@@ -83,6 +87,15 @@ TARGETS = (
     Target("temporary memory, gather over dense", "gather", (8, 64, 256), _memory, 2.0, k=(1,)),
     Target("gather over Mixtral's loop", "gather", (8,), _to_mixtral, 1 / 2, activation="swiglu"),
     Target("gather over Mixtral's loop", "gather", (64,), _to_mixtral, 1 / 15, activation="swiglu"),
+    *(
+        Target(f"{program} over {what}, H200", program, (E,), number, most, (K,), "swiglu", size)
+        for program in ("gather", "grouped", "grouped_tokamax")
+        for what, E, K, number, most, size in (
+            ("dense", 8, 2, _to_dense, 1 / 0.8, MIXTRAL),
+            ("dense", 64, 8, _to_dense, 1 / 0.6, OLMOE),
+            ("grouped_mm", 64, 8, functools.partial(_to_mixtral, way="grouped_mm"), 1.0, OLMOE),
+        )
+    ),
 )
 
 

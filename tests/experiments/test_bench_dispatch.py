@@ -99,6 +99,22 @@ def test_targets_judge_the_rows_they_mean():
     assert len(dispatching.targets([{**row, "way": "forward"} for row in rows]).splitlines()) == 2
 
 
+def test_targets_on_an_accelerator_are_of_its_own_cells():
+    """A token's own FLOPs a second, of dense's: at 0.6 of it a layer takes 1.67 of its time."""
+    cell = {**dispatching.USUAL, **file.gpu()[1], "way": "training"}
+    seconds = {"dense": 1.0, "gather": 1.7, "grouped_tokamax": 1.6, "mixtral_grouped_mm": 2.0}
+    rows = [
+        {**cell, "program": name, "seconds": s, "ratio_to_dense": s} for name, s in seconds.items()
+    ]
+    assert dispatching.targets(rows).splitlines()[2:] == [
+        "| gather over dense, H200 | 64 | 8 | 1.67 | 1.70 | no |",
+        "| gather over grouped_mm, H200 | 64 | 8 | 1.00 | 0.85 | yes |",
+        "| grouped_tokamax over dense, H200 | 64 | 8 | 1.67 | 1.60 | yes |",
+        "| grouped_tokamax over grouped_mm, H200 | 64 | 8 | 1.00 | 0.80 | yes |",
+    ]
+    assert dispatching.MIXTRAL.items() <= file.gpu()[0].items()
+
+
 def test_peers_that_are_not_installed_are_asked_for(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install torch transformers"):
