@@ -29,7 +29,9 @@ LARGEST = 64  # rows of a block
 SLACK = 1.0  # slots beyond the even share, in standard deviations of a load drawn by chance
 
 
-def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str):
+def apply(
+    x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, pairs: int = 0
+):  # fmt: skip
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
     Args:
@@ -37,12 +39,13 @@ def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: st
       choice: expert_1SK and gate_1SK; expert E is nobody.
       weights: of E experts.
       activation: of `bank.ACTIVATIONS`.
+      pairs: how many of the choices are expected to be somebody's; 0 is all.
 
     Returns:
       y_SD, and how many rows were computed.
     """
     (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
-    C, J = sizes(S * K, E)
+    C, J = sizes(pairs or S * K, E)
     order = assignment.order(choice.expert_GSK, E)
     left_E = jnp.maximum(order.count_GE[0] - C, 0)
     plan = _Plan(choice.expert_GSK, order, jnp.cumsum(-(-left_E // J)))

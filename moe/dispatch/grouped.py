@@ -26,7 +26,7 @@ KINDS = (assignment.Choice,)  # what it carries
 
 
 class Kernel(NamedTuple):
-    """(x_SD, choice, weights, activation) -> y_SD and computed rows; where it is fast."""
+    """(x_SD, choice, weights, activation, pairs) -> y_SD and computed rows; where it is fast."""
 
     apply: Callable
     backends: tuple[str, ...]
@@ -109,7 +109,8 @@ def _local(kernel, buffer, x_GSD, choice, weights):
         expert_M = expert_M.at[slots.slot_GSK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
         expert_M = _cross(expert_M)[None, :, None]
         ones = sharding.vary(jnp.ones(expert_M.shape, jnp.float32))
-        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights)
+        # As many as it sent are expected to come, the rest of the buffers is empty.
+        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights, pairs=G * S * K)
         y_SD = gather.combine(_cross(y_MD).reshape(1, devices, C, D), slots, G * S)[0]
     if sharding.current():
         y_SD = jax.lax.psum(y_SD, "model")

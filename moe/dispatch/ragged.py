@@ -82,13 +82,13 @@ def _product_bwd(general, saved, dy_PF):
 product.defvjp(_product_fwd, _product_bwd)
 
 
-def by_xla(x_SD, choice, weights, activation):
-    """By `jax.lax.ragged_dot_general`."""
+def by_xla(x_SD, choice, weights, activation, pairs=0):
+    """By `jax.lax.ragged_dot_general`, which needs no expectation of pairs."""
     return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
-def by_tokamax(x_SD, choice, weights, activation):
-    """By tokamax's own kernel: left to itself it would fall back to XLA's.
+def by_tokamax(x_SD, choice, weights, activation, pairs=0):
+    """By tokamax's own kernel: left to itself it would fall back to XLA's. Nor does it need any.
 
     Raises:
       ValueError: if it has none for these types and sizes.

@@ -211,7 +211,7 @@ def test_one_device_and_many(mesh):
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
     tiny.assert_close(tally._replace(slots=0), tally_want._replace(slots=0))
     pairs = tally.chosen_KE.sum()
-    assert tally.kept_KE.sum() == pairs <= tally.slots
+    assert tally.kept_KE.sum() == pairs <= tally.slots < 2 * pairs  # and not empty buffers
 
 
 def test_the_ragged_kernel_on_a_mesh():
