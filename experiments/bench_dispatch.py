@@ -6,12 +6,13 @@ A cell is a size of layer, a number of tokens and their choices. Its programs ru
 other, again and again, and medians are compared:
 
 - `dense`: the feed-forward of equal active FLOPs, K * F wide;
-- `floor`: what no dispatcher goes below: the dense feed-forward as wide as the dispatcher's
+- `floor`: an estimate of what a dispatcher cannot avoid: the dense feed-forward as wide as its
   executed FLOPs, and the time to stream the experts' weights (read once forward; in training read
-  twice more and their gradients written once) at the bandwidth of a copy measured beside it;
+  twice more and their gradients written once) at the bandwidth of a copy measured beside it. Where
+  products and streaming overlap a program may be faster;
 - `gather`, `grouped`, `einsum` with groups of so many tokens: seats, dispatch, experts, combine;
 - `grouped_ragged_dot`, `grouped_tokamax`: `grouped` by other kernels than its own blocks, where the
-  devices have them;
+  devices have them (for tokamax in bfloat16);
 - with --peers, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
 
 Routers' own arithmetic is not in it: choices are given. Forward, and forward with all gradients.
@@ -183,7 +184,9 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     found = {}
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
-    kernels = filter(grouped.installed, grouped.fit())
+    kernels = [name for name in grouped.fit() if grouped.installed(name)]
+    if cell.dtype != "bfloat16":
+        kernels = [name for name in kernels if name != "tokamax"]
     for name, (layer, rows) in layers(cell, choice, kernels).items():
         told = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
         found[name] = program(layer, way, x_SD, choice, weights, counted=not told)

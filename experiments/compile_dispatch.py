@@ -3,7 +3,7 @@
     python -m experiments.compile_dispatch --config=configs/bench_dispatch.py:gpu --topology=v5e:2x2
 
 Cells and programs are those of `experiments.bench_dispatch`, in training, on one device, with every
-kernel of `grouped` for TPUs, one that is refused in this JAX, too. Nothing runs. FLOPs are the
+kernel of `grouped` for TPUs, one that is refused in this JAX, too. None of them runs. FLOPs are the
 compiler's own count, in which the body of a loop is counted once. Needs requirements-plan.txt.
 """
 
@@ -27,12 +27,12 @@ from moe.training import files
 KERNELS = ("blocks", "ragged_dot")
 
 
-def programs(cell: bench.Cell) -> dict:
+def programs(cell: bench.Cell, choice) -> dict:
     """name -> layer, and the shapes of its weights."""
     draw = lambda *of: jax.eval_shape(functools.partial(bench.draw, cell, *of))  # noqa: E731
     dense = functools.partial(bench.dense, cell.activation)
     experts = draw(cell.d_ff, (cell.experts,))
-    layers = bench.layers(cell, bench.choices(cell), KERNELS)
+    layers = bench.layers(cell, choice, KERNELS)
     found = {name: (layer, experts) for name, (layer, _) in layers.items()}
     return {"dense": (dense, draw(cell.k * cell.d_ff)), **found}
 
@@ -41,10 +41,13 @@ def rows(cell: bench.Cell, device) -> Iterator[dict]:
     """What is compiled for the device, one line a program."""
     place = jax.sharding.SingleDeviceSharding(device)
     there = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
-    x_SD = jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype)
+    x_SD, choice = (
+        jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype),
+        bench.choices(cell),
+    )
     matrices = bank.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
-    for name, (layer, weights) in programs(cell).items():
-        args = jax.tree.map(there, (x_SD, bench.choices(cell), weights, x_SD))
+    for name, (layer, weights) in programs(cell, choice).items():
+        args = jax.tree.map(there, (x_SD, choice, weights, x_SD))
         traced = jax.jit(bench.one_pass(layer, "training")).trace(*args)
         began = time.perf_counter()
         compiled = traced.lower(lowering_platforms=(device.platform,)).compile()

@@ -88,7 +88,9 @@ TARGETS = (
     Target("gather over Mixtral's loop", "gather", (8,), _to_mixtral, 1 / 2, activation="swiglu"),
     Target("gather over Mixtral's loop", "gather", (64,), _to_mixtral, 1 / 15, activation="swiglu"),
     *(
-        Target(f"{program} over {what}, H200", program, (E,), number, most, (K,), "swiglu", size)
+        Target(
+            f"{program} over {what}, for an H200", program, (E,), number, most, (K,), "swiglu", size
+        )
         for program in ("gather", "grouped", "grouped_tokamax")
         for what, E, K, number, most, size in (
             ("dense", 8, 2, _to_dense, 1 / 0.8, MIXTRAL),
@@ -122,9 +124,9 @@ def table(rows: list[dict]) -> str:
     )  # fmt: skip
     return markdown.table(head, map(_line, rows)) + (
         "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
-        " FLOPs. floor: the dense feed-forward of equal executed FLOPs and the streaming of the"
-        " experts' weights, measured beside. capacity: computed rows a choice, those of"
-        " grouped's blocks included. temporary: of the executable. GFLOPs: matrix products."
+        " FLOPs. floor: an estimate, the dense feed-forward of equal executed FLOPs and the"
+        " streaming of the experts' weights, measured beside. capacity: computed rows a choice,"
+        " those of grouped's blocks included. temporary: of the executable. GFLOPs: matrix products."
     )
 
 

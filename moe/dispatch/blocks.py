@@ -30,7 +30,7 @@ SLACK = 1.0  # slots beyond the even share, in standard deviations of a load dra
 
 
 def apply(
-    x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, pairs: int = 0
+    x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, expected: int = 0
 ):  # fmt: skip
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
@@ -39,13 +39,13 @@ def apply(
       choice: expert_1SK and gate_1SK; expert E is nobody.
       weights: of E experts.
       activation: of `bank.ACTIVATIONS`.
-      pairs: how many of the choices are expected to be somebody's; 0 is all.
+      expected: how many choices are expected not to be nobody's; 0 is all.
 
     Returns:
       y_SD, and how many rows were computed.
     """
     (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
-    C, J = sizes(pairs or S * K, E)
+    C, J = sizes(expected or S * K, E)
     order = assignment.order(choice.expert_GSK, E)
     left_E = jnp.maximum(order.count_GE[0] - C, 0)
     plan = _Plan(choice.expert_GSK, order, jnp.cumsum(-(-left_E // J)))

@@ -26,7 +26,7 @@ KINDS = (assignment.Choice,)  # what it carries
 
 
 class Kernel(NamedTuple):
-    """(x_SD, choice, weights, activation, pairs) -> y_SD and computed rows; where it is fast."""
+    """(x_SD, choice, weights, activation, expected) -> y_SD, computed rows; where it is fast."""
 
     apply: Callable
     backends: tuple[str, ...]
@@ -58,9 +58,9 @@ def check(kernel: str) -> None:
     """
     if kernel not in fit():
         raise ValueError(
-            f"mesh.kernel={kernel!r} is no grouped product on {jax.default_backend()} in JAX"
-            f" {jax.__version__}, where XLA's multiplies every row with every expert. Use"
-            f" {' or '.join(map(repr, fit()))}"
+            f"mesh.kernel={kernel!r} is not for {jax.default_backend()} in JAX {jax.__version__}:"
+            " it has no kernel there for values and gradients, or multiplies every row with every"
+            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit()))}"
         )
     if not installed(kernel):
         package = KERNELS[kernel].package
@@ -81,16 +81,16 @@ def apply(x_GSD, choice: assignment.Choice, weights: bank.Weights, activation: s
     Returns:
       y_GSD and `assignment.Kept`.
     """
-    kernel = functools.partial(KERNELS[sharding.layout().kernel].apply, activation=activation)
+    kernel = KERNELS[sharding.layout().kernel].apply
     gated = weights.w_gate is not None
     of_weights = bank.Weights("EDF", "EFD", "EDF" if gated else None)
-    local = functools.partial(_local, kernel, sharding.layout().buffer)
+    local = functools.partial(_local, kernel, activation, sharding.layout().buffer)
     own = sharding.over(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
     y_GSD, kept_GSK, rows = own(x_GSD, choice, weights)
     return y_GSD, assignment.Kept(kept_GSK, rows.sum().astype(jnp.float32), len(weights.w_in))
 
 
-def _local(kernel, buffer, x_GSD, choice, weights):
+def _local(kernel, activation, buffer, x_GSD, choice, weights):
     """One device's tokens, there and back."""
     (G, S, D), K = x_GSD.shape, choice.expert_GSK.shape[-1]
     expert_1SK, gate_1SK = (x.reshape(1, G * S, K) for x in choice)
@@ -98,7 +98,7 @@ def _local(kernel, buffer, x_GSD, choice, weights):
     mine, devices = len(weights.w_in), sharding.num_devices(("expert",))
     here = assignment.Choice(expert_1SK, gate_1SK)
     if devices == 1:
-        y_SD, rows = kernel(x_SD, here, weights)
+        y_SD, rows = kernel(x_SD, here, weights, activation, G * S * K)
         kept_1SK = expert_1SK < mine
     else:
         C = min(G * S * K, math.ceil(buffer * G * S * K / devices))
@@ -109,8 +109,8 @@ def _local(kernel, buffer, x_GSD, choice, weights):
         expert_M = expert_M.at[slots.slot_GSK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
         expert_M = _cross(expert_M)[None, :, None]
         ones = sharding.vary(jnp.ones(expert_M.shape, jnp.float32))
-        # As many as it sent are expected to come, the rest of the buffers is empty.
-        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights, pairs=G * S * K)
+        come = min(G * S * K, devices * C)  # if as many as it has; the rest of a buffer is empty
+        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights, activation, come)
         y_SD = gather.combine(_cross(y_MD).reshape(1, devices, C, D), slots, G * S)[0]
     if sharding.current():
         y_SD = jax.lax.psum(y_SD, "model")

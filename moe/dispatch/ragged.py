@@ -2,8 +2,8 @@
 
 `jax.lax.ragged_dot` is a kernel on TPUs from JAX 0.11 on. On CPUs and NVIDIA GPUs (jax 0.10 to
 0.12) XLA makes of it a product of every row with every expert, and so does JAX 0.10 on TPUs of the
-gradient of weights: there it is refused. For NVIDIA GPUs from Hopper on tokamax has kernels, in
-bfloat16.
+gradient of weights: there it is refused. For NVIDIA's Hopper GPUs tokamax has kernels, in bfloat16.
+(It has some for newer GPUs, but not of gradients, and for TPUs, but not of fewer than 128 rows.)
 """
 
 import functools
@@ -19,8 +19,7 @@ from moe.routing import assignment
 
 def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, general):
     """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
-    (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
-    P = S * K
+    S, E = len(x_SD), len(weights.w_in)
     rows, count_E = sort(choice, E)
     x_PD = gather.dispatch(x_SD[None], rows)[0, 0]
     function, gated = bank.ACTIVATIONS[activation]
@@ -29,7 +28,7 @@ def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: st
         h = dot(x_PD, weights.w_in, count_E)
         h = function(dot(x_PD, weights.w_gate, count_E)) * h if gated else function(h)
         y_PD = dot(h, weights.w_out, count_E)
-    return gather.combine(y_PD[None, None], rows, S)[0], jnp.int32(P)
+    return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 
 
 def sort(choice: assignment.Choice, experts: int):
@@ -40,8 +39,8 @@ def sort(choice: assignment.Choice, experts: int):
     real_GP = jnp.arange(P)[None] < order.count_GE.sum(-1, keepdims=True)
     token_GP = jnp.where(real_GP, pair_GP // K, S)
     gate_GP = jnp.take_along_axis(choice.gate_GSK.reshape(1, P), pair_GP, axis=-1)
-    place_GP = jnp.argsort(pair_GP, axis=-1)
-    place_GP = jnp.where(choice.expert_GSK.reshape(1, P) < experts, place_GP, P)
+    is_any_GP = choice.expert_GSK.reshape(1, P) < experts
+    place_GP = jnp.where(is_any_GP, assignment.inverse(pair_GP), P)
     seats = token_GP[:, None], jnp.where(real_GP, gate_GP, 0)[:, None], place_GP.reshape(1, S, K)
     return assignment.Slots(*seats), order.count_GE[0]
 
@@ -82,13 +81,13 @@ def _product_bwd(general, saved, dy_PF):
 product.defvjp(_product_fwd, _product_bwd)
 
 
-def by_xla(x_SD, choice, weights, activation, pairs=0):
-    """By `jax.lax.ragged_dot_general`, which needs no expectation of pairs."""
+def by_xla(x_SD, choice, weights, activation, _expected=0):
+    """By `jax.lax.ragged_dot_general`."""
     return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
-def by_tokamax(x_SD, choice, weights, activation, pairs=0):
-    """By tokamax's own kernel: left to itself it would fall back to XLA's. Nor does it need any.
+def by_tokamax(x_SD, choice, weights, activation, _expected=0):
+    """By tokamax's own kernel: left to itself it would fall back to XLA's.
 
     Raises:
       ValueError: if it has none for these types and sizes.
@@ -101,7 +100,8 @@ def by_tokamax(x_SD, choice, weights, activation, pairs=0):
         except (NotImplementedError, ValueError) as error:
             raise ValueError(
                 f"mesh.kernel='tokamax' does not multiply {jax.typeof(a)} and {jax.typeof(b)} here:"
-                f" {error}. Use bfloat16 and widths that are multiples of 128, or 'blocks'"
+                f" {error}. Use a Hopper GPU, bfloat16 and widths that are multiples of 64, or"
+                " 'blocks'"
             ) from error
 
     return apply(x_SD, choice, weights, activation, general)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import counting, hlo
+from moe import counting, hlo, sharding
 from moe.dispatch import blocks, grouped
 from moe.layers import bank, moe
 from moe.routing import assignment
@@ -171,7 +171,7 @@ def test_what_tokamax_has_no_kernel_for_is_refused(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
     expert_1SK, floats = case(*CASES["even"])
-    with pytest.raises(ValueError, match=r"float32\[80,6\] and float32\[4,6,10\].*Use bfloat16"):
+    with pytest.raises(ValueError, match=r"float32\[80,6\] and float32\[4,6,10\].*Use a Hopper"):
         by_kernel("tokamax", expert_1SK, "geglu", *floats)
 
 
@@ -215,14 +215,31 @@ def test_one_device_and_many(mesh):
 
 
 def test_the_ragged_kernel_on_a_mesh():
+    """Which computes the rows that came, and none of an empty buffer."""
     (y, tally), grads = through_layer("grouped", "2x4x1", 0.0, buffer=8.0, kernel="ragged_dot")
+    (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
+    tiny.assert_close(y, y_want)
+    tiny.assert_close(grads, grads_want)
+    assert tally.slots == tally.kept_KE.sum()
+
+
+def test_a_kernel_that_forgets_the_mesh(monkeypatch):
+    """As tokamax's: what it returns does not say that it differs between devices."""
+
+    class Tokamax:
+        @staticmethod
+        def ragged_dot_general(*args, implementation):
+            return jax.lax.psum(jax.lax.ragged_dot_general(*args), sharding.AXES)  # of one device
+
+    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+    (y, _), grads = through_layer("grouped", "1x1x1", 0.0, buffer=8.0, kernel="tokamax")
     (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
 
 
 def test_kernels_that_would_be_dense_here_are_refused():
-    with pytest.raises(ValueError, match="'ragged_dot' is no grouped product on cpu.*Use 'blocks'"):
+    with pytest.raises(ValueError, match="'ragged_dot' is not for cpu in JAX 0.*Use 'blocks'"):
         grouped.check("ragged_dot")
     grouped.check("blocks")
 

@@ -107,10 +107,10 @@ def test_targets_on_an_accelerator_are_of_its_own_cells():
         {**cell, "program": name, "seconds": s, "ratio_to_dense": s} for name, s in seconds.items()
     ]
     assert dispatching.targets(rows).splitlines()[2:] == [
-        "| gather over dense, H200 | 64 | 8 | 1.67 | 1.70 | no |",
-        "| gather over grouped_mm, H200 | 64 | 8 | 1.00 | 0.85 | yes |",
-        "| grouped_tokamax over dense, H200 | 64 | 8 | 1.67 | 1.60 | yes |",
-        "| grouped_tokamax over grouped_mm, H200 | 64 | 8 | 1.00 | 0.80 | yes |",
+        "| gather over dense, for an H200 | 64 | 8 | 1.67 | 1.70 | no |",
+        "| gather over grouped_mm, for an H200 | 64 | 8 | 1.00 | 0.85 | yes |",
+        "| grouped_tokamax over dense, for an H200 | 64 | 8 | 1.67 | 1.60 | yes |",
+        "| grouped_tokamax over grouped_mm, for an H200 | 64 | 8 | 1.00 | 0.80 | yes |",
     ]
     assert dispatching.MIXTRAL.items() <= file.gpu()[0].items()
 
