@@ -44,6 +44,6 @@ def get_config(router: str = "top_k") -> ConfigDict:
             "moe": moe,
         },
         "optimizer": {"learning_rate": 0.008},
-        "train": {"steps": 1000, "batch_size": 32, "seq_len": 64},
+        "train": {"steps": 1000, "batch_size": 32, "seq_len": 64, "checkpoint_every": 100},
     }
     return configs.complete(RunConfig, run)

@@ -4,8 +4,10 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 from ml_collections import config_flags
+
+flags.disclaim_key_flags()  # --config belongs to who asks for it, and stands in its --help
 
 
 def config(default: str, meaning: str):

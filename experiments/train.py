@@ -38,11 +38,16 @@ def main():
     for by in ("ideal", "executed"):
         cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)
         print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
-    result = loop.train(run, pathlib.Path(WORKDIR.value))
+    if run.model.moe and run.model.moe.dropless:
+        print("(and those of blocks beyond the slots: realised_capacity tells all computed rows)")
+    workdir = pathlib.Path(WORKDIR.value)
+    if (workdir / "result.json").exists():
+        print(f"{workdir} has been trained to its end; this is what came out:")
+    result = loop.train(run, workdir)
     shown = {k: v for k, v in result.items() if not k.startswith("test_documents")}
     shown["test"] = {k: v for k, v in result["test"].items() if k != "load_LE"}
     print(json.dumps(shown, indent=2))
-    print(f"metrics, checkpoints and result are in {WORKDIR.value}")
+    print(f"metrics, checkpoints and result are in {workdir}")
 
 
 def join() -> None:

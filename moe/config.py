@@ -90,7 +90,7 @@ class MoEConfig:
             require(
                 not value,
                 f"{name}={value} does nothing with moe.dispatcher='grouped', which has no"
-                " slots and drops no token: set it to 0, or use another dispatcher",
+                " slots: set it to 0, or use another dispatcher",
             )
 
     def _complete(self):

@@ -71,6 +71,7 @@ def _shape(devices, data, expert, model):
         raise ValueError(
             f"mesh data={data}, expert={expert}, model={model} does not fit {devices} devices:"
             " the product must equal the number of devices, and at most one axis may be -1"
+            " (MOE_SIMULATED_DEVICES=8 makes a CPU pose as eight)"
         )
     return tuple(sizes.values())
 

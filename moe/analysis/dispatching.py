@@ -126,7 +126,7 @@ def table(rows: list[dict]) -> str:
         "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
         " FLOPs. floor: an estimate, the dense feed-forward of equal executed FLOPs and the"
         " streaming of the experts' weights, measured beside. capacity: computed rows a choice,"
-        " those of grouped's blocks included. temporary: of the executable. GFLOPs: matrix products."
+        " those of grouped's blocks included. temporary: of the executable. GFLOPs: products."
     )
 
 

@@ -87,7 +87,7 @@ def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
     """Makes the workdir this run's, on this data, or refuses one that is another's.
 
     Neither where the data lies (data.json says what it is) nor the mesh, on which no result
-    depends, is part of what a run is: it may go on elsewhere.
+    depends (but for a buffer that is too small), is part of what a run is: it may go on elsewhere.
     """
     files.claim(workdir / "config.json", _essence(run), "config", _essence_of_file)
     if data is not None:

@@ -23,3 +23,10 @@ def test_a_wrong_override(arguments, message, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert re.fullmatch(message + ".*", line)
+
+
+def test_help_tells_of_the_config():
+    """Which a module of its own defines for all experiments."""
+    command = [sys.executable, "-m", "experiments.bench_dispatch", "--help"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert "--config: The cells." in done.stdout and "--[no]peers" in done.stdout
