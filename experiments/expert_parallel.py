@@ -20,7 +20,7 @@ from experiments import command
 from moe import config as configs
 from moe import estimate, hlo, plan, sharding
 from moe.analysis import markdown, plots
-from moe.training import loss, step
+from moe.training import loop, loss, step
 from moe.training.config import RunConfig
 
 
@@ -34,9 +34,7 @@ def scaled(config, e: int) -> RunConfig:
 
 def simulated(run: RunConfig) -> dict:
     """One compiled and executed step on simulated devices."""
-    devices = jax.devices()[: run.mesh.expert]
-    mesh = sharding.make_mesh(1, run.mesh.expert, 1, devices=devices)
-    sharding.check(mesh, run.shared())
+    mesh = loop.mesh_of(run, jax.devices()[: run.mesh.expert])
     shape = run.train.batch_size, run.train.seq_len
     ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 
 from moe import chips, estimate, flops, hlo, sharding
 from moe import config as configs
+from moe.dispatch import grouped
 from moe.training import loss, step
 from moe.training.config import RunConfig
 
@@ -104,7 +105,8 @@ def compiled(run: RunConfig, topology: str) -> Plan:
     """The plan of a run by the TPU compiler.
 
     Raises:
-      ValueError: if the topology is unknown or its mesh does not divide the run.
+      ValueError: if the topology is unknown, its mesh does not divide the run, or the kernel of
+        `grouped` would be a dense product there.
     """
     devices = tpu_devices(topology)
     configs.require(
@@ -112,6 +114,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         f"{topology}: this compiler takes each of a chip's two cores for a device, and the figures"
         " are a chip's: use --arithmetic",
     )
+    grouped.check(run.mesh.kernel, PLATFORM)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.layout):

@@ -40,9 +40,10 @@ KERNELS = {
 }
 
 
-def fit() -> list[str]:
-    """The kernels that are no dense product on the devices that are here, installed or not."""
-    return [name for name, k in KERNELS.items() if jax.default_backend() in k.backends]
+def fit(backend: str = "") -> list[str]:
+    """The kernels that are no dense product on a backend, on the one that is here if not told."""
+    backend = backend or jax.default_backend()
+    return [name for name, k in KERNELS.items() if backend in k.backends]
 
 
 def installed(kernel: str) -> bool:
@@ -50,17 +51,18 @@ def installed(kernel: str) -> bool:
     return importlib.util.find_spec(KERNELS[kernel].package) is not None
 
 
-def check(kernel: str) -> None:
-    """Refuses a kernel that would be a dense product on the devices that are here, or is not.
+def check(kernel: str, backend: str = "") -> None:
+    """Refuses a kernel that would be a dense product on the backend, or is not installed.
 
     Raises:
       ValueError: with those that are not dense, or with what to install.
     """
-    if kernel not in fit():
+    if kernel not in fit(backend):
         raise ValueError(
-            f"mesh.kernel={kernel!r} is not for {jax.default_backend()} in JAX {jax.__version__}:"
+            f"mesh.kernel={kernel!r} is not for {backend or jax.default_backend()} in JAX"
+            f" {jax.__version__}:"
             " it has no kernel there for values and gradients, or multiplies every row with every"
-            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit()))}"
+            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
         )
     if not installed(kernel):
         package = KERNELS[kernel].package

@@ -113,13 +113,13 @@ def _essence_of_file(content):
     return _essence(configs.from_config_dict(RunConfig, content))
 
 
-def mesh_of(run: RunConfig):
-    """The run's mesh over all devices.
+def mesh_of(run: RunConfig, devices=None):
+    """The run's mesh over all devices, or over some.
 
     Raises:
       ValueError: if it does not fit the devices, does not divide the run, or has no such kernel.
     """
-    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model)
+    mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices)
     sharding.check(mesh, run.shared())
     grouped.check(run.mesh.kernel)
     return mesh

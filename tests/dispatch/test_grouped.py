@@ -244,11 +244,12 @@ def test_kernels_that_would_be_dense_here_are_refused():
     grouped.check("blocks")
 
 
-def test_of_tpus_those_of_newer_versions_have_a_kernel(monkeypatch):
+def test_of_tpus_those_of_newer_versions_have_a_kernel():
     """JAX 0.10's multiplies every row with every expert in the gradient of weights."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     newer = not jax.__version__.startswith("0.10.")
-    assert grouped.fit() == ["blocks", *(["ragged_dot"] * newer)]
+    assert grouped.fit("tpu") == ["blocks", *(["ragged_dot"] * newer)]
+    with pytest.raises(ValueError, match="'tokamax' is not for tpu"):
+        grouped.check("tokamax", "tpu")
 
 
 def test_what_does_not_fit_into_the_buffer_is_counted():
