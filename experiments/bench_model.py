@@ -48,7 +48,7 @@ def floor(run, rounds: int, what: str) -> float:
         draw = [jax.random.normal(jax.random.key(0), shape, dtype) for shape, dtype in product.of]
         dot = functools.partial(
             jax.lax.dot_general, dimension_numbers=product.dimensions,
-            preferred_element_type=product.gives,
+            precision=product.precision, preferred_element_type=product.gives,
         )  # fmt: skip
         calls[product] = functools.partial(jax.jit(dot), *draw)
     taken = timing.interleaved(calls, rounds, f"products of {what}")
@@ -69,10 +69,11 @@ def training(name: str, config, rounds: int) -> list[dict]:
     rows = []
     for variant, run in runs.items():
         t = run.train
+        executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate).total
         tokens, least = t.batch_size * t.seq_len, floor(run, rounds, variant)
         rows.append({
             "what": "training", "model": name, "variant": variant, "tokens": tokens,
-            "executed_flops": flops.executed(run.model, t.batch_size, t.seq_len).total,
+            "executed_flops": executed,
             "seconds": seconds[variant], "floor_seconds": least,
             "ratio_to_dense": seconds[variant] / seconds["dense"],
             "ratio_to_floor": seconds[variant] / least,

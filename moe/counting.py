@@ -61,6 +61,7 @@ class Product(NamedTuple):
 
     of: tuple  # (shape, dtype) of both sides
     dimensions: tuple  # as of `lax.dot_general`
+    precision: tuple | None
     gives: str  # dtype
 
 
@@ -70,8 +71,8 @@ def products(fn, *args) -> Counter:
     for eqn, _, times in _operations(_program(fn, args)):
         if eqn.primitive.name == "dot_general":
             of = tuple((v.aval.shape, str(v.aval.dtype)) for v in eqn.invars)
-            gives = str(eqn.outvars[0].aval.dtype)
-            found[Product(of, eqn.params["dimension_numbers"], gives)] += times
+            gives, how = str(eqn.outvars[0].aval.dtype), eqn.params
+            found[Product(of, how["dimension_numbers"], how["precision"], gives)] += times
     return found
 
 

@@ -3,7 +3,8 @@
 A token costs what its own experts cost: the model is run with the `grouped` dispatcher, which
 drops nothing and, for a few tokens, reads the weights of the experts they chose and of no others.
 That is what a capacity that is never reached would do, so a model trained with drops makes here
-the predictions of one that is lucky.
+the predictions of one that is lucky. After <doc> another document begins, as in training: nothing
+before it is seen.
 
 On one device.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from moe import config as configs
 from moe import sharding
 from moe.config import ModelConfig
+from moe.data import tokenizer
 from moe.layers import attention
 from moe.models import decoder
 
@@ -27,9 +29,10 @@ class State(NamedTuple):
     """Between two tokens."""
 
     cache: dict  # keys and values of every layer
-    segment_BU: jax.Array  # 1 where there is a token
+    segment_BU: jax.Array  # 0 where there is no token
     at: jax.Array  # where the next one goes
-    position_B: jax.Array  # its position in its text
+    position_B: jax.Array  # its position, if it starts no document
+    document_B: jax.Array  # its segment, if so
     logits_BV: jax.Array  # what it may be
     key: jax.Array
 
@@ -81,27 +84,35 @@ def prefill(model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=N
       length: U, of prompt and what follows.
       domain_B: for routers that read it.
     """
-    B, T = prompt_BT.shape
-    real_BT = prompt_BT >= 0
-    segment_BU = jnp.zeros((B, length), jnp.int32).at[:, :T].set(real_BT)
-    position_BT = jnp.maximum(jnp.cumsum(real_BT, axis=1) - 1, 0)
-    start = State({}, segment_BU, jnp.int32(0), None, None, key)
-    tokens_BT = jnp.maximum(prompt_BT, 0)
-    return _read(model, weights, start, tokens_BT, position_BT, domain_B)
+    B = len(prompt_BT)
+    real_BT, none_B = prompt_BT >= 0, jnp.zeros(B, jnp.int32)
+    first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
+    empty_BU = jnp.zeros((B, length), jnp.int32)
+    start = State({}, empty_BU, jnp.int32(0), none_B, none_B, None, key)
+    return _read(model, weights, start, prompt_BT, first_BT, domain_B)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def advance(model: ModelConfig, weights, state: State, token_B, domain_B=None) -> State:
     """Reads one token of each text, at batch 1 the weights of its K experts only."""
+    return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool), domain_B)
+
+
+def _number(state, token_BT, start_BT):
+    """(segment, position) of what is read next, as `data.batches.number` counts them."""
+    real_BT, index_T = token_BT >= 0, jnp.arange(token_BT.shape[1])
+    start_BT = start_BT | (token_BT == tokenizer.DOC_ID)
+    segment_BT = (state.document_B[:, None] + jnp.cumsum(start_BT, axis=1)) * real_BT
+    began_BT = jnp.where(start_BT, index_T[None], -state.position_B[:, None])
+    return segment_BT, index_T[None] - jax.lax.cummax(began_BT, axis=1)
+
+
+def _read(model, weights, state, token_BT, start_BT, domain_B):
+    (params, routing), (_, T) = weights, token_BT.shape
+    segment_BT, position_BT = _number(state, token_BT, start_BT)
     mark = jax.lax.dynamic_update_slice_in_dim
-    ones_B1 = jnp.ones_like(token_B)[:, None]
-    state = state._replace(segment_BU=mark(state.segment_BU, ones_B1, state.at, axis=1))
-    return _read(model, weights, state, token_B[:, None], state.position_B[:, None], domain_B)
-
-
-def _read(model, weights, state, tokens_BT, position_BT, domain_B):
-    (params, routing), T = weights, tokens_BT.shape[1]
-    segment_BT = jax.lax.dynamic_slice_in_dim(state.segment_BU, state.at, T, axis=1)
+    segment_BU = mark(state.segment_BU, segment_BT, state.at, axis=1)
+    tokens_BT = jnp.maximum(token_BT, 0)
     domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
     network = decoder.Decoder(model, scanned=False)
@@ -110,11 +121,11 @@ def _read(model, weights, state, tokens_BT, position_BT, domain_B):
         {"params": params, "cache": state.cache}
         | {name: decoder.unstacked(part) for name, part in found.items()},
         tokens_BT, segment_BT, position_BT, False, domain_BT,
-        attention.Memory(state.segment_BU, state.at),
+        attention.Memory(segment_BU, state.at),
         rngs={"router": own}, mutable=["cache"],
     )  # fmt: skip
-    position_B = position_BT[:, -1] + 1
-    return State(after["cache"], state.segment_BU, state.at + T, position_B, logits_BTV[:, -1], key)
+    last = position_BT[:, -1] + 1, segment_BT[:, -1], logits_BTV[:, -1]
+    return State(after["cache"], segment_BU, state.at + T, *last, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -150,13 +161,24 @@ def generate(
       domain_B: of each prompt, for routers that read it.
 
     Raises:
-      ValueError: for a model that cannot generate, an empty prompt, or on a mesh.
+      ValueError: for a model that cannot generate, an empty prompt, an id that is none, domains
+        that are missing, or on a mesh.
     """
     configs.require(not sharding.current(), "generation is for one device: leave the mesh")
     configs.require(
         bool(prompts) and all(prompts) and steps > 0 and temperature >= 0,
         f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
         f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
+    )
+    ids = [i for prompt in prompts for i in prompt]
+    configs.require(
+        min(ids) >= 0 and max(ids) < model.vocab_size,
+        f"expected token ids from 0 to {model.vocab_size - 1}; got {min(ids)} to {max(ids)}",
+    )
+    reads = model.moe is not None and model.moe.routing.domains is not None
+    configs.require(
+        not reads or domain_B is not None,
+        f"moe.router={model.moe and model.moe.router!r} reads domains: give domain_B",
     )
     model, longest = dropless(model), max(map(len, prompts))
     padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]

@@ -66,7 +66,8 @@ def wire_bytes(kind: str, size: float, devices: int) -> float:
 def products(text: str) -> float:
     """FLOPs of the matrix products of one call of a compiled program, on one device.
 
-    A loop whose turns the text does not tell, because data decide them, counts as one turn.
+    A loop whose turns the text does not tell, because data decide them, counts as one turn, and of
+    a conditional its dearest branch.
     """
     return _products(_computations(text), "ENTRY")
 
@@ -82,12 +83,22 @@ def _products(computations, name):
         ):
             over = math.prod(shapes[product[1]][i] for i in _numbers(product[2]))
             total += 2 * math.prod(shapes[made[1]]) * over
+        elif branches := _branches(line):
+            total += max(_products(computations, branch) for branch in branches)
         elif loop := _loop(line):
             total += _turns(computations[loop[1]], line, 1) * _products(computations, loop[2])
         else:
             for called in re.findall(r" (?:calls|to_apply)=%?([\w.\-]+)", line):
                 total += _products(computations, called)
     return total
+
+
+def _branches(line):
+    """Of a conditional, [] of anything else."""
+    branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+    for listed in re.findall(r"branch_computations=\{([^}]*)\}", line):
+        branches += [name.strip(" %") for name in listed.split(",")]
+    return branches
 
 
 def _loop(line):
@@ -121,10 +132,7 @@ def _walk(computations, name, times, mesh_shape, found, chains):
         elif not collective:  # whose to_apply only adds two numbers
             for called in re.findall(r" (?:calls|to_apply)=%?([\w.\-]+)", line):
                 _walk(computations, called, times, mesh_shape, found, chains)
-            branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-            for listed in re.findall(r"branch_computations=\{([^}]*)\}", line):
-                branches += [name.strip(" %") for name in listed.split(",")]
-            _add_dearest(computations, branches, times, mesh_shape, found)
+            _add_dearest(computations, _branches(line), times, mesh_shape, found)
 
 
 def _add_dearest(computations, branches, times, mesh_shape, found):

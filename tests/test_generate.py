@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from moe import generate, routing
+from moe.data import batches
 from moe.models import decoder
 from tests import tiny
 
-PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6]]
+PROMPTS = [[3, 1, 0, 1, 5], [9, 2], [6]]  # 0 starts a document
 STEPS = 4
 MODELS = {
     "dense, relative positions": {"moe": None, "position": "relative", "tied": False},
@@ -43,12 +44,10 @@ def weights(config):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(config, params, state, tokens_BT):
+def forward(config, params, state, tokens_BT, *place):
     """logits of one text, by the scanned model that is trained."""
-    ones_BT = jnp.ones_like(tokens_BT)
-    place_BT = jnp.arange(tokens_BT.shape[1])[None]
     variables = {"params": params, **decoder.routing_variables(config, state)}
-    return decoder.Decoder(config).apply(variables, tokens_BT, ones_BT, place_BT, False)
+    return decoder.Decoder(config).apply(variables, tokens_BT, *place, False)
 
 
 def by_forward_passes(config, prompt, steps):
@@ -57,7 +56,8 @@ def by_forward_passes(config, prompt, steps):
     for _ in range(steps):
         row = np.zeros((1, len(PROMPTS[0]) + STEPS), np.int32)
         row[0, : len(tokens)] = tokens
-        chosen.append(forward(config, *trained(config), row)[0, len(tokens) - 1])
+        logits_BTV = forward(config, *trained(config), row, *batches.number(row))
+        chosen.append(logits_BTV[0, len(tokens) - 1])
         tokens.append(int(chosen[-1].argmax()))
     return tokens[len(prompt) :], np.array(chosen)
 
@@ -145,5 +145,10 @@ def test_what_makes_no_sense_is_refused():
     for wrong in (([], 3), ([[1], []], 3), ([[1]], 0)):
         with pytest.raises(ValueError, match="at least one token each"):
             generate.generate(model(DENSE), None, *wrong)
+    for ids in ([3, -1, 5], [tiny.model().vocab_size]):
+        with pytest.raises(ValueError, match="expected token ids from 0 to"):
+            generate.generate(model(DENSE), None, [ids], 3)
+    with pytest.raises(ValueError, match="'domain' reads domains: give domain_B"):
+        generate.generate(tiny.model(moe=tiny.moe(router="domain")), None, PROMPTS, 1)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
         generate.generate(model(DENSE), None, PROMPTS, 1)

@@ -158,3 +158,20 @@ ENTRY %main (x: f32[]) -> f32[] {
 """
     with pytest.raises(ValueError, match="how often does this loop run"):
         hlo.traffic(text, MESH)
+
+
+def test_products_of_loops_and_of_the_dearest_branch():
+    x, w = jnp.ones((4, 8)), jnp.ones((8, 8))
+    once = 2 * 4 * 8 * 8
+
+    def flops(fn, *args):
+        return hlo.products(jax.jit(fn).lower(*args).compile().as_text())
+
+    def loop(x, w):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, length=5)[0]
+
+    def branch(x, w, i):
+        return jax.lax.switch(i, [lambda: x, lambda: x @ w, lambda: x @ w @ w])
+
+    assert flops(loop, x, w) == 5 * once
+    assert flops(branch, x, w, 0) == 2 * once

@@ -6,6 +6,7 @@ Rotary: Su et al. 2021, section 3.4.2, on halves of H as in GPT-NeoX. Relative: 
 head and bucket of distance (Raffel et al. 2020, section 2.1), which GLaM uses.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -112,8 +113,8 @@ def attend(
 ):  # fmt: skip
     """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
 
-    The softmax is in float32. Queries go in blocks that meet no key behind their last, so of what
-    lies in the future less than a block is computed.
+    The softmax is in float32. In training, queries go in blocks that meet no key behind their last,
+    so of what lies in the future less than a block is computed.
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
@@ -140,9 +141,8 @@ def blocks(length: int) -> list[tuple[int, int]]:
 
 def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
     q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
-    score_BNTU = jnp.einsum(
-        "BTNH,BUNH->BNTU", q_BTNH, k_BUNH, preferred_element_type=jnp.float32
-    )  # fmt: skip
+    score = products.to_float32(functools.partial(jnp.einsum, "BTNH,BUNH->BNTU"))
+    score_BNTU = score(q_BTNH, k_BUNH)
     if bias_NTU is not None:
         score_BNTU += bias_NTU[None]
     p_BNTU = jax.nn.softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))

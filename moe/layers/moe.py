@@ -20,7 +20,7 @@ from moe.routing import assignment, contract, tally
 
 
 class MoELayer(nn.Module):
-    """x_BTD -> y_BTD. A dropped token gets zeros: the residual connection carries it on.
+    """x_BTD -> y_BTD. A dropped token gets zeros from experts: the residual connection carries it.
 
     Args of `__call__`:
       mask_BT: True for real tokens.

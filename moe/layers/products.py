@@ -5,24 +5,47 @@ CPUs writes both factors transposed before it multiplies, which takes longer tha
 the two are one axis meanwhile; on a mesh the first of them is spread, and so is the one.
 """
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from moe import sharding
 
 
-def einsum(equation: str, x, w, **how):
+def to_float32(product: Callable) -> Callable:
+    """product(a, b) in float32, whatever its factors are, which get gradients of their own type.
+
+    Autodiff would multiply the float32 gradient with bfloat16 factors: in float32, on a GPU.
+
+    Args:
+      product: (a, b, preferred_element_type=None).
+    """
+
+    @jax.custom_vjp
+    def wide(a, b):
+        return product(a, b, preferred_element_type=jnp.float32)
+
+    def transposed(factors, gradient):
+        return jax.vjp(product, *factors)[1](gradient.astype(jnp.result_type(*factors)))
+
+    wide.defvjp(lambda a, b: (wide(a, b), (a, b)), transposed)
+    return wide
+
+
+def einsum(equation: str, x, w, float32: bool = False, **how):
     """jnp.einsum(equation, x, w, **how), as of "BTD,DF->BTF", laid out as its letters say.
 
-    x's letters that w has not are its tokens, two neighbours.
+    x's letters that w has not are its tokens, two neighbours. float32: see `to_float32`.
     """
     (of_x, of_w), gives = equation.split("->")[0].split(","), equation.split("->")[1]
     tokens = "".join(letter for letter in of_x if letter not in of_w)
     short = equation.replace(tokens, tokens[0])
     layout = sharding.out(short.split("->")[1])
-    product = lambda x: jnp.einsum(short, x, w, out_sharding=layout, **how)  # noqa: E731
-    return as_rows(product, x, tokens, of_x, gives)
+    product = functools.partial(jnp.einsum, short, out_sharding=layout, **how)
+    product = to_float32(product) if float32 else product
+    return as_rows(lambda x: product(x, w), x, tokens, of_x, gives)
 
 
 def as_rows(fn: Callable, x, tokens: str, takes: str, gives: str):

@@ -78,7 +78,7 @@ class Decoder(nn.Module):
                 w_VD = weights.weight(
                     self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
                 )
-            return products.einsum("BTD,VD->BTV", x_BTD, w_VD, preferred_element_type=jnp.float32)
+            return products.einsum("BTD,VD->BTV", x_BTD, w_VD, float32=True)
 
     def layers(self, config, number, name, x_BTD, *place):
         """`number` layers, scanned in blocks of `config.every`."""
@@ -146,9 +146,9 @@ class Layer(nn.Module):
 @functools.partial(jax.jit, static_argnums=0)
 def init(model: ModelConfig, key):
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
-    rows = sharding.num_devices(sharding.TOKENS) * (model.moe.group_size or 1 if model.moe else 1)
-    # Two tokens a row, since JAX lets go of the sharding of an array of one element.
-    ids_BT = sharding.reshard(jnp.zeros((rows, 2), jnp.int32), "BT")
+    # One group a row, and two tokens: JAX lets go of the sharding of an array of one element.
+    shape = sharding.num_devices(sharding.TOKENS), max(2, model.moe.group_size if model.moe else 0)
+    ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
     state = jax.tree.map(jnp.zeros_like, routing_state(model))
     _, variables = Decoder(model).apply(
         routing_variables(model, state), ids_BT, ids_BT, ids_BT, True, ids_BT,

@@ -34,7 +34,11 @@ def test_training_is_set_beside_dense_and_its_own_products(rows):
     dense, experts = rows[:2]
     assert (dense["variant"], dense["ratio_to_dense"]) == ("dense", 1)
     assert experts["executed_flops"] == pytest.approx(dense["executed_flops"], rel=0.02)
+    D, F, V, tokens = 8, 64, 300, 4 * 8
+    matrices = 2 * (4 * D * D + 2 * D * F) + D * V
+    assert 1 < dense["executed_flops"] / (6 * tokens * matrices) < 1.1  # and attention's scores
     for row in (dense, experts):
+        assert row["floor_seconds"] > 1e-6  # tens of products, each a call
         assert row["ratio_to_floor"] == row["seconds"] / row["floor_seconds"] > 0
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from moe import config as configs
-from moe import routing
+from moe import counting, routing
 from moe.models import decoder
+from moe.training import loss
 from tests import tiny
 
 B, T = 4, 8
@@ -242,3 +243,24 @@ def test_shapes_are_known_without_memory():
     huge = tiny.model(d_model=2**14, moe=tiny.moe(num_experts=2048, d_ff=2**16))
     experts = decoder.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]
     assert experts["w_in"].shape == (1, 2048, 2**14, 2**16)
+
+
+def test_a_group_need_not_be_even():
+    odd, even = (tiny.model(moe=tiny.moe(group_size=size)) for size in (3, 8))
+    assert decoder.parameter_shapes(odd) == decoder.parameter_shapes(even)
+
+
+@pytest.mark.parametrize("moe", [None, tiny.moe(num_experts=5, dispatcher="gather")])
+def test_products_of_bfloat16_are_of_bfloat16_in_gradients_too(moe):
+    """But for the router's; a float32 gradient times bfloat16 would be a product in float32."""
+    config = tiny.model(moe=moe, dtype="bfloat16")
+
+    def step(params, inputs, key):
+        return loss.value_and_grad(decoder.Decoder(config), params, {}, inputs, key)
+
+    key = jax.eval_shape(jax.random.key, 0)
+    found = counting.products(step, decoder.parameter_shapes(config), loss.input_shapes(4, 8), key)
+    wide = [product for product in found if "float32" in {dtype for _, dtype in product.of}]
+    routers = {(tiny.D, 5), (32, 5)}  # its matrix, and logits
+    assert len(found) > 15 and bool(wide) == bool(moe)
+    assert all(routers & {shape for shape, _ in product.of} for product in wide)
