@@ -117,6 +117,12 @@ def computed(kernel, cell, choice) -> int:
     return int(blocks.apply(x_SD, choice, bank.Weights(thin, thin), "relu")[1])
 
 
+def usable(cell) -> list[str]:
+    """The kernels of `grouped` that are here and multiply the cell's type."""
+    here = filter(grouped.installed, grouped.fit())
+    return [name for name in here if name != "tokamax" or cell.dtype == "bfloat16"]
+
+
 def layers(cell, choice, kernels: Iterable[str]) -> dict:
     """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
     S, K, E = cell.tokens, cell.k, cell.experts
@@ -184,10 +190,7 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     found = {}
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
-    kernels = [name for name in grouped.fit() if grouped.installed(name)]
-    if cell.dtype != "bfloat16":
-        kernels = [name for name in kernels if name != "tokamax"]
-    for name, (layer, rows) in layers(cell, choice, kernels).items():
+    for name, (layer, rows) in layers(cell, choice, usable(cell)).items():
         told = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
         found[name] = program(layer, way, x_SD, choice, weights, counted=not told)
         own = draw(cell, round(wide * rows))

@@ -41,10 +41,8 @@ def rows(cell: bench.Cell, device) -> Iterator[dict]:
     """What is compiled for the device, one line a program."""
     place = jax.sharding.SingleDeviceSharding(device)
     there = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
-    x_SD, choice = (
-        jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype),
-        bench.choices(cell),
-    )
+    x_SD = jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype)
+    choice = bench.choices(cell)
     matrices = bank.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
     for name, (layer, weights) in programs(cell, choice).items():
         args = jax.tree.map(there, (x_SD, choice, weights, x_SD))

@@ -42,7 +42,7 @@ def trained(workdir: pathlib.Path):
 
 def domains(run: RunConfig, data, domain: str | None, number: int):
     """The domain of every prompt, None if the router reads none."""
-    if run.model.moe is None or run.model.moe.routing.domains is None:
+    if not run.model.reads_domains:
         configs.require(domain is None, "--domain does nothing: no router reads it")
         return None
     names = list(data.domain_names)

@@ -229,6 +229,11 @@ class ModelConfig:
         """Layers with experts."""
         return (self.num_layers - self.num_dense_layers) // self.every if self.moe else 0
 
+    @property
+    def reads_domains(self) -> bool:
+        """Does its router read the domains of documents?"""
+        return self.moe is not None and self.moe.routing.domains is not None
+
 
 def _causal_when(moe):
     evaluation = moe is not None and moe.causal == "evaluation"

@@ -175,9 +175,8 @@ def generate(
         min(ids) >= 0 and max(ids) < model.vocab_size,
         f"expected token ids from 0 to {model.vocab_size - 1}; got {min(ids)} to {max(ids)}",
     )
-    reads = model.moe is not None and model.moe.routing.domains is not None
     configs.require(
-        not reads or domain_B is not None,
+        domain_B is not None or not model.reads_domains,
         f"moe.router={model.moe and model.moe.router!r} reads domains: give domain_B",
     )
     model, longest = dropless(model), max(map(len, prompts))

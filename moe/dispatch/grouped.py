@@ -57,12 +57,12 @@ def check(kernel: str, backend: str = "") -> None:
     Raises:
       ValueError: with those that are not dense, or with what to install.
     """
+    backend = backend or jax.default_backend()
     if kernel not in fit(backend):
         raise ValueError(
-            f"mesh.kernel={kernel!r} is not for {backend or jax.default_backend()} in JAX"
-            f" {jax.__version__}:"
-            " it has no kernel there for values and gradients, or multiplies every row with every"
-            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
+            f"mesh.kernel={kernel!r} is not for {backend} in JAX {jax.__version__}: it has no"
+            " kernel there for values and gradients, or multiplies every row with every expert"
+            f" (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
         )
     if not installed(kernel):
         package = KERNELS[kernel].package

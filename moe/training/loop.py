@@ -63,18 +63,19 @@ def ready(run: RunConfig, data=None):
     mesh, data = mesh_of(run), data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
-    check_domains(run.model.moe, data)
+    check_domains(run.model, data)
     return mesh, data
 
 
-def check_domains(moe, data) -> None:
+def check_domains(model, data) -> None:
     """Refuses data with more domains than the router knows.
 
     Raises:
       ValueError: with both numbers.
     """
-    if moe is None or moe.routing.domains is None:
+    if not model.reads_domains:
         return
+    moe = model.moe
     known, names = moe.routing.domains(moe), data.domain_names
     configs.require(
         len(names) <= known,

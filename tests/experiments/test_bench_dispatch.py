@@ -11,8 +11,6 @@ from moe.analysis import dispatching
 from moe.dispatch import grouped
 
 TINY = {"tokens": 64, "d_model": 8, "d_ff": 16}
-
-
 NAMES = ("dense", "gather", "grouped", "grouped_ragged_dot", "einsum_16")
 
 
