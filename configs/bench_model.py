@@ -34,7 +34,7 @@ def large(small: ConfigDict) -> ConfigDict:
     config = small.copy_and_resolve_references()
     config.base.model.update(d_model=256, num_heads=4, d_head=64, d_ff=1024, num_layers=4)
     config.base.train.update(batch_size=16, seq_len=256)
-    config.moe.group_size = 4096
+    config.experts.group_size = 4096
     return config
 
 
@@ -50,7 +50,7 @@ def decoding(where: str) -> ConfigDict:
     """One model without experts and several with: a token meets as many parameters in each."""
     model = {
         "vocab_size": 1024, "num_layers": 4, "d_model": 512, "num_heads": 8, "d_head": 64,
-        "d_ff": 2048, "dtype": "float32" if where == "cpu" else "bfloat16", "moe": None,
+        "d_ff": 2048, "dtype": "float32" if where == "cpu" else "bfloat16", "experts": None,
     }  # fmt: skip
     config = ConfigDict()
     config.base = configs.complete(ModelConfig, model)

@@ -24,7 +24,7 @@ def get_config(where: str = "cpu") -> ConfigDict:
     config.axes = (1, 2, 4, 8, 16, 32, 64)
     config.topologies = ()
     config.chip = "v5e"  # whose figures the arithmetic takes
-    moe = {"num_experts": 4, "d_ff": 128, "k": 2}
+    experts = {"num_experts": 4, "d_ff": 128, "k": 2}
     model = {
         "vocab_size": 1024,
         "num_layers": 4,
@@ -37,13 +37,13 @@ def get_config(where: str = "cpu") -> ConfigDict:
     if where == "tpu":
         config.axes = (4, 16, 64)
         config.topologies = ("v5e:2x2", "v5e:4x4", "v5e:8x8")
-        moe |= {"d_ff": 2048}
+        experts |= {"d_ff": 2048}
         model |= {"num_layers": 12, "d_model": 768, "num_heads": 12, "d_head": 64, "d_ff": 2048}
         model |= {"vocab_size": 32_128, "dtype": "bfloat16", "remat": True}
     train = {"steps": 1, "batch_size": 64, "seq_len": 512}
     run = {
         "data": {"vocab_size": model["vocab_size"]},
-        "model": {**model, "moe": moe},
+        "model": {**model, "experts": experts},
         "train": train,
     }
     config.base = configs.complete(RunConfig, run)

@@ -54,7 +54,7 @@ def decoder_variants() -> dict:
         "dense": {},
         "top_1": learned(),
         "top_2": learned(k=2),
-        "top_1_next_best": learned(options={"rounds": 2}),
+        "top_1_next_best": learned(options={"reroute_rounds": 2}),
         "top_1_shared": learned(shared_experts=1),
         "noisy_top_2": learned("noisy_top_k", 2, 0.0),
         "gshard": learned("gshard", 2),
@@ -117,7 +117,7 @@ def setting(name: str, variants: dict) -> ConfigDict:
     """A study as `experiments.scaling` reads it."""
     config = scaling.demo()
     config.name, config.variants, config.seeds = name, ConfigDict(variants), 2
-    del config.moe.router_scale  # each variant says its own, or has none
+    del config.experts.router_scale  # each variant says its own, or has none
     return config
 
 
@@ -152,7 +152,7 @@ def gpu() -> ConfigDict:
         study.base.model.bidirectional = bidirectional
         for name, variant in study.variants.items():
             if name.endswith("by_sequence"):
-                variant.moe.group_size = study.base.train.seq_len
+                variant.experts.group_size = study.base.train.seq_len
             if "learning_rate" in variant:
                 variant.learning_rate = large.variants.e8_top2.learning_rate
     return config

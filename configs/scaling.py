@@ -27,7 +27,7 @@ def get_config(size: str = "demo") -> ConfigDict:
 
 def experts(number: int, **overrides) -> dict:
     """A variant with so many experts, top-2 unless k says else, at the experts' learning rate."""
-    return {"moe": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
+    return {"experts": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
 
 
 RANDOM = {"router": "random", "router_scale": 0.0}  # no weights, no losses
@@ -49,7 +49,7 @@ def cpu() -> ConfigDict:
         "model": {
             "vocab_size": 1024,
             "num_layers": 2,
-            "every": 1,
+            "moe_every": 1,
             "d_model": 64,
             "num_heads": 2,
             "d_head": 32,
@@ -76,7 +76,7 @@ def cpu() -> ConfigDict:
     }
     config.base = configs.complete(RunConfig, base)
     # What the experts' variants share; d_ff is solved for.
-    config.moe = {
+    config.experts = {
         "group_size": 2048,
         "capacity_factor": 1.25,
         "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
@@ -123,7 +123,7 @@ def gpu() -> ConfigDict:
     config.base.model.update(
         vocab_size=4096,
         num_layers=8,
-        every=2,
+        moe_every=2,
         d_model=256,
         num_heads=4,
         d_head=64,

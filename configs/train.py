@@ -4,7 +4,8 @@
     python -m experiments.train --config=configs/train.py:gshard --workdir=runs/gshard
 
 After the colon stands any router of `moe.routing.ROUTERS`; its own options are then fields under
-config.model.moe.options. Routers that look at later tokens get a model that learns masked tokens.
+config.model.experts.options. Routers that look at later tokens get a model that learns masked
+tokens.
 """
 
 from ml_collections import ConfigDict
@@ -25,23 +26,23 @@ NEEDS = {
 def get_config(router: str = "top_k") -> ConfigDict:
     """The run with one of the routers."""
     configs.one_of("the router after the colon", router, routing.ROUTERS)
-    moe = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
+    experts = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
     if "jitter" in routing.ROUTERS[router].common:
-        moe["jitter"] = 0.01
-    moe |= NEEDS.get(router, {})
+        experts["jitter"] = 0.01
+    experts |= NEEDS.get(router, {})
     run = {
         "data": {"source": ("encyclopedia_en", "code", "cloud_docs"), "vocab_size": 1024},
         "model": {
             "vocab_size": 1024,
             "num_layers": 4,
-            "every": 2,
+            "moe_every": 2,
             "d_model": 64,
             "num_heads": 2,
             "d_head": 32,
             "d_ff": 256,
             "dtype": "float32",
             "bidirectional": routing.ROUTERS[router].causal != "always",
-            "moe": moe,
+            "experts": experts,
         },
         "optimizer": {"learning_rate": 0.008},
         "train": {"steps": 1000, "batch_size": 32, "seq_len": 64, "checkpoint_every": 100},

@@ -31,9 +31,9 @@ def compare(run, data, state, batches: int) -> dict:
     Raises:
       ValueError: if no token of this model chooses.
     """
-    moe = run.model.moe
+    experts = run.model.experts
     configs.require(
-        moe is not None and moe.routing.kind is assignment.Choice,
+        experts is not None and experts.routing.kind is assignment.TopKAssignment,
         "a model whose tokens choose experts was expected: a dense one, or one whose slots choose,"
         " has nothing to compare",
     )
@@ -49,7 +49,7 @@ def compare(run, data, state, batches: int) -> dict:
     for i in tqdm.trange(batches, desc="batches"):
         inputs = loop.batch(run, data, run.train.steps + i)
         (trained, before), (judged, after) = (by(state, inputs, train) for train in (True, False))
-        same = routing.agreement(np.asarray(before), np.asarray(after), moe.num_experts)
+        same = routing.agreement(np.asarray(before), np.asarray(after), experts.num_experts)
         rows.append((np.mean(same), trained, judged))
     names = ("agreement", "nll_by_training_rule", "nll_by_evaluation_rule")
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) | {"batches": batches}

@@ -1,6 +1,6 @@
 """What does it cost to reach the experts? Dispatchers beside dense feed-forwards of equal FLOPs.
 
-    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py --peers
+    python -m experiments.bench_dispatch --config=configs/bench_dispatch.py --baselines
 
 A cell is a size of layer, a number of tokens and their choices. Its programs run one after the
 other, again and again, and medians are compared:
@@ -13,7 +13,7 @@ other, again and again, and medians are compared:
 - `gather`, `grouped`, `einsum` with groups of so many tokens: seats, dispatch, experts, combine;
 - `grouped_ragged_dot`, `grouped_tokamax`: `grouped` by other kernels than its own blocks, where the
   devices have them (for tokamax in bfloat16);
-- with --peers, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
+- with --baselines, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
 
 Routers' own arithmetic is not in it: choices are given. Forward, and forward with all gradients.
 """
@@ -31,11 +31,10 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import command, peers, timing
-from moe import counting, hlo
+from experiments import baselines, command, timing
+from moe import counting, ffn, hlo
 from moe.analysis import dispatching, plots
 from moe.dispatch import blocks, einsum, gather, grouped
-from moe.layers import bank
 from moe.routing import assignment
 from moe.training import files
 
@@ -65,7 +64,7 @@ class Program(NamedTuple):
     facts: dict
 
 
-def choices(cell, seed: int = 0) -> assignment.Choice:
+def choices(cell, seed: int = 0) -> assignment.TopKAssignment:
     """Who goes where, [1, S, K]: evenly ("uniform"), or drawn with unequal chances.
 
     "learned" has the spread of loads of trained routers (largest load about twice the mean, as in
@@ -82,7 +81,7 @@ def choices(cell, seed: int = 0) -> assignment.Choice:
         expert_SK = np.argsort(-(log_p_E + rng.gumbel(size=(S, E))), axis=-1)[:, :K]
     gate_SK = rng.random((S, K)) + 0.5
     gate_SK /= gate_SK.sum(-1, keepdims=True)
-    return assignment.Choice(
+    return assignment.TopKAssignment(
         jnp.asarray(expert_SK[None], jnp.int32), jnp.asarray(gate_SK[None], jnp.float32)
     )
 
@@ -92,21 +91,21 @@ def by_slots(dispatcher, slots, group, activation, x_SD, choice, weights):
     S, D = x_SD.shape
     x_GSD = x_SD.reshape(-1, group, D)
     choice = jax.tree.map(lambda x: x.reshape(-1, group, x.shape[-1]), choice)
-    seats = assignment.seat(choice, len(weights.w_in), slots)
+    seats = assignment.assign_slots(choice, len(weights.w_in), slots)
     x_EGCD = dispatcher.dispatch(x_GSD, seats).swapaxes(0, 1)
     with jax.named_scope("experts"):
-        y_EGCD = bank.compute(x_EGCD, weights, activation, "EGC", "E")
+        y_EGCD = ffn.apply(x_EGCD, weights, activation, "EGC", "E")
     return dispatcher.combine(y_EGCD.swapaxes(0, 1), seats, group).reshape(S, D)
 
 
 def dropless(kernel, activation, x_SD, choice, weights):
     """y_SD by the grouped dispatcher."""
-    return grouped.KERNELS[kernel].apply(x_SD, choice, weights, activation)[0]
+    return grouped.IMPLEMENTATIONS[kernel].apply(x_SD, choice, weights, activation)[0]
 
 
 def dense(activation, x_SD, _, weights):
     """y_SD of a feed-forward that every token meets."""
-    return bank.compute(x_SD, weights, activation, "S")
+    return ffn.apply(x_SD, weights, activation, "S")
 
 
 def computed(kernel, cell, choice) -> int:
@@ -114,7 +113,7 @@ def computed(kernel, cell, choice) -> int:
     if kernel != "blocks":
         return cell.tokens * cell.k
     thin, x_SD = jnp.zeros((cell.experts, 1, 1)), jnp.zeros((cell.tokens, 1))
-    return int(blocks.apply(x_SD, choice, bank.Weights(thin, thin), "relu")[1])
+    return int(blocks.apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
 
 
 def usable(cell) -> list[str]:
@@ -138,15 +137,15 @@ def layers(cell, choice, kernels: Iterable[str]) -> dict:
     return {name: (layer, rows[name] / (S * K)) for name, layer in made.items()}
 
 
-def draw(cell, width: int, experts: tuple = ()) -> bank.Weights:
+def sample(cell, width: int, experts: tuple = ()) -> ffn.Weights:
     """Random weights of one feed-forward or of E."""
     key, D = jax.random.key(width), cell.d_model
-    gated = bank.ACTIVATIONS[cell.activation][1]
+    gated = ffn.ACTIVATIONS[cell.activation][1]
 
     @jax.jit
     def make():
         one = lambda *shape: 0.02 * jax.random.normal(key, (*experts, *shape), cell.dtype)  # noqa: E731
-        return bank.Weights(one(D, width), one(width, D), one(D, width) if gated else None)
+        return ffn.Weights(one(D, width), one(width, D), one(D, width) if gated else None)
 
     return make()
 
@@ -186,22 +185,22 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     """All programs of a cell."""
     choice = choices(cell)
     x_SD = jax.random.normal(jax.random.key(0), (cell.tokens, cell.d_model), cell.dtype)
-    weights = draw(cell, cell.d_ff, (cell.experts,))
+    weights = sample(cell, cell.d_ff, (cell.experts,))
     found = {}
     wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
-    found["dense"] = program(plain, way, x_SD, choice, draw(cell, wide))
+    found["dense"] = program(plain, way, x_SD, choice, sample(cell, wide))
     for name, (layer, rows) in layers(cell, choice, usable(cell)).items():
-        told = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
-        found[name] = program(layer, way, x_SD, choice, weights, counted=not told)
-        own = draw(cell, round(wide * rows))
+        output = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does
+        found[name] = program(layer, way, x_SD, choice, weights, counted=not output)
+        own = sample(cell, round(wide * rows))
         found[f"floor of {name}"] = program(plain, way, x_SD, choice, own)
         found[name].facts["realised_capacity"] = rows
-        if told:
+        if output:
             found[name].facts["executed_flops"] = found["dense"].facts["executed_flops"] * rows
     copied = jnp.zeros(COPIED, jnp.float32)
     found["copy"] = program(lambda x, *_: x + 1, "forward", copied, choice, None)
     if with_peers:
-        for name, call in peers.calls(cell, choice, way == "training").items():
+        for name, call in baselines.calls(cell, choice, way == "training").items():
             found[name] = Program(call, {})
     return found
 
@@ -211,7 +210,7 @@ def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
     what = f"E={cell.experts} K={cell.k} {cell.activation} {cell.loads} {cell.dtype} {way}"
     taken = timing.interleaved({name: p.call for name, p in found.items()}, rounds, what)
     seconds = {name: float(np.median(times)) for name, times in taken.items()}
-    matrices = bank.num_matrices(cell.activation) * cell.d_model * cell.d_ff * cell.experts
+    matrices = ffn.num_matrices(cell.activation) * cell.d_model * cell.d_ff * cell.experts
     streamed = PASSES[way] * matrices * jnp.dtype(cell.dtype).itemsize
     bandwidth = 2 * 4 * COPIED / seconds["copy"]
     made = []
@@ -239,7 +238,7 @@ def main(config, workdir: str, with_peers: bool) -> None:
     root = pathlib.Path(workdir or f"runs/{config.name}")
     root.mkdir(parents=True, exist_ok=True)
     if with_peers:
-        peers.require()
+        baselines.require()
     made = []
     for cell in tqdm.tqdm([Cell(**cell) for cell in config.cells], desc="cells"):
         for way in PASSES:
@@ -254,5 +253,5 @@ def main(config, workdir: str, with_peers: bool) -> None:
 if __name__ == "__main__":
     CONFIG = command.config("configs/bench_dispatch.py", "The cells.")
     WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
-    PEERS = flags.DEFINE_bool("peers", False, "Also Hugging Face's blocks, if installed.")
+    PEERS = flags.DEFINE_bool("baselines", False, "Also Hugging Face's blocks, if installed.")
     command.run(lambda: main(CONFIG.value, WORKDIR.value, PEERS.value))

@@ -40,8 +40,8 @@ def batch(run) -> loss.Inputs:
 def floor(run, rounds: int, what: str) -> float:
     """Seconds of the matrix products of a training step, each shape by itself."""
     t = run.train
-    step_ = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
-    state = jax.eval_shape(lambda: step.init(run.model, run.chain, t.seed))
+    step_ = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
+    state = jax.eval_shape(lambda: step.init(run.model, run.tx, t.seed))
     found = counting.products(step_, state, loss.input_shapes(t.batch_size, t.seq_len))
     calls = {}
     for product in found:
@@ -60,8 +60,8 @@ def training(name: str, config, rounds: int) -> list[dict]:
     runs = scaling.variants(config)
     states, calls = {}, {}
     for variant, run in runs.items():
-        states[variant] = step.init(run.model, run.chain, 0)
-        fn = step.make_train_step(run.model, run.chain, 0, run.train.accumulate)
+        states[variant] = step.init(run.model, run.tx, 0)
+        fn = step.make_train_step(run.model, run.tx, 0, run.train.accumulate)
         compiled = fn.lower(states[variant], batch(run)).compile()
         calls[variant] = functools.partial(timing.advance, states, variant, compiled, batch(run))
     taken = timing.interleaved(calls, rounds, f"training {name}")
@@ -85,12 +85,12 @@ def models(config) -> dict[str, ModelConfig]:
     """The dense model and those with experts, of equal active size."""
     base = configs.from_config_dict(ModelConfig, config.base, "decoding.base.")
     found = {"dense": base}
-    for name, (experts, k) in config.experts.items():
-        moe = MoEConfig(
-            num_experts=experts, k=k, d_ff=base.d_ff // k, dispatcher="grouped",
+    for name, (number, k) in config.experts.items():
+        experts = MoEConfig(
+            num_experts=number, k=k, d_ff=base.d_ff // k, dispatcher="grouped",
             capacity_factor=0.0, eval_capacity_factor=0.0,
         )  # fmt: skip
-        found[name] = dataclasses.replace(base, moe=moe)
+        found[name] = dataclasses.replace(base, experts=experts)
     return found
 
 

@@ -19,20 +19,19 @@ from absl import flags
 
 from experiments import bench_dispatch as bench
 from experiments import command
-from moe import plan
+from moe import ffn, plan
 from moe.analysis import markdown
-from moe.layers import bank
 from moe.training import files
 
-KERNELS = ("blocks", "ragged_dot")
+IMPLEMENTATIONS = ("blocks", "ragged_dot")
 
 
 def programs(cell: bench.Cell, choice) -> dict:
     """name -> layer, and the shapes of its weights."""
-    draw = lambda *of: jax.eval_shape(functools.partial(bench.draw, cell, *of))  # noqa: E731
+    draw = lambda *of: jax.eval_shape(functools.partial(bench.sample, cell, *of))  # noqa: E731
     dense = functools.partial(bench.dense, cell.activation)
     experts = draw(cell.d_ff, (cell.experts,))
-    layers = bench.layers(cell, choice, KERNELS)
+    layers = bench.layers(cell, choice, IMPLEMENTATIONS)
     found = {name: (layer, experts) for name, (layer, _) in layers.items()}
     return {"dense": (dense, draw(cell.k * cell.d_ff)), **found}
 
@@ -43,7 +42,7 @@ def rows(cell: bench.Cell, device) -> Iterator[dict]:
     there = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
     x_SD = jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype)
     choice = bench.choices(cell)
-    matrices = bank.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
+    matrices = ffn.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
     for name, (layer, weights) in programs(cell, choice).items():
         args = jax.tree.map(there, (x_SD, choice, weights, x_SD))
         traced = jax.jit(bench.one_pass(layer, "training")).trace(*args)

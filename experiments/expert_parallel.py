@@ -27,9 +27,9 @@ from moe.training.config import RunConfig
 def scaled(config, e: int) -> RunConfig:
     """The run of `e` devices along the expert axis."""
     base = configs.from_config_dict(RunConfig, config.base, "base.")
-    moe = dataclasses.replace(base.model.moe, num_experts=config.experts_per_device * e)
+    experts = dataclasses.replace(base.model.experts, num_experts=config.experts_per_device * e)
     size = {"batch_size": config.sequences_per_device * e}
-    return base.replace(model={"moe": moe}, train=size, mesh={"data": 1, "expert": e})
+    return base.replace(model={"experts": experts}, train=size, mesh={"data": 1, "expert": e})
 
 
 def simulated(run: RunConfig) -> dict:
@@ -39,9 +39,9 @@ def simulated(run: RunConfig) -> dict:
     ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     with sharding.on(mesh, run.layout):
-        state = step.init(run.model, run.chain, run.train.seed)
-        inputs = sharding.put(loss.Inputs(*ids, np.ones_like(place), place))
-        program = step.make_train_step(run.model, run.chain, 0).lower(state, inputs).compile()
+        state = step.init(run.model, run.tx, run.train.seed)
+        inputs = sharding.shard_batch(loss.Inputs(*ids, np.ones_like(place), place))
+        program = step.make_train_step(run.model, run.tx, 0).lower(state, inputs).compile()
         sizes = [estimate.bytes_per_device(tree) for tree in (state.params, state)]
         _, metrics = program(state, inputs)
     return {
@@ -75,7 +75,7 @@ def row(run: RunConfig, found: dict) -> dict:
     crossings = traffic.get(("all-to-all", "expert"), hlo.Traffic(0, 0.0))
     return {
         "devices": run.mesh.expert,
-        "experts": run.model.moe.num_experts,
+        "experts": run.model.experts.num_experts,
         **found,
         "all_to_alls_per_layer": crossings.times / run.model.moe_layers,
         "all_to_all_bytes_per_token": crossings.bytes / tokens,

@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments import command
 from moe import config as configs
-from moe import generate
+from moe import generate, legacy
 from moe.data import prepare, tokenizer
 from moe.training import checkpoint, loop, step
 from moe.training.config import RunConfig
@@ -30,10 +30,10 @@ def trained(workdir: pathlib.Path):
     """
     path = workdir / "config.json"
     configs.require(path.exists(), f"{workdir} has no config.json: --workdir is a run's folder")
-    run = configs.from_config_dict(RunConfig, json.loads(path.read_text()))
+    run = configs.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
     data = prepare.prepare(run.data)
-    loop.claim(run, workdir, data)
-    state = step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
+    loop.claim_workdir(run, workdir, data)
+    state = step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         found = checkpoints.restore(state)
     configs.require(found is not None, f"{workdir} has no checkpoint yet")

@@ -29,7 +29,7 @@ def variants(config) -> study.Runs:
 
 
 def _variant(name, variant, base, config):
-    known = {"moe", "flops", "learning_rate", "model"}
+    known = {"experts", "flops", "learning_rate", "model"}
     configs.require(
         set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
     )
@@ -39,20 +39,20 @@ def _variant(name, variant, base, config):
     model, sections = dataclasses.replace(base.model, **variant.get("model", {})), {}
     if "flops" in variant:
         model = flops.dense_of(model, variant.flops, **size)
-    if "moe" in variant:
-        shared = ConfigDict({"d_ff": model.d_ff, **config.moe, **variant.moe})
-        moe = configs.from_config_dict(MoEConfig, shared, f"variants.{name}.moe.")
-        matched = flops.match(model, dataclasses.replace(model, moe=moe), **size)
+    if "experts" in variant:
+        shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
+        experts = configs.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
+        matched = flops.match(model, dataclasses.replace(model, experts=experts), **size)
         print(f"{name:>16}: {config.match} FLOPs, {matched}")
-        model = matched.moe
+        model = matched.sparse
     if "learning_rate" in variant:
         sections["optimizer"] = {"learning_rate": variant.learning_rate}
     return dataclasses.replace(base, model=model).replace(**sections)
 
 
 def _place(name, run):
-    moe = run.model.moe
-    return (moe.num_experts, moe.k, name) if moe else (0, 0, name)
+    experts = run.model.experts
+    return (experts.num_experts, experts.k, name) if experts else (0, 0, name)
 
 
 def report(records: list[dict], root: pathlib.Path, watts: float) -> None:

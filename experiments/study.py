@@ -17,14 +17,14 @@ import numpy as np
 
 from experiments import timing
 from moe import config as configs
-from moe import counting, flops, plan, sharding
+from moe import counting, flops, legacy, plan, sharding
 from moe.data import prepare
 from moe.training import files, loop, loss, metrics, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
 ROUTING = (
-    *("dropped", "missed", "max_load", "unused", "entropy", "gate", "realised_k"),
+    *("dropped", "unrouted", "max_load", "unused", "entropy", "gate", "realised_k"),
     *("realised_capacity",),
 )  # statistics that results keep
 ROUNDS = 60  # step times taken of each variant
@@ -50,12 +50,12 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
     left = [name for name, path, _ in _all(runs, root, seeds) if not _done(path)]
     data = None
     for name in dict.fromkeys(left):  # refuses the last variant before the first is trained
-        _, data = loop.ready(runs[name], data)
+        _, data = loop.setup(runs[name], data)
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         for name, path, seed in _all(runs, root, seeds):
             _require_data(path, data)
-            loop.claim(_seeded(runs[name], seed), path, data)
+            loop.claim_workdir(_seeded(runs[name], seed), path, data)
         if left:
             _in_processes(_work, jobs, jobs, runs, root, seeds)
         if left or not runs.keys() <= _timing(root)["median"].keys():
@@ -109,7 +109,7 @@ def cost(run: RunConfig) -> dict:
     executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
     tokens = t.batch_size * t.seq_len
     return {
-        "experts": run.model.moe.num_experts if run.model.moe else 0,
+        "experts": run.model.experts.num_experts if run.model.experts else 0,
         "total_parameters": counts.total,
         "active_parameters": counts.active,
         "ideal_flops": sum(flops.ideal(run.model, t.seq_len).values()),
@@ -130,7 +130,7 @@ def _done(path):
 def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
     t, state = run.train, plan.state_shapes(run)
-    train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
+    train_step = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
     return counting.count(train_step, state, loss.input_shapes(t.batch_size, t.seq_len)).everything
 
 
@@ -150,6 +150,8 @@ def _timed(timed, name):
 def _finished(path):
     """The result of a run with its validation curve and the routing of its last quarter."""
     records = metrics.read(path / "metrics.jsonl")
+    result = json.loads((path / "result.json").read_text())
+    result["test"] = legacy.metrics(result.get("test", {}))
     curve = [r for r in records if r["split"] == "validation"]
     train = [r for r in records if r["split"] == "train"]
     late = train[-max(1, len(train) // 4) :]
@@ -157,7 +159,7 @@ def _finished(path):
         key: float(np.mean([r[key] for r in late])) for key in ROUTING if late and key in late[0]
     }
     return {
-        **json.loads((path / "result.json").read_text()),
+        **result,
         "curve_steps": [r["step"] for r in curve],
         "curve_nll": [r["nll"] for r in curve],
         "train_routing": routing,
@@ -249,7 +251,7 @@ def _time_steps(index, runs, root):
 
 
 def _state(run, data):
-    return step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
+    return step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
 
 
 def _ready(run, state, data):

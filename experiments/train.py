@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/train.py --workdir=runs/first
     python -m experiments.train --config=configs/train.py --workdir=runs/second \
-        --config.model.moe.num_experts=64 --config.train.steps=2000
+        --config.model.experts.num_experts=64 --config.train.steps=2000
 
 Interrupted, the same command goes on from the last checkpoint.
 """
@@ -38,7 +38,7 @@ def main():
     for by in ("ideal", "executed"):
         cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)
         print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
-    if run.model.moe and run.model.moe.dropless:
+    if run.model.experts and run.model.experts.dropless:
         print("(and those of blocks beyond the slots: realised_capacity tells all computed rows)")
     workdir = pathlib.Path(WORKDIR.value)
     if (workdir / "result.json").exists():

@@ -2,7 +2,7 @@
 
 The map
 -------
-routing/     who goes where: logits (or ids) -> an assignment, a tally of what happened
+routing/     who goes where: logits (or ids) -> an assignment, a router_stats of what happened
 dispatch/    how tokens travel to the experts and back, on one device and across the mesh
 layers/      Linen modules that own parameters: attention, feed-forward, experts, MoE
 models/      whole networks built from the layers

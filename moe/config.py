@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import ml_collections
 
-from moe import dispatch, routing
-from moe.layers import bank
+from moe import dispatch, ffn, routing
 from moe.routing import assignment, contract
 
 DTYPES = ("float32", "bfloat16")
@@ -49,47 +48,49 @@ class MoEConfig:
     def types(cls, given: Mapping) -> dict[str, type]:
         """Fields whose type depends on other fields: the options are those of the router."""
         router = given.get("router", cls.router)
-        one_of("moe.router", router, routing.ROUTERS)
+        one_of("experts.router", router, routing.ROUTERS)
         return {"options": routing.ROUTERS[router].options | None}
 
     def __post_init__(self):
-        one_of("moe.router", self.router, routing.ROUTERS)
-        one_of("moe.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
+        one_of("experts.router", self.router, routing.ROUTERS)
+        one_of("experts.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
         self._complete()
-        positive(self, "moe", ("num_experts", "d_ff", "k"))
+        positive(self, "experts", ("num_experts", "d_ff", "k"))
         self._check_capacity()
-        not_negative(self, "moe", ("group_size", "shared_experts", "expert_dropout", *COMMON))
+        not_negative(self, "experts", ("group_size", "shared_experts", "expert_dropout", *COMMON))
         require(
-            self.k <= self.num_experts, f"moe.k={self.k} exceeds num_experts={self.num_experts}"
+            self.k <= self.num_experts, f"experts.k={self.k} exceeds num_experts={self.num_experts}"
         )
         for name in ("jitter", "expert_dropout"):
-            require(getattr(self, name) < 1, f"moe.{name}={getattr(self, name)} must be below 1")
+            require(
+                getattr(self, name) < 1, f"experts.{name}={getattr(self, name)} must be below 1"
+            )
         kind, dispatcher = self.routing.kind, dispatch.DISPATCHERS[self.dispatcher]
         require(
             kind in dispatcher.KINDS,
-            f"moe.dispatcher={self.dispatcher!r} cannot carry the {kind.__name__} of the"
+            f"experts.dispatcher={self.dispatcher!r} cannot carry the {kind.__name__} of the"
             f" {self.router!r} router: use one of"
             f" {', '.join(n for n, d in dispatch.DISPATCHERS.items() if kind in d.KINDS)}",
         )
         weights = [f for f in dataclasses.fields(self.options) if f.name.endswith("_weight")]
-        not_negative(self.options, "moe.options", [f.name for f in weights])
+        not_negative(self.options, "experts.options", [f.name for f in weights])
         if self.routing.check:
             self.routing.check(self)
 
     def _check_capacity(self):
         """Refuses a capacity where there is none, and what does nothing without one."""
         if not self.dropless:
-            return positive(self, "moe", ("capacity_factor", "eval_capacity_factor"))
+            return positive(self, "experts", ("capacity_factor", "eval_capacity_factor"))
         own = ("capacity_factor", "eval_capacity_factor", "expert_dropout")
-        found = {f"moe.{name}": getattr(self, name) for name in own}
-        for name in ("rounds", "batch_priority"):
-            found[f"moe.options.{name}"] = getattr(self.options, name, 0)
+        found = {f"experts.{name}": getattr(self, name) for name in own}
+        for name in ("reroute_rounds", "batch_priority"):
+            found[f"experts.options.{name}"] = getattr(self.options, name, 0)
         if self.causal == "always":  # the others choose inside a group
-            found["moe.group_size"] = self.group_size
+            found["experts.group_size"] = self.group_size
         for name, value in found.items():
             require(
                 not value,
-                f"{name}={value} does nothing with moe.dispatcher='grouped', which has no"
+                f"{name}={value} does nothing with experts.dispatcher='grouped', which has no"
                 " slots: set it to 0, or use another dispatcher",
             )
 
@@ -100,14 +101,15 @@ class MoEConfig:
             object.__setattr__(self, "options", router.options())
         require(
             type(self.options) is router.options,
-            f"moe.options={self.options} are not those of the {self.router!r} router",
+            f"experts.options={self.options} are not those of the {self.router!r} router",
         )
         for name in COMMON:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, router.common.get(name, 0.0))
             require(
                 name in router.common or not getattr(self, name),
-                f"moe.{name}={getattr(self, name)} does nothing with the {self.router!r} router:"
+                f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
+                " router:"
                 " set it to 0, or leave it out",
             )
 
@@ -152,7 +154,7 @@ class ModelConfig:
 
     vocab_size: int
     num_layers: int
-    every: int = 2  # layers are scanned in blocks of this many; the last of each is MoE
+    moe_every: int = 2  # layers are scanned in blocks of this many; the last of each is MoE
     num_dense_layers: int = 0  # of num_layers, before the first block
     d_model: int
     num_heads: int
@@ -162,20 +164,20 @@ class ModelConfig:
     activation: str = "gelu"  # of experts, and of dense feed-forwards unless dense_activation
     dense_activation: str = ""  # GLaM: gated dense layers beside plain experts
     position: str = "rotary"
-    tied: bool = True  # the head's weights are the embedding's
+    tie_embeddings: bool = True  # the head's weights are the embedding's
     init_scale: float = 1.0
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass
     scan_unroll: int = 1  # blocks unrolled in the scan: more program, less overhead on a CPU
     bidirectional: bool = False  # sees whole documents; trained and judged on masked tokens
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
-    moe: MoEConfig | None = None
+    experts: MoEConfig | None = None
 
     def __post_init__(self):
-        positive(self, "model", ("vocab_size", "num_layers", "every", "d_model", "num_heads"))
+        positive(self, "model", ("vocab_size", "num_layers", "moe_every", "d_model", "num_heads"))
         positive(self, "model", ("d_head", "d_ff", "init_scale", "scan_unroll"))
-        one_of("model.activation", self.activation, bank.ACTIVATIONS)
-        one_of("model.dense_activation", self.dense_activation, ("", *bank.ACTIVATIONS))
+        one_of("model.activation", self.activation, ffn.ACTIVATIONS)
+        one_of("model.dense_activation", self.dense_activation, ("", *ffn.ACTIVATIONS))
         one_of("model.position", self.position, ("rotary", "relative"))
         one_of("model.dtype", self.dtype, DTYPES)
         require(
@@ -183,23 +185,26 @@ class ModelConfig:
             f"model.d_head={self.d_head} must be even for rotary positions",
         )
         require(
-            self.moe is None
-            or self.moe.causal == "always"
+            self.experts is None
+            or self.experts.causal == "always"
             or self.bidirectional
             or self.allow_noncausal,
-            f"moe.router={self.moe and self.moe.router!r} is not causal: it looks at later tokens,"
-            f" which a decoder does not have when it generates ({_causal_when(self.moe)}). Choose a"
+            f"experts.router={self.experts and self.experts.router!r} is not causal: it looks at"
+            " later tokens,"
+            f" which a decoder does not have when it generates ({_causal_when(self.experts)})."
+            " Choose a"
             " causal one, set model.bidirectional=True to learn masked tokens instead, or"
             " model.allow_noncausal=True if you know what its loss means",
         )
         require(
             not self.dense_activation or self.moe_layers < self.num_layers,
             f"model.dense_activation={self.dense_activation!r} does nothing when every layer is"
-            " MoE: use every=2 or more, or leave it empty",
+            " MoE: use moe_every=2 or more, or leave it empty",
         )
         require(
-            not (self.bidirectional and self.moe and self.moe.routing.reads_ids),
-            f"moe.router={self.moe and self.moe.router!r} goes by token ids, which are hidden in a"
+            not (self.bidirectional and self.experts and self.experts.routing.reads_ids),
+            f"experts.router={self.experts and self.experts.router!r} goes by token ids, which"
+            " are hidden in a"
             " bidirectional model",
         )
         require(
@@ -210,9 +215,9 @@ class ModelConfig:
         not_negative(self, "model", ("num_dense_layers", "num_kv_heads"))
         in_blocks = self.num_layers - self.num_dense_layers
         require(
-            in_blocks > 0 and in_blocks % self.every == 0,
+            in_blocks > 0 and in_blocks % self.moe_every == 0,
             f"model.num_layers={self.num_layers} less num_dense_layers={self.num_dense_layers} must"
-            f" be a positive multiple of model.every={self.every}",
+            f" be a positive multiple of model.moe_every={self.moe_every}",
         )
         require(
             self.num_heads % self.kv_heads == 0,
@@ -227,16 +232,16 @@ class ModelConfig:
     @property
     def moe_layers(self) -> int:
         """Layers with experts."""
-        return (self.num_layers - self.num_dense_layers) // self.every if self.moe else 0
+        return (self.num_layers - self.num_dense_layers) // self.moe_every if self.experts else 0
 
     @property
     def reads_domains(self) -> bool:
         """Does its router read the domains of documents?"""
-        return self.moe is not None and self.moe.routing.domains is not None
+        return self.experts is not None and self.experts.routing.domains is not None
 
 
-def _causal_when(moe):
-    evaluation = moe is not None and moe.causal == "evaluation"
+def _causal_when(experts):
+    evaluation = experts is not None and experts.causal == "evaluation"
     return "in training; its evaluation is causal" if evaluation else "in evaluation, too"
 
 

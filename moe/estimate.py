@@ -30,10 +30,10 @@ def _tokens(run, sizes):
 
 def _slots(run, tokens):
     """Slots that these tokens bring to the experts of one layer."""
-    moe, S = run.model.moe, run.group_size
-    if moe.dropless:
-        return tokens * moe.k
-    return tokens / S * moe.slots(S, train=True) * moe.num_experts
+    experts, S = run.model.experts, run.group_size
+    if experts.dropless:
+        return tokens * experts.k
+    return tokens / S * experts.slots(S, train=True) * experts.num_experts
 
 
 def _width(run):
@@ -50,13 +50,13 @@ def activations(run, sizes):
     attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
     dense = t * (m.d_model + 3 * m.d_ff / model) * width
     layers = m.num_layers * attend + (m.num_layers - m.moe_layers) * dense
-    block = m.every * attend + (m.every - bool(m.moe)) * dense
-    if m.moe:
+    block = m.moe_every * attend + (m.moe_every - bool(m.experts)) * dense
+    if m.experts:
         slots = _slots(run, t)
-        experts = slots * (2 * m.d_model + 3 * m.moe.d_ff / model) * width
+        experts = slots * (2 * m.d_model + 3 * m.experts.d_ff / model) * width
         layers, block = layers + m.moe_layers * experts, block + experts
     head = t * m.vocab_size / model * (4 + 4)
-    kept = m.num_layers / m.every * t * m.d_model * width + block if m.remat else layers
+    kept = m.num_layers / m.moe_every * t * m.d_model * width + block if m.remat else layers
     return max(kept + head, block)
 
 
@@ -84,7 +84,7 @@ def _leaves(run, sizes, state):
         copies = tuple(axis for axis in sharding.TOKENS if axis not in spread | set(own))
         full = bytes_per_device(x) * math.prod(sizes[axis] for axis in shared)
         exact = any(part in name for part in ("embed", "router", "scale", "relative"))
-        embedding = "embed" in name and run.model.tied
+        embedding = "embed" in name and run.model.tie_embeddings
         yield _Leaf(
             full if exact else full * _width(run) / 4, shared, copies, "block" not in name,
             1 + embedding,
@@ -94,7 +94,7 @@ def _leaves(run, sizes, state):
 def gathered(run: RunConfig, sizes, state) -> float:
     """Bytes of weights that ZeRO has gathered at its peak, with their full gradients."""
     leaves = [leaf for leaf in _leaves(run, sizes, state) if leaf.shared]
-    blocks = (run.model.num_layers - run.model.num_dense_layers) / run.model.every
+    blocks = (run.model.num_layers - run.model.num_dense_layers) / run.model.moe_every
     kept = 1 / blocks if run.model.remat else 1.0  # a recomputed block gathers its own again
     return sum(leaf.in_use * (2 if leaf.top else 2 * kept) for leaf in leaves)
 
@@ -124,7 +124,7 @@ def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
             sent = times * n * hlo.wire_bytes(kind, size, devices)
             found[key] = hlo.Traffic(old.times + times * n, old.bytes + sent)
 
-    slots = _slots(run, t) * m.d_model * width if m.moe else 0
+    slots = _slots(run, t) * m.d_model * width if m.experts else 0
     e, crossings = sizes["expert"], passes * m.moe_layers
     if run.mesh.transport == "all_gather":
         add("all-gather", ("expert",), crossings, e * row)

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import jax
 
 from moe import config as configs
-from moe import counting
+from moe import counting, ffn
 from moe.config import ModelConfig
-from moe.layers import bank
 from moe.models import decoder
 from moe.training import loss
 
@@ -32,15 +31,15 @@ class Match(NamedTuple):
     """Two models of equal FLOPs, and how equal."""
 
     dense: ModelConfig
-    moe: ModelConfig
+    sparse: ModelConfig
     dense_flops: float  # per token and training step
-    moe_flops: float
-    residual: float  # |moe / dense - 1|
+    sparse_flops: float
+    residual: float  # |sparse / dense - 1|
 
     def __str__(self):
         return (
             f"dense d_ff={self.dense.d_ff}: {self.dense_flops:,.0f} FLOPs/token;"
-            f" MoE expert d_ff={self.moe.moe.d_ff}: {self.moe_flops:,.0f} FLOPs/token;"
+            f" MoE expert d_ff={self.sparse.experts.d_ff}: {self.sparse_flops:,.0f} FLOPs/token;"
             f" residual mismatch {self.residual:.3%}"
         )
 
@@ -52,15 +51,15 @@ def parameters(model: ModelConfig) -> Parameters:
     """
     shapes = decoder.parameter_shapes(model)
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
-    if model.moe is None:
+    if model.experts is None:
         return Parameters(total, total)
     of_experts = sum(
         math.prod(x.shape)
         for path, x in jax.tree_util.tree_leaves_with_path(shapes)
         if "'experts'" in jax.tree_util.keystr(path)
     )
-    met = model.moe.routing.met(model.moe)
-    idle = round(of_experts * (model.moe.num_experts - met) / model.moe.num_experts)
+    met = model.experts.routing.experts_per_token(model.experts)
+    idle = round(of_experts * (model.experts.num_experts - met) / model.experts.num_experts)
     return Parameters(total, total - idle)
 
 
@@ -70,21 +69,22 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
     Args:
       length: T, over which causal attention averages.
 
-    Routed experts are as many as a token meets on average, or at most (`Router.met`): K for most.
+    Routed experts are as many as a token meets on average, or at most
+    (`Router.experts_per_token`): K for most.
     """
-    D, sparse = model.d_model, model.moe_layers
+    D, moe_layers = model.d_model, model.moe_layers
     attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head
     seen = 2 * length if model.bidirectional else length + 1  # twice the mean of positions seen
-    dense_matrices = bank.num_matrices(model.dense_activation or model.activation)
+    dense_matrices = ffn.num_matrices(model.dense_activation or model.activation)
     forward = {
         "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * seen),
-        "dense_ffn": (model.num_layers - sparse) * 2 * dense_matrices * D * model.d_ff,
+        "dense_ffn": (model.num_layers - moe_layers) * 2 * dense_matrices * D * model.d_ff,
         "head": 2 * D * model.vocab_size,
     }
-    if model.moe:
-        matrices = bank.num_matrices(model.activation)
-        used = model.moe.routing.met(model.moe) + model.moe.shared_experts
-        forward["experts"] = sparse * used * 2 * matrices * D * model.moe.d_ff
+    if model.experts:
+        matrices = ffn.num_matrices(model.activation)
+        used = model.experts.routing.experts_per_token(model.experts) + model.experts.shared_experts
+        forward["experts"] = moe_layers * used * 2 * matrices * D * model.experts.d_ff
     return {part: 3.0 * flops for part, flops in forward.items()}
 
 
@@ -134,7 +134,7 @@ def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: 
 
 
 def match(
-    dense: ModelConfig, moe: ModelConfig, *, batch: int, length: int, accumulate: int = 1,
+    dense: ModelConfig, sparse: ModelConfig, *, batch: int, length: int, accumulate: int = 1,
     by: str = "executed", adjust: str = "experts", tolerance: float = 0.01,
 ) -> Match:  # fmt: skip
     """Solves for the width that gives both models the same FLOPs per token.
@@ -146,7 +146,7 @@ def match(
         experts' capacity and what is recomputed.
       by: "executed" (capacity padding, router and dispatch are charged) or "ideal".
       adjust: "experts" sets the MoE's expert width, "dense" the dense model's d_ff.
-      tolerance: largest residual |moe / dense - 1|.
+      tolerance: largest residual |sparse / dense - 1|.
 
     Raises:
       ValueError: if no positive width exists, or rounding it leaves more than the tolerance.
@@ -154,12 +154,12 @@ def match(
     configs.one_of("adjust", adjust, ("experts", "dense"))
     cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
     if adjust == "experts":
-        moe = _solve(functools.partial(_widen_experts, moe), cost, cost(dense), dense.d_ff)
+        sparse = _solve(functools.partial(_widen_experts, sparse), cost, cost(dense), dense.d_ff)
     else:
-        dense = _solve(functools.partial(_widen, dense), cost, cost(moe), dense.d_ff)
-    dense_flops, moe_flops = cost(dense), cost(moe)
-    residual = abs(moe_flops / dense_flops - 1)
-    matched = Match(dense, moe, dense_flops, moe_flops, residual)
+        dense = _solve(functools.partial(_widen, dense), cost, cost(sparse), dense.d_ff)
+    dense_flops, sparse_flops = cost(dense), cost(sparse)
+    residual = abs(sparse_flops / dense_flops - 1)
+    matched = Match(dense, sparse, dense_flops, sparse_flops, residual)
     configs.require(
         residual < tolerance, f"cannot match {by} FLOPs within {tolerance:.1%}: {matched}"
     )
@@ -182,7 +182,7 @@ def _widen(model, width):
 
 
 def _widen_experts(model, width):
-    return dataclasses.replace(model, moe=dataclasses.replace(model.moe, d_ff=width))
+    return dataclasses.replace(model, experts=dataclasses.replace(model.experts, d_ff=width))
 
 
 def _solve(make, cost, target, start):

@@ -47,20 +47,22 @@ def dropless(model: ModelConfig) -> ModelConfig:
         not model.bidirectional,
         "model.bidirectional=True reads later tokens, which are not there yet: it cannot generate",
     )
-    if model.moe is None:
+    if model.experts is None:
         return model
     configs.require(
-        model.moe.routing.causal != "never",
-        f"moe.router={model.moe.router!r} looks at later tokens: it cannot generate",
+        model.experts.routing.causal != "never",
+        f"experts.router={model.experts.router!r} looks at later tokens: it cannot generate",
     )
-    none = {"rounds": 0, "batch_priority": False}  # what only a capacity needs
-    has = {f.name for f in dataclasses.fields(model.moe.options)}
-    options = dataclasses.replace(model.moe.options, **{n: v for n, v in none.items() if n in has})
-    moe = dataclasses.replace(
-        model.moe, dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
+    none = {"reroute_rounds": 0, "batch_priority": False}  # what only a capacity needs
+    has = {f.name for f in dataclasses.fields(model.experts.options)}
+    options = dataclasses.replace(
+        model.experts.options, **{n: v for n, v in none.items() if n in has}
+    )
+    experts = dataclasses.replace(
+        model.experts, dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
         group_size=0, expert_dropout=0.0, options=options,
     )  # fmt: skip
-    return dataclasses.replace(model, moe=moe)
+    return dataclasses.replace(model, experts=experts)
 
 
 def prepare(params: dict, routing: dict | None = None):
@@ -121,7 +123,7 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
         {"params": params, "cache": state.cache}
         | {name: decoder.unstacked(part) for name, part in found.items()},
         tokens_BT, segment_BT, position_BT, False, domain_BT,
-        attention.Memory(segment_BU, state.at),
+        attention.KVCache(segment_BU, state.at),
         rngs={"router": own}, mutable=["cache"],
     )  # fmt: skip
     last = position_BT[:, -1] + 1, segment_BT[:, -1], logits_BTV[:, -1]
@@ -132,13 +134,13 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
 def _go_on(model, weights, state, steps, temperature, domain_B):
     def turn(state, _):
         key, own = jax.random.split(state.key)
-        token_B = draw(state.logits_BV, temperature, own)
+        token_B = sample(state.logits_BV, temperature, own)
         return advance(model, weights, state._replace(key=key), token_B, domain_B), token_B
 
     return jax.lax.scan(turn, state, length=steps)[1].T
 
 
-def draw(logits_BV, temperature: float, key):
+def sample(logits_BV, temperature: float, key):
     """token_B: the most probable at temperature 0, else from softmax(logits / temperature)."""
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -177,7 +179,7 @@ def generate(
     )
     configs.require(
         domain_B is not None or not model.reads_domains,
-        f"moe.router={model.moe and model.moe.router!r} reads domains: give domain_B",
+        f"experts.router={model.experts and model.experts.router!r} reads domains: give domain_B",
     )
     model, longest = dropless(model), max(map(len, prompts))
     padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]

@@ -114,7 +114,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         f"{topology}: this compiler takes each of a chip's two cores for a device, and the figures"
         " are a chip's: use --arithmetic",
     )
-    grouped.check(run.mesh.kernel, PLATFORM)
+    grouped.check(run.mesh.implementation, PLATFORM)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.layout):
@@ -159,7 +159,7 @@ def lower(run: RunConfig, mesh):
     """The whole training step, lowered for the mesh in use; no array is made."""
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
-    train_step = step.make_train_step(run.model, run.chain, t.seed, t.accumulate)
+    train_step = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
     inputs = loss.input_shapes(t.batch_size, t.seq_len, layout)
     traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
@@ -167,7 +167,7 @@ def lower(run: RunConfig, mesh):
 
 def state_shapes(run: RunConfig) -> step.State:
     """The training state as shapes with their shardings on the mesh in use."""
-    return jax.eval_shape(lambda: step.init(run.model, run.chain, run.train.seed))
+    return jax.eval_shape(lambda: step.init(run.model, run.tx, run.train.seed))
 
 
 def _refused(guess, error):

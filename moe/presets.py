@@ -32,27 +32,27 @@ def glam(layers, d_model, d_ff, heads, d_head, experts=None) -> ModelConfig:
         vocab_size=256_000, num_layers=layers, d_model=d_model, num_heads=heads, d_head=d_head,
         d_ff=d_ff, activation="gelu" if experts else "geglu",
         dense_activation="geglu" if experts else "", position="relative", remat=True,
-        moe=experts and MoEConfig(num_experts=experts, d_ff=d_ff, k=2, router_scale=1.0),
+        experts=experts and MoEConfig(num_experts=experts, d_ff=d_ff, k=2, router_scale=1.0),
     )  # fmt: skip
 
 
 def mixtral(layers, d_model, d_ff, heads, kv_heads, experts, k, vocab, **changes) -> ModelConfig:
     """The decoders of 2023 and 2024: every layer MoE, SwiGLU experts, grouped-query attention."""
     fields = {
-        "vocab_size": vocab, "num_layers": layers, "every": 1, "d_model": d_model,
+        "vocab_size": vocab, "num_layers": layers, "moe_every": 1, "d_model": d_model,
         "num_heads": heads, "num_kv_heads": kv_heads, "d_head": 128, "d_ff": d_ff,
-        "activation": "swiglu", "tied": False, "remat": True,
-        "moe": MoEConfig(num_experts=experts, d_ff=d_ff, k=k, router_scale=1.0),
+        "activation": "swiglu", "tie_embeddings": False, "remat": True,
+        "experts": MoEConfig(num_experts=experts, d_ff=d_ff, k=k, router_scale=1.0),
     }  # fmt: skip
     return ModelConfig(**fields | changes)
 
 
-def gpt(layers, d_model, d_ff, heads, vocab, experts=None, k=2, **changes) -> ModelConfig:
+def gpt(layers, d_model, d_ff, heads, vocab, number=None, k=2, **changes) -> ModelConfig:
     """GPT-3's shape: plain GELU feed-forwards, or experts of that shape in every layer."""
     fields = {
-        "vocab_size": vocab, "num_layers": layers, "every": 1, "d_model": d_model,
+        "vocab_size": vocab, "num_layers": layers, "moe_every": 1, "d_model": d_model,
         "num_heads": heads, "d_head": 128, "d_ff": d_ff, "remat": True,
-        "moe": experts and MoEConfig(num_experts=experts, d_ff=d_ff, k=k, router_scale=1.0),
+        "experts": number and MoEConfig(num_experts=number, d_ff=d_ff, k=k, router_scale=1.0),
     }  # fmt: skip
     return ModelConfig(**fields | changes)
 
@@ -65,7 +65,7 @@ def switch_base_like(experts=None) -> ModelConfig:
     return ModelConfig(
         vocab_size=32_128, num_layers=12, d_model=768, num_heads=12, d_head=64, d_ff=2048,
         activation="geglu", position="relative", remat=True,
-        moe=experts and MoEConfig(num_experts=experts, d_ff=2048, k=1, jitter=0.01),
+        experts=experts and MoEConfig(num_experts=experts, d_ff=2048, k=1, jitter=0.01),
     )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ PRESETS = {
     ),
     "grok_1": Preset(
         model=mixtral(
-            64, 6144, 32_768, 48, 8, 8, 2, 131_072, activation="geglu", tied=True
+            64, 6144, 32_768, 48, 8, 8, 2, 131_072, activation="geglu", tie_embeddings=True
         ),
         total=314e9, active=0.25 * 314e9, length=8192, source="xAI 2024, the release",
     ),
@@ -142,7 +142,7 @@ PRESETS = {
         source="Muennighoff et al. 2024, table 1",
     ),
     "pangu_sigma": Preset(
-        model=gpt(40, 5120, 20_480, 40, 40_960, num_dense_layers=32, moe=RRE),
+        model=gpt(40, 5120, 20_480, 40, 40_960, num_dense_layers=32, experts=RRE),
         total=1.085e12, length=1024, tokens=329e9, source="Ren et al. 2023, section 3",
         note="the vocabulary and the number of groups of experts are ours",
     ),

@@ -35,8 +35,8 @@ class Layout(NamedTuple):
 
     zero: bool = False  # parameters and optimizer state also over data (and expert, if it is free)
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
-    kernel: str = "blocks"  # see `moe.dispatch.grouped`
-    buffer: float = 2.0  # of `grouped`, times the even share
+    implementation: str = "blocks"  # see `moe.dispatch.grouped`
+    ep_capacity_factor: float = 2.0  # of `grouped`, times the even share
 
 
 _LAYOUT = jax.make_user_context(Layout())  # part of the key of every jit cache, as the mesh is
@@ -115,19 +115,19 @@ def num_devices(axes=AXES) -> int:
     return math.prod(shape.get(axis, 1) for axis in axes)
 
 
-def out(letters: str) -> P | None:
+def out_sharding(letters: str) -> P | None:
     """`spec(letters)` for an `out_sharding=` argument, None without a mesh."""
     return spec(letters) if current() else None
 
 
-def put(batch):
+def shard_batch(batch):
     """Host arrays [B, ...], the same on every process, to the devices, laid out as tokens are."""
     size = len(jax.tree.leaves(batch)[0])
-    return put_rows(lambda numbers: jax.tree.map(lambda x: x[numbers], batch), size)
+    return shard_rows(lambda numbers: jax.tree.map(lambda x: x[numbers], batch), size)
 
 
-def put_rows(rows: Callable, batch_size: int):
-    """As `put`, where rows(numbers) makes the tree of host arrays [b, ...] of those rows.
+def shard_rows(rows: Callable, batch_size: int):
+    """As `shard_batch`, where rows(numbers) makes the tree of host arrays [b, ...] of those rows.
 
     Every process makes the rows of its own devices, wherever the mesh has put them.
     """
@@ -152,7 +152,7 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
 
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
     """x.reshape(shape), laid out as its new letters say."""
-    return jax.lax.reshape(x, shape, out_sharding=out(letters))
+    return jax.lax.reshape(x, shape, out_sharding=out_sharding(letters))
 
 
 def reshape_tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -160,12 +160,12 @@ def reshape_tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return reshape(x, shape, "G" + "." * (len(shape) - 1))
 
 
-def over_groups(fn: Callable) -> Callable:
+def map_groups(fn: Callable) -> Callable:
     """fn on each device's own groups: every argument and result has a leading G."""
-    return over(fn, "G", "G")
+    return shard_mapped(fn, "G", "G")
 
 
-def over(fn: Callable, given, gives) -> Callable:
+def shard_mapped(fn: Callable, given, gives) -> Callable:
     """fn on each device's own part of arrays named by their letters; fn itself without a mesh."""
     if not current():
         return fn
@@ -173,8 +173,9 @@ def over(fn: Callable, given, gives) -> Callable:
     return jax.shard_map(fn, in_specs=given, out_specs=gives)
 
 
-def vary(tree):
-    """Inside `over`: arrays that are the same on several devices, as each device's own copies.
+def pvary(tree):
+    """Inside `shard_mapped`: arrays that are the same on several devices, as each device's own
+    copies.
 
     Their gradients are summed over the devices here, and not where they first meet tokens.
     """

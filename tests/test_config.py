@@ -20,36 +20,37 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"router": "topk"}, "moe.router='topk' is not one of 'top_k', 'noisy_top_k'"),
-        ({"dispatcher": "sort"}, "moe.dispatcher='sort' is not one of 'oracle', 'einsum'"),
-        ({"num_experts": 0}, "moe.num_experts=0 must be above 0"),
-        ({"d_ff": -1}, "moe.d_ff=-1 must be above 0"),
-        ({"k": 0}, "moe.k=0 must be above 0"),
-        ({"router_scale": -0.1}, "moe.router_scale=-0.1 must not be negative"),
-        ({"shared_experts": -1}, "moe.shared_experts=-1 must not be negative"),
-        ({"expert_dropout": 1.0}, "moe.expert_dropout=1.0 must be below 1"),
-        ({"capacity_factor": 0.0}, "moe.capacity_factor=0.0 must be above 0"),
-        ({"eval_capacity_factor": -1.0}, "moe.eval_capacity_factor=-1.0 must be above 0"),
-        ({"capacity_factor": float("nan")}, "moe.capacity_factor=nan must be above 0"),
-        ({"group_size": -8}, "moe.group_size=-8 must not be negative"),
-        ({"balance_weight": -0.1}, "moe.balance_weight=-0.1 must not be negative"),
-        ({"z_weight": -0.1}, "moe.z_weight=-0.1 must not be negative"),
-        ({"jitter": -0.1}, "moe.jitter=-0.1 must not be negative"),
-        ({"jitter": 1.0}, "moe.jitter=1.0 must be below 1"),
-        ({"k": 5}, "moe.k=5 exceeds num_experts=4"),
+        ({"router": "topk"}, "experts.router='topk' is not one of 'top_k', 'noisy_top_k'"),
+        ({"dispatcher": "sort"}, "experts.dispatcher='sort' is not one of 'oracle', 'einsum'"),
+        ({"num_experts": 0}, "experts.num_experts=0 must be above 0"),
+        ({"d_ff": -1}, "experts.d_ff=-1 must be above 0"),
+        ({"k": 0}, "experts.k=0 must be above 0"),
+        ({"router_scale": -0.1}, "experts.router_scale=-0.1 must not be negative"),
+        ({"shared_experts": -1}, "experts.shared_experts=-1 must not be negative"),
+        ({"expert_dropout": 1.0}, "experts.expert_dropout=1.0 must be below 1"),
+        ({"capacity_factor": 0.0}, "experts.capacity_factor=0.0 must be above 0"),
+        ({"eval_capacity_factor": -1.0}, "experts.eval_capacity_factor=-1.0 must be above 0"),
+        ({"capacity_factor": float("nan")}, "experts.capacity_factor=nan must be above 0"),
+        ({"group_size": -8}, "experts.group_size=-8 must not be negative"),
+        ({"balance_weight": -0.1}, "experts.balance_weight=-0.1 must not be negative"),
+        ({"z_weight": -0.1}, "experts.z_weight=-0.1 must not be negative"),
+        ({"jitter": -0.1}, "experts.jitter=-0.1 must not be negative"),
+        ({"jitter": 1.0}, "experts.jitter=1.0 must be below 1"),
+        ({"k": 5}, "experts.k=5 exceeds num_experts=4"),
         ({"router": "random", "balance_weight": 0.01},
-         "moe.balance_weight=0.01 does nothing with the 'random' router"),
-        ({"router": "random", "z_weight": 0.001}, "moe.z_weight=0.001 does nothing"),
-        ({"router": "random", "jitter": 0.1}, "moe.jitter=0.1 does nothing"),
-        ({"router": "random", "router_scale": 0.1}, "moe.router_scale=0.1 does nothing"),
+         "experts.balance_weight=0.01 does nothing with the 'random' router"),
+        ({"router": "random", "z_weight": 0.001}, "experts.z_weight=0.001 does nothing"),
+        ({"router": "random", "jitter": 0.1}, "experts.jitter=0.1 does nothing"),
+        ({"router": "random", "router_scale": 0.1}, "experts.router_scale=0.1 does nothing"),
         ({"router": "soft", "group_size": 8},
-         "'gather' cannot carry the Mixing of the 'soft' router: use one of einsum"),
+         "'gather' cannot carry the DispatchMasks of the 'soft' router: use one of einsum"),
         ({"router": "random", "options": routing.ranked.Options()},
-         r"moe.options=Options\(rounds=0, .* are not those of the 'random' router"),
-        ({"options": routing.ranked.Options(rounds=-1)}, "o.rounds=-1 must not be negative"),
+         r"experts.options=Options\(reroute_rounds=0, .* are not those of the 'random' router"),
+        ({"options": routing.ranked.Options(reroute_rounds=-1)},
+         "o.reroute_rounds=-1 must not be negative"),
         ({"options": routing.ranked.Options(expert_groups=3)}, "o.expert_groups=3 must divide"),
         ({"options": routing.ranked.Options(expert_groups=2, groups_used=2)}, "limits nothing"),
-        ({"options": routing.ranked.Options(rounds=1, batch_priority=True)}, "by position"),
+        ({"options": routing.ranked.Options(reroute_rounds=1, batch_priority=True)}, "by position"),
         ({"options": routing.ranked.Options(expert_groups=0)}, "o.expert_groups=0 must divide"),
         ({"k": 2, "options": routing.ranked.Options(expert_groups=4, groups_used=2)},
          "groups_used=2 limits nothing at k=2"),
@@ -62,26 +63,28 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
         ({"router": "expert_choice", "k": 2, "eval_capacity_factor": 2.0,
           "options": routing.expert_choice.Options(most=3)}, "at least k .*=4"),
         ({"router": "top_p", "options": routing.top_p.Options(entropy_weight=-1.0)},
-         "moe.options.entropy_weight=-1.0 must not be negative"),
-        ({"dispatcher": "grouped"}, "moe.capacity_factor=1.0 does nothing with .*'grouped'"),
-        ({**DROPLESS, "eval_capacity_factor": 1.0}, "moe.eval_capacity_factor=1.0 does nothing"),
-        ({**DROPLESS, "expert_dropout": 0.1}, "moe.expert_dropout=0.1 does nothing"),
-        ({**DROPLESS, "options": routing.ranked.Options(rounds=1)}, "moe.options.rounds=1 does no"),
+         "experts.options.entropy_weight=-1.0 must not be negative"),
+        ({"dispatcher": "grouped"}, "experts.capacity_factor=1.0 does nothing with .*'grouped'"),
+        ({**DROPLESS, "eval_capacity_factor": 1.0},
+         "experts.eval_capacity_factor=1.0 does nothing"),
+        ({**DROPLESS, "expert_dropout": 0.1}, "experts.expert_dropout=0.1 does nothing"),
+        ({**DROPLESS, "options": routing.ranked.Options(reroute_rounds=1)},
+         "experts.options.reroute_rounds=1 does no"),
         ({**DROPLESS, "options": routing.ranked.Options(batch_priority=True)},
-         "moe.options.batch_priority=True does nothing"),
+         "experts.options.batch_priority=True does nothing"),
         ({**DROPLESS, "router": "expert_choice"}, "'grouped' cannot carry the Slots"),
     ],
 )  # fmt: skip
 def test_experts(changes, message):
     with pytest.raises(ValueError, match=message):
-        tiny.moe(**changes)
+        tiny.moe_config(**changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         *(({name: 0}, f"model.{name}=0 must be above 0") for name in (
-            "vocab_size", "num_layers", "every", "d_model", "num_heads", "d_head", "d_ff",
+            "vocab_size", "num_layers", "moe_every", "d_model", "num_heads", "d_head", "d_ff",
             "init_scale", "scan_unroll",
         )),
         ({"activation": "tanh"}, "model.activation='tanh' is not one of 'relu', 'gelu', 'geglu'"),
@@ -94,7 +97,8 @@ def test_experts(changes, message):
         ({"num_dense_layers": -2}, "model.num_dense_layers=-2 must not be negative"),
         ({"num_kv_heads": 3}, "model.num_heads=2 must be a multiple of num_kv_heads=3"),
         ({"num_kv_heads": -1}, "model.num_kv_heads=-1 must not be negative"),
-        ({"every": 1, "dense_activation": "relu"}, "'relu' does nothing when every layer is MoE"),
+        ({"moe_every": 1, "dense_activation": "relu"},
+         "'relu' does nothing when every layer is MoE"),
     ],
 )  # fmt: skip
 def test_models(changes, message):
@@ -103,27 +107,31 @@ def test_models(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("moe", "mesh", "message"),
+    ("experts", "mesh", "message"),
     [
-        ({}, {"kernel": "tokamax"}, "mesh.kernel='tokamax' does nothing without .*'grouped'"),
-        ({}, {"buffer": 3.0}, "mesh.buffer=3.0 does nothing without"),
+        (
+            {},
+            {"implementation": "tokamax"},
+            "mesh.implementation='tokamax' does nothing without .*'grouped'",
+        ),
+        ({}, {"ep_capacity_factor": 3.0}, "mesh.ep_capacity_factor=3.0 does nothing without"),
         (DROPLESS, {"transport": "all_gather"}, "mesh.transport='all_gather' does nothing with "),
-        (DROPLESS, {"kernel": "cuda"}, "mesh.kernel='cuda' is not one of 'blocks'"),
-        (DROPLESS, {"buffer": 0.0}, "mesh.buffer=0.0 must be above 0"),
+        (DROPLESS, {"implementation": "cuda"}, "mesh.implementation='cuda' is not one of 'blocks'"),
+        (DROPLESS, {"ep_capacity_factor": 0.0}, "mesh.ep_capacity_factor=0.0 must be above 0"),
     ],
 )
-def test_how_tokens_travel(moe, mesh, message):
+def test_how_tokens_travel(experts, mesh, message):
     with pytest.raises(ValueError, match=message):
         training.RunConfig(
-            model=tiny.model(vocab_size=300, moe=tiny.moe(**moe)),
+            model=tiny.model(vocab_size=300, experts=tiny.moe_config(**experts)),
             train=training.TrainConfig(**TRAIN), data=prepare.DataConfig(vocab_size=300),
             mesh=training.MeshConfig(**mesh),
         )  # fmt: skip
 
 
 def test_layers_with_experts():
-    assert tiny.model(num_layers=6).moe_layers == 3 and tiny.model(moe=None).moe_layers == 0
-    mixed = tiny.model(num_layers=5, every=1, num_dense_layers=2, dense_activation="relu")
+    assert tiny.model(num_layers=6).moe_layers == 3 and tiny.model(experts=None).moe_layers == 0
+    mixed = tiny.model(num_layers=5, moe_every=1, num_dense_layers=2, dense_activation="relu")
     assert mixed.moe_layers == 3
     assert (mixed.kv_heads, tiny.model(num_kv_heads=1).kv_heads) == (2, 1)
 
@@ -183,7 +191,7 @@ def run_config(model=None, data=None, **train) -> training.RunConfig:
 
 
 def grouped(group_size) -> configs.ModelConfig:
-    return tiny.model(vocab_size=300, moe=tiny.moe(group_size=group_size))
+    return tiny.model(vocab_size=300, experts=tiny.moe_config(group_size=group_size))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,11 @@ def grouped(group_size) -> configs.ModelConfig:
         ((1, 1, 8), {"num_heads": 4}, "model.num_heads=4 is not divisible by mesh.model=8"),
         ((2, 2, 2), {"num_kv_heads": 1}, "model.num_kv_heads=1 is .* by mesh.model=2"),
         ((2, 1, 4), {"num_heads": 4, "d_ff": 18}, "model.d_ff=18 is .* by mesh.model=4"),
-        ((2, 2, 2), {"moe": tiny.moe(d_ff=9)}, "model.moe.d_ff=9 is .* by mesh.model=2"),
+        (
+            (2, 2, 2),
+            {"experts": tiny.moe_config(d_ff=9)},
+            "model.experts.d_ff=9 is .* by mesh.model=2",
+        ),
         ((2, 4, 1), {"d_model": 12}, "model.d_model=12 is .* by mesh.data x mesh.expert=8"),
         ((4, 1, 2), {"vocab_size": 301}, "model.vocab_size=301 is .* by mesh.model=2"),
     ],
@@ -223,7 +235,7 @@ def test_groups(group_size, accumulate, size, number):
 
 
 def test_a_dense_run_has_no_groups():
-    run = run_config(model=tiny.model(vocab_size=300, moe=None))
+    run = run_config(model=tiny.model(vocab_size=300, experts=None))
     assert run.num_groups is None and run.micro_batch == 8
 
 
@@ -267,7 +279,7 @@ def read(**changes):
 
 def test_there_and_back():
     assert read() == run_config()
-    assert json.loads(json.dumps(configs.to_dict(read())))["model"]["moe"]["num_experts"] == 4
+    assert json.loads(json.dumps(configs.to_dict(read())))["model"]["experts"]["num_experts"] == 4
 
 
 def test_only_what_has_no_default_is_needed():
@@ -280,7 +292,7 @@ def test_only_what_has_no_default_is_needed():
     }  # fmt: skip
     run = configs.from_config_dict(training.RunConfig, ml_collections.ConfigDict(given))
     assert run.data == prepare.DataConfig() and run.optimizer == optimizer.OptimizerConfig()
-    assert run.model.moe is None and run.mesh == training.MeshConfig()
+    assert run.model.experts is None and run.mesh == training.MeshConfig()
     complete = configs.complete(training.RunConfig, given)
     assert complete.optimizer.b2 == 0.99 and complete.model.position == "rotary"
     assert configs.from_config_dict(training.RunConfig, complete) == run
@@ -291,8 +303,8 @@ def test_only_what_has_no_default_is_needed():
     [
         ({"optimizer__learning_rat": 1.0}, "unknown key optimizer.learning_rat: did you mean opt"
          "imizer.learning_rate?"),
-        ({"model__moe__experts": 3}, "unknown key model.moe.experts: did you mean model.moe.num_e"
-         "xperts?"),
+        ({"model__experts__experts": 3},
+         "unknown key model.experts.experts: did you mean model.experts.num_experts?"),
         ({"zzz": 3}, "unknown key zzz: did you mean "),
         ({"train__steps": 2.5}, "train.steps=2.5 must be a int"),
         ({"train__steps": "9"}, "train.steps='9' must be a int"),
@@ -303,7 +315,7 @@ def test_only_what_has_no_default_is_needed():
         ({"data__source": "code"}, "data.source='code' must be a tuple of str: ('code',)"),
         ({"data__source": (1, 2)}, "data.source=(1, 2) must be a tuple of str"),
         ({"data__source": 3}, "data.source=3 must be a tuple of str"),
-        ({"model__moe__k": 9}, "moe.k=9 exceeds num_experts=4"),
+        ({"model__experts__k": 9}, "experts.k=9 exceeds num_experts=4"),
     ],
 )  # fmt: skip
 def test_what_a_file_may_not_say(changes, message):
@@ -328,9 +340,9 @@ def test_missing_keys_are_all_named():
 
 def test_what_a_file_may_say_in_other_words():
     """A whole number for a float, a list for a tuple, None for no experts."""
-    got = read(optimizer__learning_rate=1, data__source=["code"], model__moe=None)
+    got = read(optimizer__learning_rate=1, data__source=["code"], model__experts=None)
     assert got.optimizer.learning_rate == 1.0 and type(got.optimizer.learning_rate) is float
-    assert got.data.source == ("code",) and got.model.moe is None
+    assert got.data.source == ("code",) and got.model.experts is None
 
 
 def test_configs_are_values():
@@ -342,10 +354,10 @@ def test_configs_are_values():
 
 
 def test_capacity_factors_and_group_sizes():
-    moe = tiny.moe(capacity_factor=1.5, eval_capacity_factor=3.0)
-    assert (moe.factor(train=True), moe.factor(train=False)) == (1.5, 3.0)
-    assert moe.tokens_per_group(16) == 16
-    assert tiny.moe(group_size=32).tokens_per_group(16) == 32
+    experts = tiny.moe_config(capacity_factor=1.5, eval_capacity_factor=3.0)
+    assert (experts.factor(train=True), experts.factor(train=False)) == (1.5, 3.0)
+    assert experts.tokens_per_group(16) == 16
+    assert tiny.moe_config(group_size=32).tokens_per_group(16) == 32
 
 
 def test_a_router_that_looks_ahead_is_refused(monkeypatch):
@@ -359,9 +371,9 @@ def test_a_router_that_looks_ahead_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="'top_k' is not causal"):
         tiny.sparse(options=routing.ranked.Options(batch_priority=True))
     with pytest.raises(ValueError, match="'hash' goes by token ids, which are hidden"):
-        tiny.model(bidirectional=True, moe=tiny.moe(router="hash"))
+        tiny.model(bidirectional=True, experts=tiny.moe_config(router="hash"))
     for consent in ("bidirectional", "allow_noncausal"):
-        assert tiny.model(moe=tiny.moe(router="peeking"), **{consent: True})
+        assert tiny.model(experts=tiny.moe_config(router="peeking"), **{consent: True})
 
 
 def test_options_are_those_of_the_router():
@@ -373,11 +385,13 @@ def test_options_are_those_of_the_router():
     whole = configs.complete(configs.MoEConfig, given)
     assert whole.options.mass == 0.5 and whole.options.target_k == 0.0
     whole.router = "sigmoid"
-    with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has rounds, .*bias_rate"):
+    with pytest.raises(
+        ValueError, match=r"unknown key options\.\w+: .* has reroute_rounds, .*bias_rate"
+    ):
         configs.from_config_dict(configs.MoEConfig, whole)
     whole.router = "random"
     with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has no options"):
         configs.from_config_dict(configs.MoEConfig, whole)
     whole.router = "nobody"
-    with pytest.raises(ValueError, match="moe.router='nobody' is not one of"):
+    with pytest.raises(ValueError, match="experts.router='nobody' is not one of"):
         configs.from_config_dict(configs.MoEConfig, whole)

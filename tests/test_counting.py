@@ -205,9 +205,9 @@ def test_parts_by_named_scope_keep_their_name_in_gradients():
 )
 def test_within_1_percent_of_xla(dispatcher, changes):
     """A scan of one turn, or unrolled, which XLA counts right. Wide, for products."""
-    experts = tiny.moe(num_experts=4, k=2, d_ff=256, dispatcher=dispatcher)
+    experts = tiny.moe_config(num_experts=4, k=2, d_ff=256, dispatcher=dispatcher)
     config = tiny.model(
-        vocab_size=512, d_model=128, num_heads=4, d_head=32, d_ff=256, moe=experts, **changes
+        vocab_size=512, d_model=128, num_heads=4, d_head=32, d_ff=256, experts=experts, **changes
     )
     network = decoder.Decoder(config)
 

@@ -14,7 +14,7 @@ N_H, F = 8, 16  # heads x width of one, and of a dense feed-forward
 
 
 def dense(**changes):
-    return tiny.model(moe=None, **changes)
+    return tiny.model(experts=None, **changes)
 
 
 def executed(config, **changes):
@@ -93,7 +93,7 @@ def test_gates_are_a_third_matrix():
 
 def test_remat_recomputes_the_blocks():
     """All but the last product of a block, whose result the gradient does not need."""
-    plain, remat = executed(dense(every=1)), executed(dense(every=1, remat=True))
+    plain, remat = executed(dense(moe_every=1)), executed(dense(moe_every=1, remat=True))
     assert remat.products["attention"] == plain.products["attention"] * 4 / 3
     assert remat.products["dense_ffn"] == 6 * FFN + 2 * FFN / 2
     assert remat.products["head"] == plain.products["head"]
@@ -142,8 +142,14 @@ def test_ideal_in_closed_form():
 
 def test_ideal_is_executed_but_for_what_it_leaves_out():
     """Full capacity, K = E: only masked attention and the router are extra."""
-    mixed = {"num_layers": 3, "every": 1, "num_dense_layers": 1, "num_kv_heads": 1, "tied": False}
-    for config in (tiny.sparse(k=tiny.E), tiny.model(moe=tiny.moe(k=tiny.E), **mixed)):
+    mixed = {
+        "num_layers": 3,
+        "moe_every": 1,
+        "num_dense_layers": 1,
+        "num_kv_heads": 1,
+        "tie_embeddings": False,
+    }
+    for config in (tiny.sparse(k=tiny.E), tiny.model(experts=tiny.moe_config(k=tiny.E), **mixed)):
         got = executed(config)
         masked = 3 * config.num_layers * TOKENS * 2 * N_H * (T - 1)
         want = sum(flops.ideal(config, T).values()) * TOKENS
@@ -170,7 +176,7 @@ def test_parameters():
     got = flops.parameters(tiny.sparse(k=2))
     assert got.total == shared + 2 * D * F + router + tiny.E * expert == 1608
     assert got.active == shared + 2 * D * F + router + 2 * expert == 1352
-    untied = flops.parameters(tiny.model(moe=None, tied=False, num_kv_heads=1))
+    untied = flops.parameters(tiny.model(experts=None, tie_embeddings=False, num_kv_heads=1))
     assert untied.total == 1320 + V * D - 2 * 2 * D * N_H // 2
 
 
@@ -178,7 +184,7 @@ def test_parameters_of_a_model_too_large_for_this_machine():
     """Without any memory: Switch-C's 1.6T, or near it."""
     config = tiny.model(
         vocab_size=32_128, num_layers=30, d_model=2080, num_heads=64, d_head=64, d_ff=6144,
-        moe=tiny.moe(num_experts=2048, d_ff=6144),
+        experts=tiny.moe_config(num_experts=2048, d_ff=6144),
     )  # fmt: skip
     experts = 15 * 2048 * 2 * 2080 * 6144
     got = flops.parameters(config)
@@ -195,17 +201,19 @@ WIDE = {"d_model": 32, "d_head": 16, "d_ff": 128}
 @pytest.mark.parametrize("adjust", ["experts", "dense"])
 @pytest.mark.parametrize("k", [1, 2])
 def test_match(by, adjust, k):
-    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=100, k=k, capacity_factor=1.25))
+    model = tiny.model(**WIDE, experts=tiny.moe_config(d_ff=100, k=k, capacity_factor=1.25))
     got = flops.match(dense(**WIDE), model, by=by, adjust=adjust, **SIZE)
     assert got.residual < 0.01
-    cost = [flops.per_token(x, B, 32, by) for x in (got.dense, got.moe)]
-    assert cost == [got.dense_flops, got.moe_flops]
+    cost = [flops.per_token(x, B, 32, by) for x in (got.dense, got.sparse)]
+    assert cost == [got.dense_flops, got.sparse_flops]
     assert abs(cost[1] / cost[0] - 1) == got.residual
-    fixed, free = (got.dense, got.moe) if adjust == "experts" else (got.moe, got.dense)
+    fixed, free = (got.dense, got.sparse) if adjust == "experts" else (got.sparse, got.dense)
     assert fixed == (dense(**WIDE) if adjust == "experts" else model)
     want = model if adjust == "experts" else dense(**WIDE)
     if adjust == "experts":
-        assert dataclasses.replace(free, moe=dataclasses.replace(free.moe, d_ff=100)) == want
+        assert (
+            dataclasses.replace(free, experts=dataclasses.replace(free.experts, d_ff=100)) == want
+        )
     else:
         assert dataclasses.replace(free, d_ff=128) == want
 
@@ -213,22 +221,22 @@ def test_match(by, adjust, k):
 def test_match_is_exact_where_it_can_be():
     """Ideal, K = 1: an expert as wide as the dense layer it replaces; K = 2: half of it."""
     for k in (1, 2):
-        model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7, k=k))
+        model = tiny.model(**WIDE, experts=tiny.moe_config(d_ff=7, k=k))
         got = flops.match(dense(**WIDE), model, by="ideal", **SIZE)
-        assert got.moe.moe.d_ff == 128 // k and got.residual == 0
+        assert got.sparse.experts.d_ff == 128 // k and got.residual == 0
 
 
 def test_executed_charges_padding_to_the_experts():
     """At capacity 2 an expert may be at most half as wide, less what the router costs."""
-    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7, capacity_factor=2.0))
+    model = tiny.model(**WIDE, experts=tiny.moe_config(d_ff=7, capacity_factor=2.0))
     got = flops.match(dense(**WIDE), model, **SIZE)
     router = tiny.E / 4  # 2 D E of router against 4 D of a slot's column, at 2 slots a token
-    assert got.moe.moe.d_ff == 64 - router
+    assert got.sparse.experts.d_ff == 64 - router
 
 
 def test_match_charges_what_accumulation_recomputes():
     """Both models then cost more, a forward pass of four thirds."""
-    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7))
+    model = tiny.model(**WIDE, experts=tiny.moe_config(d_ff=7))
     got = flops.match(dense(**WIDE), model, accumulate=2, **SIZE)
     once = flops.per_token(dense(**WIDE), B, 32, "executed")
     assert got.dense_flops == once * 4 / 3 and got.residual < 0.01
@@ -236,21 +244,21 @@ def test_match_charges_what_accumulation_recomputes():
 
 def test_no_match():
     """The one-hot dispatcher alone costs more than the dense model."""
-    experts = tiny.moe(d_ff=8, dispatcher="einsum", group_size=8 * 32, capacity_factor=4.0)
+    experts = tiny.moe_config(d_ff=8, dispatcher="einsum", group_size=8 * 32, capacity_factor=4.0)
     with pytest.raises(ValueError, match="no width reaches .*at width 0 the rest already costs"):
-        flops.match(dense(**WIDE), tiny.model(**WIDE, moe=experts), **SIZE)
+        flops.match(dense(**WIDE), tiny.model(**WIDE, experts=experts), **SIZE)
 
 
 def test_a_match_too_coarse():
     """A width is a whole number: sixteen slots a token leave steps of several per cent."""
     small = {"d_model": 32, "d_head": 2, "num_heads": 1, "d_ff": 9, "vocab_size": 2}
-    experts = tiny.moe(num_experts=16, k=16, d_ff=8)
+    experts = tiny.moe_config(num_experts=16, k=16, d_ff=8)
     with pytest.raises(ValueError, match="cannot match ideal FLOPs within 1.0%: dense d_ff=9"):
-        flops.match(dense(**small), tiny.model(**small, moe=experts), by="ideal", **SIZE)
+        flops.match(dense(**small), tiny.model(**small, experts=experts), by="ideal", **SIZE)
 
 
 def test_match_says_what_it_did():
-    model = tiny.model(**WIDE, moe=tiny.moe(d_ff=7))
+    model = tiny.model(**WIDE, experts=tiny.moe_config(d_ff=7))
     got = flops.match(dense(**WIDE), model, by="ideal", **SIZE)
     assert str(got) == (
         f"dense d_ff=128: {got.dense_flops:,.0f} FLOPs/token; MoE expert d_ff=128:"

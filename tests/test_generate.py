@@ -15,17 +15,17 @@ from tests import tiny
 PROMPTS = [[3, 1, 0, 1, 5], [9, 2], [6]]  # 0 starts a document
 STEPS = 4
 MODELS = {
-    "dense, relative positions": {"moe": None, "position": "relative", "tied": False},
+    "dense, relative positions": {"experts": None, "position": "relative", "tie_embeddings": False},
     "experts after a dense layer, shared heads": {
         "num_layers": 5, "num_dense_layers": 1, "num_kv_heads": 1,
-        "moe": tiny.moe(k=2, shared_experts=1),
+        "experts": tiny.moe_config(k=2, shared_experts=1),
     },
     "few of many experts": {
-        "moe": tiny.moe(
-            num_experts=16, k=2, group_size=64, options=routing.ranked.Options(rounds=2)
+        "experts": tiny.moe_config(
+            num_experts=16, k=2, group_size=64, options=routing.ranked.Options(reroute_rounds=2)
         )
     },
-    "ids": {"moe": tiny.moe(router="hash")},
+    "ids": {"experts": tiny.moe_config(router="hash")},
 }  # fmt: skip
 EXPERTS, DENSE = "experts after a dense layer, shared heads", "dense, relative positions"
 
@@ -111,18 +111,18 @@ def test_one_token_reads_the_weights_of_its_own_experts_only():
 
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
     config = model(EXPERTS)
-    draw = functools.partial(generate.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
-    cold, hot = draw(), draw(temperature=3.0)
+    sample = functools.partial(generate.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
+    cold, hot = sample(), sample(temperature=3.0)
     assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
-    np.testing.assert_array_equal(hot, draw(temperature=3.0))
-    assert (hot != draw(temperature=3.0, seed=1)).any()
+    np.testing.assert_array_equal(hot, sample(temperature=3.0))
+    assert (hot != sample(temperature=3.0, seed=1)).any()
 
 
 def test_draws_have_the_frequencies_of_the_softmax():
     logits_BV = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.2])), (20_000, 3))
-    drawn = np.bincount(generate.draw(logits_BV, 1.0, jax.random.key(0)), minlength=3) / 20_000
+    drawn = np.bincount(generate.sample(logits_BV, 1.0, jax.random.key(0)), minlength=3) / 20_000
     np.testing.assert_allclose(drawn, [0.5, 0.3, 0.2], atol=0.012)  # three standard deviations
-    sharp = np.bincount(generate.draw(logits_BV, 0.5, jax.random.key(0)), minlength=3) / 20_000
+    sharp = np.bincount(generate.sample(logits_BV, 0.5, jax.random.key(0)), minlength=3) / 20_000
     np.testing.assert_allclose(sharp, np.array([25, 9, 4]) / 38, atol=0.012)
 
 
@@ -131,7 +131,7 @@ def test_draws_have_the_frequencies_of_the_softmax():
     [
         ({"bidirectional": True}, "bidirectional=True reads later tokens"),
         (
-            {"allow_noncausal": True, "moe": tiny.moe(router="expert_choice")},
+            {"allow_noncausal": True, "experts": tiny.moe_config(router="expert_choice")},
             "'expert_choice' look",
         ),
     ],
@@ -149,6 +149,6 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(ValueError, match="expected token ids from 0 to"):
             generate.generate(model(DENSE), None, [ids], 3)
     with pytest.raises(ValueError, match="'domain' reads domains: give domain_B"):
-        generate.generate(tiny.model(moe=tiny.moe(router="domain")), None, PROMPTS, 1)
+        generate.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
         generate.generate(model(DENSE), None, PROMPTS, 1)

@@ -65,7 +65,7 @@ def test_a_start_names_its_operand_too():
 
 
 def test_a_collective_in_several_fusions_is_one():
-    """As the TPU compiler overlaps it with others' work: one channel, one chain."""
+    """As the TPU compiler overlaps it with others' work: one channel, one tx."""
     gather = "f32[10] all-gather(%x), channel_id=7, replica_groups=[4,2]<=[8]"
     text = "HloModule m\n"
     for i, attributes in enumerate(['chain_id="3"', 'chain_id="3"', 'chain_id="4"', "", ""]):

@@ -15,7 +15,9 @@ V = 512
 
 
 def run_config(network=None, batch=16, length=64, name="adamw", accumulate=1, **mesh):
-    small = tiny.model(vocab_size=V, d_model=32, num_layers=4, moe=tiny.moe(num_experts=8))
+    small = tiny.model(
+        vocab_size=V, d_model=32, num_layers=4, experts=tiny.moe_config(num_experts=8)
+    )
     return configs.RunConfig(
         model=network or small,
         train=configs.TrainConfig(
@@ -68,7 +70,7 @@ def test_traffic_of_arithmetic():
 def test_a_recomputed_layer_and_micro_batches_travel_again():
     def times(**changes):
         model = tiny.model(
-            vocab_size=V, remat=changes.pop("remat", False), moe=tiny.moe(num_experts=8)
+            vocab_size=V, remat=changes.pop("remat", False), experts=tiny.moe_config(num_experts=8)
         )
         return plan.arithmetic(run_config(model, expert=4, **changes), "v5e", 8).traffic[
             "all-to-all", "expert"
@@ -86,7 +88,9 @@ def test_the_gathering_transport():
 @pytest.mark.parametrize("remat", [False, True])
 def test_traffic_is_that_of_the_compiled_program(remat):
     """All-to-alls, in number and bytes, as the CPU's compiler has them."""
-    model = tiny.model(vocab_size=V, num_layers=4, remat=remat, moe=tiny.moe(num_experts=8, k=2))
+    model = tiny.model(
+        vocab_size=V, num_layers=4, remat=remat, experts=tiny.moe_config(num_experts=8, k=2)
+    )
     run = run_config(model, length=8, data=2, expert=4)
     want = plan.arithmetic(run, "v5e", 8).traffic["all-to-all", "expert"]
     with tiny.on("2x4"):
@@ -124,7 +128,7 @@ def test_zero_gathers_what_a_block_or_a_whole_model_needs():
             d_model=64,
             num_layers=8,
             remat=remat,
-            moe=tiny.moe(num_experts=8, d_ff=64),
+            experts=tiny.moe_config(num_experts=8, d_ff=64),
         )
         run = run_config(model, batch=8, length=8, data=4, expert=2, zero=zero)
         return plan.arithmetic(run, "v5e", 8).memory
@@ -136,7 +140,9 @@ def test_zero_gathers_what_a_block_or_a_whole_model_needs():
 
 def test_activations_shrink_with_remat_and_the_mesh():
     def bytes_of(remat, **mesh):
-        model = tiny.model(vocab_size=V, num_layers=8, remat=remat, moe=tiny.moe(num_experts=8))
+        model = tiny.model(
+            vocab_size=V, num_layers=8, remat=remat, experts=tiny.moe_config(num_experts=8)
+        )
         sizes = {"data": 1, "expert": 1, "model": 1} | mesh
         return estimate.activations(run_config(model), sizes)
 
@@ -224,7 +230,7 @@ def row(run, planned, name="mine", **changes):
 def test_report():
     run = run_config(data=2, expert=4)
     first = row(run, plan.arithmetic(run, "v5e", 8), note="a note")
-    dense = run_config(tiny.model(vocab_size=V, d_model=32, num_layers=4, moe=None))
+    dense = run_config(tiny.model(vocab_size=V, d_model=32, num_layers=4, experts=None))
     other = row(dense, plan.arithmetic(dense, "v5e", 8), "dense")
     text = planning.report([first, other], "v5e:2x4")
     assert "|  | mine | dense |" in text and "8 devices, 197 TFLOP/s, 16 GiB" in text

@@ -81,7 +81,7 @@ def run_of(preset, **mesh) -> configs.RunConfig:
 def test_every_preset_lowers_for_a_pod(name):
     """The whole training step on an abstract mesh of 128, with ZeRO, experts and tensors split."""
     preset = presets.PRESETS[name]
-    run = run_of(preset, data=-1, expert=4 if preset.model.moe else 1, model=4, zero=True)
+    run = run_of(preset, data=-1, expert=4 if preset.model.experts else 1, model=4, zero=True)
     mesh = sharding.abstract_mesh(128, run.mesh.data, run.mesh.expert, run.mesh.model)
     sharding.check(mesh, run.shared())
     with sharding.on(mesh, run.layout):
@@ -89,6 +89,6 @@ def test_every_preset_lowers_for_a_pod(name):
         held = plan.estimate.bytes_per_device(plan.state_shapes(run).params)
     assert "num_partitions = 128" in text
     crossings = text.count("stablehlo.all_to_all")
-    assert (crossings > 0) == bool(preset.model.moe)
+    assert (crossings > 0) == bool(preset.model.experts)
     total = flops.parameters(preset.model).total * 4
     assert held < total / 128 * 1.05  # norms and biases are everywhere

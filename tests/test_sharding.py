@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from moe import hlo, sharding
-from moe.layers import attention, moe
+from moe.layers import attention, moe_layer
 from moe.training import step
 from tests import tiny
 
@@ -82,15 +82,15 @@ def test_at_rest_d_claims_what_is_left_under_zero():
 def test_without_a_mesh():
     x = jnp.arange(6.0).reshape(2, 3)
     assert not sharding.current() and sharding.num_devices() == 1
-    assert sharding.out("BT") is None and sharding.reshard(x, "BT") is x
-    assert sharding.over_groups(len) is len
-    np.testing.assert_array_equal(sharding.put({"x": np.ones(3)})["x"], np.ones(3))
+    assert sharding.out_sharding("BT") is None and sharding.reshard(x, "BT") is x
+    assert sharding.map_groups(len) is len
+    np.testing.assert_array_equal(sharding.shard_batch({"x": np.ones(3)})["x"], np.ones(3))
 
 
 def test_put():
     rows = np.arange(16).reshape(8, 2)
     with tiny.on("2x4"):
-        x = sharding.put((rows,))[0]
+        x = sharding.shard_batch((rows,))[0]
         assert x.sharding.spec == sharding.spec("B") and sharding.num_devices() == 8
         np.testing.assert_array_equal(x, rows)
         assert [s.data.tolist() for s in x.addressable_shards] == rows[:, None].tolist()
@@ -99,7 +99,7 @@ def test_put():
 def test_copies_along_the_model_axis_are_made_once():
     asked = []
     with tiny.on("2x2x2"):
-        x = sharding.put_rows(lambda numbers: asked.append(numbers) or numbers[:, None], 8)
+        x = sharding.shard_rows(lambda numbers: asked.append(numbers) or numbers[:, None], 8)
     assert len(asked) == 1 and asked[0].tolist() == list(range(8))
     assert [s.data.ravel().tolist() for s in x.addressable_shards[:4]] == [
         [0, 1],
@@ -181,7 +181,7 @@ def assert_mesh_changes_nothing(config, mesh, accumulate=1, **layout):
     tiny.assert_close(got, want)
 
 
-EVERY_MESH = tiny.model(num_heads=4, num_kv_heads=2, moe=tiny.moe(num_experts=8))
+EVERY_MESH = tiny.model(num_heads=4, num_kv_heads=2, experts=tiny.moe_config(num_experts=8))
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,15 @@ EVERY_MESH = tiny.model(num_heads=4, num_kv_heads=2, moe=tiny.moe(num_experts=8)
 )
 def test_no_result_depends_on_the_mesh(mesh, name):
     """A dispatcher sees the groups of one device alone: one mesh will do for the second."""
-    moe = dataclasses.replace(EVERY_MESH.moe, dispatcher=name)
-    assert_mesh_changes_nothing(dataclasses.replace(EVERY_MESH, moe=moe), mesh)
+    experts = dataclasses.replace(EVERY_MESH.experts, dispatcher=name)
+    assert_mesh_changes_nothing(dataclasses.replace(EVERY_MESH, experts=experts), mesh)
 
 
 EVERYTHING = tiny.model(
-    num_layers=2, every=1, num_dense_layers=1, num_heads=4, position="relative", tied=False,
+    num_layers=2, moe_every=1, num_dense_layers=1, num_heads=4, position="relative",
+    tie_embeddings=False,
     activation="swiglu", remat=True,
-    moe=tiny.moe(
+    experts=tiny.moe_config(
         k=2, jitter=0.1, group_size=2 * tiny.T, dispatcher="einsum", capacity_factor=0.75
     ),
 )  # fmt: skip
@@ -208,13 +209,13 @@ EVERYTHING = tiny.model(
 def test_nor_on_how_parameters_lie_and_tokens_travel(name, transport):
     """ZeRO, groups of two sequences, jitter, relative positions, gates, remat, a dense layer."""
     config = dataclasses.replace(
-        EVERYTHING, moe=dataclasses.replace(EVERYTHING.moe, dispatcher=name)
+        EVERYTHING, experts=dataclasses.replace(EVERYTHING.experts, dispatcher=name)
     )
     assert_mesh_changes_nothing(config, "2x2x2", zero=True, transport=transport)
 
 
 def test_nor_on_micro_batches_on_a_mesh():
-    one_layer = dataclasses.replace(EVERY_MESH, num_layers=1, every=1)
+    one_layer = dataclasses.replace(EVERY_MESH, num_layers=1, moe_every=1)
     assert_mesh_changes_nothing(one_layer, "2x4x1", accumulate=2)
 
 
@@ -252,7 +253,7 @@ def layer_programs(name, transport):
     """The compiled texts of an MoE layer on 2 x 4: forward, and forward with backward."""
     factors = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0} if name == "grouped" else {}
     config = tiny.sparse(num_experts=8, k=2, dispatcher=name, **factors)
-    layer = moe.MoELayer(config)
+    layer = moe_layer.MoELayer(config)
 
     def forward(params, x_BTD, mask_BT):
         y_BTD, _ = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
@@ -292,7 +293,7 @@ def test_the_gathering_transport_sends_no_slots():
 def test_noise_is_drawn_where_it_is_used(router):
     """No device draws the random bits of the tokens of all the others."""
     changes = {"jitter": 0.1} if router == "top_k" else {}
-    layer = moe.MoELayer(tiny.sparse(num_experts=8, router=router, **changes))
+    layer = moe_layer.MoELayer(tiny.sparse(num_experts=8, router=router, **changes))
     groups = 24
 
     def forward(params, x_BTD, mask_BT, key):
@@ -315,7 +316,7 @@ SCANNED = dataclasses.replace(EVERY_MESH, num_layers=4)  # two blocks in one sca
 def test_a_training_step_under_scan(name, remat, crossings):
     """Per MoE layer 2 all-to-alls forward, 2 backward, 2 to recompute; nothing is gathered."""
     config = dataclasses.replace(
-        SCANNED, remat=remat, moe=dataclasses.replace(SCANNED.moe, dispatcher=name)
+        SCANNED, remat=remat, experts=dataclasses.replace(SCANNED.experts, dispatcher=name)
     )
     text = first_step(config, "2x4").program.as_text()
     found = collectives(text)

@@ -20,7 +20,7 @@ B, T, D, E, V = 8, 8, 8, 4, 32
 MESHES = ("1x1x1", "8x1x1", "1x8x1", "2x4x1", "2x2x2", "1x4x2")  # data x expert x model
 
 
-def moe(**changes) -> configs.MoEConfig:
+def moe_config(**changes) -> configs.MoEConfig:
     fields = {"num_experts": E, "d_ff": 8, "capacity_factor": 1.0, "eval_capacity_factor": 1.0}
     return configs.MoEConfig(**{**fields, **changes})
 
@@ -28,20 +28,20 @@ def moe(**changes) -> configs.MoEConfig:
 def model(**changes) -> configs.ModelConfig:
     """Two layers, the second MoE, in float32 so that equalities are tight."""
     fields = {
-        "vocab_size": V, "num_layers": 2, "every": 2, "d_model": D, "num_heads": 2, "d_head": 4,
-        "d_ff": 16, "dtype": "float32", "moe": moe(),
+        "vocab_size": V, "num_layers": 2, "moe_every": 2, "d_model": D, "num_heads": 2, "d_head": 4,
+        "d_ff": 16, "dtype": "float32", "experts": moe_config(),
     }  # fmt: skip
     return configs.ModelConfig(**{**fields, **changes})
 
 
 def sparse(**changes) -> configs.ModelConfig:
     """`model` with some fields of its experts changed."""
-    return model(moe=moe(**changes))
+    return model(experts=moe_config(**changes))
 
 
 def without_router_losses(config: configs.ModelConfig) -> configs.ModelConfig:
-    silent = dataclasses.replace(config.moe, balance_weight=0.0, z_weight=0.0)
-    return dataclasses.replace(config, moe=silent)
+    silent = dataclasses.replace(config.experts, balance_weight=0.0, z_weight=0.0)
+    return dataclasses.replace(config, experts=silent)
 
 
 def params(config: configs.ModelConfig, seed=0):
@@ -80,10 +80,10 @@ def routing_state(config: configs.ModelConfig):
     )
 
 
-def state(config: configs.ModelConfig, chain=None) -> step.State:
+def state(config: configs.ModelConfig, tx=None) -> step.State:
     """A training state of `params(config)`."""
     weights = params(config)
-    moments = jax.jit(chain.init)(weights) if chain else ()
+    moments = jax.jit(tx.init)(weights) if tx else ()
     return step.State(jnp.int32(0), weights, moments, routing_state(config))
 
 
@@ -123,7 +123,7 @@ def on(mesh: str, **layout):
 
 def put(tree):
     """A batch laid out on the current mesh."""
-    return sharding.put(jax.tree.map(np.asarray, tree))
+    return sharding.shard_batch(jax.tree.map(np.asarray, tree))
 
 
 def host(tree):
@@ -150,7 +150,7 @@ def assert_equal(got, want) -> None:
 def experts_params(config: configs.ModelConfig, seed=0):
     """Parameters of one `MoELayer` on the current mesh."""
     rng = np.random.default_rng(seed)
-    D, F, E = config.d_model, config.moe.d_ff, config.moe.num_experts
+    D, F, E = config.d_model, config.experts.d_ff, config.experts.num_experts
 
     def draw(letters, *shape):
         x = (rng.normal(size=shape) / shape[-2] ** 0.5).astype(np.float32)

@@ -39,8 +39,8 @@ def seeds_half(losses: dict[str, list[float]], one: str, other: str) -> float:
 
     A few seeds tell the spread of one pair badly, those of many models together tell it well: a
     loss is taken as its model's part plus its seed's part plus noise, as large for all models
-    (randomized blocks, Box, Hunter and Hunter 2005, chapter 4). But a model that is set `apart`
-    has its own spread, known from its own seeds alone (Welch 1947).
+    (randomized blocks, Box, Hunter and Hunter 2005, chapter 4). But a model that is one of the
+    `outliers` has its own spread, known from its own seeds alone (Welch 1947).
 
     Args:
       losses: the models whose spread is pooled; of each one loss a seed, the same seeds for all.
@@ -49,7 +49,7 @@ def seeds_half(losses: dict[str, list[float]], one: str, other: str) -> float:
     Returns:
       NaN with fewer than two models, or fewer than two seeds.
     """
-    alone = apart(losses)
+    alone = outliers(losses)
     together = np.array([values for name, values in losses.items() if name not in alone], float)
     if len(together) < 2 or together.shape[1] < 2:
         return math.nan
@@ -70,7 +70,7 @@ def _half(squared_error, freedom):
     return float(stats.t.ppf(0.975, freedom) * math.sqrt(squared_error))
 
 
-def apart(losses: dict[str, list[float]]) -> set[str]:
+def outliers(losses: dict[str, list[float]]) -> set[str]:
     """Models that chance moves more than the others: F test of each against the rest.
 
     At p < 0.001, divided by the number of models (Bonferroni).

@@ -86,7 +86,7 @@ def _row(name, runs, baseline):
         "parameters": f"{one['total_parameters'] / 1e3:.0f}k",
         "dropped": routing("dropped", "{:.1%}"),
         "in test": routing("dropped", "{:.1%}", "test"),
-        "missed": routing("missed", "{:.1%}"),
+        "unrouted": routing("unrouted", "{:.1%}"),
         "realised K": routing("realised_k"),
         "max load": routing("max_load"),
         "unused": routing("unused", "{:.1f}"),
@@ -110,7 +110,7 @@ def _legend(baseline):
         " one seed at least. ms/step: median of a training step on one device, measured side by"
         " side (in brackets the least). executed FLOPs: of the matrix products of a training step,"
         f" per token, from {baseline}'s; all operations: every operation of it, sorts and the"
-        " optimizer's, too. dropped: choices without a slot; missed: tokens that no expert takes;"
+        " optimizer's, too. dropped: choices without a slot; unrouted: tokens that no expert takes;"
         " realised K: choices a token; max load: largest over mean; unused: experts, of all;"
         " entropy: nats, of the router's probabilities. All of these over the last quarter of"
         " training, but for what was dropped in test: some routers choose otherwise there."

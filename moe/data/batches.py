@@ -65,7 +65,7 @@ def train_batch(
     Args:
       batch_size: of all processes together.
       numbers: which of the batch's rows to make, in [0, batch_size); all by default. A process
-        makes those of its own devices (`sharding.put_rows`).
+        makes those of its own devices (`sharding.shard_rows`).
 
     Raises:
       ValueError: the split has fewer rows than `batch_size`.

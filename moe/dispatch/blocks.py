@@ -20,9 +20,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import counting, sharding
+from moe import counting, ffn, sharding
 from moe.dispatch import gather
-from moe.layers import bank
 from moe.routing import assignment
 
 LARGEST = 64  # rows of a block
@@ -30,7 +29,8 @@ SLACK = 1.0  # slots beyond the even share, in standard deviations of a load dra
 
 
 def apply(
-    x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, expected: int = 0
+    x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str, expected: int =
+    0
 ):  # fmt: skip
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
@@ -38,7 +38,7 @@ def apply(
       x_SD: tokens.
       choice: expert_1SK and gate_1SK; expert E is nobody.
       weights: of E experts.
-      activation: of `bank.ACTIVATIONS`.
+      activation: of `ffn.ACTIVATIONS`.
       expected: how many choices are expected not to be nobody's; 0 is all.
 
     Returns:
@@ -116,12 +116,12 @@ def _in_slots(how, plan, x_SD, gate_1SK, weights):
     """y_SD of the pairs that have a slot."""
     activation, C, _ = how
     if not C:
-        return sharding.vary(jnp.zeros_like(x_SD))
-    choice = assignment.Choice(plan.expert_1SK, gate_1SK)
-    slots = assignment.seats_of(choice, plan.order, C)
+        return sharding.pvary(jnp.zeros_like(x_SD))
+    choice = assignment.TopKAssignment(plan.expert_1SK, gate_1SK)
+    slots = assignment.slots_of(choice, plan.order, C)
     x_ECD = gather.dispatch(x_SD[None], slots)[0]
     with jax.named_scope("experts"):
-        y_ECD = bank.compute(x_ECD, weights, activation, "EC", "E")
+        y_ECD = ffn.apply(x_ECD, weights, activation, "EC", "E")
     return gather.combine(y_ECD[None], slots, len(x_SD))[0]
 
 
@@ -169,5 +169,5 @@ def _compute(activation, x_JD, gate_J, weights):
     gate_J = gate_J.astype(x_JD.dtype)
     with jax.named_scope("experts"):
         if len(x_JD) == 1:
-            return (bank.compute(x_JD[0], weights, activation, "") * gate_J)[None]
-        return bank.compute(x_JD, weights, activation, "S") * gate_J[:, None]
+            return (ffn.apply(x_JD[0], weights, activation, "") * gate_J)[None]
+        return ffn.apply(x_JD, weights, activation, "S") * gate_J[:, None]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from moe.routing import assignment
 
-KINDS = (assignment.Choice, assignment.Slots, assignment.Mixing)  # what it carries
+KINDS = (assignment.TopKAssignment, assignment.Slots, assignment.DispatchMasks)  # what it carries
 
 
 def dispatch(x_GSD, slots):
     """x_GSD -> x_GECD by a one-hot product."""
-    mixing = assignment.mix(slots, x_GSD.shape[1])
+    mixing = assignment.to_one_hot(slots, x_GSD.shape[1])
     one_hot_GSM = _flat(mixing.dispatch_GSEC).astype(x_GSD.dtype)
     x_GMD = jnp.einsum("GSM,GSD->GMD", one_hot_GSM, x_GSD)
     return x_GMD.reshape(x_GMD.shape[0], *mixing.dispatch_GSEC.shape[2:], -1)
@@ -21,7 +21,7 @@ def dispatch(x_GSD, slots):
 
 def combine(y_GECD, slots, tokens):
     """y_GECD -> y_GSD by the same product, weighted with the gates."""
-    mixing = assignment.mix(slots, tokens)
+    mixing = assignment.to_one_hot(slots, tokens)
     G, _, _, D = y_GECD.shape
     weight_GSM = _flat(mixing.combine_GSEC).astype(y_GECD.dtype)
     return jnp.einsum("GSM,GMD->GSD", weight_GSM, y_GECD.reshape(G, -1, D))

@@ -1,6 +1,6 @@
 """Sort and gather: tokens are copied into their slots and back, with no product at all.
 
-Both directions know the seats from both sides (`token_GEC` and `slot_GSK`), so each is a gather,
+Both directions know the slots from both sides (`token_GEC` and `slot_GSK`), so each is a gather,
 and each is the other's transpose: the gradient of a gather is a gather too, where autodiff
 would emit a scatter-add.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from moe.routing import assignment
 
-KINDS = (assignment.Choice, assignment.Slots)  # what it carries
+KINDS = (assignment.TopKAssignment, assignment.Slots)  # what it carries
 
 
 def dispatch(x_GSD, slots):
@@ -50,8 +50,8 @@ def _collect_fwd(z, token, slot, tokens):
     return _collect(z, token, slot, tokens), (token, slot)
 
 
-_spread.defvjp(_spread_fwd, lambda S, seats, g: (_collect(g, *seats, S), None, None))
-_collect.defvjp(_collect_fwd, lambda S, seats, g: (_spread(g, *seats, S), None, None))
+_spread.defvjp(_spread_fwd, lambda S, slots, g: (_collect(g, *slots, S), None, None))
+_collect.defvjp(_collect_fwd, lambda S, slots, g: (_spread(g, *slots, S), None, None))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

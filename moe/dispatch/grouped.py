@@ -1,11 +1,11 @@
 """Dropless: every choice is computed, whatever the loads (as MegaBlocks, Gale et al. 2022).
 
 No capacity and no groups: a device routes its tokens, sends each choice to the device of its
-expert, and experts compute as many rows as came. What computes them is a kernel, `KERNELS`.
+expert, and experts compute as many rows as came. What computes them is a kernel, `IMPLEMENTATIONS`.
 
 Shapes are static, so with e devices along 'expert' each sends to each a buffer of
-`layout.buffer` times the even share of its choices. What does not fit is not computed; it is
-counted as dropped, and reported (with a buffer of e nothing can be lost).
+`layout.ep_capacity_factor` times the even share of its choices. What does not fit is not computed;
+it is counted as dropped, and reported (with a buffer of e nothing can be lost).
 """
 
 import functools
@@ -17,15 +17,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import compat, sharding
+from moe import compat, ffn, sharding
 from moe.dispatch import blocks, gather, ragged
-from moe.layers import bank
 from moe.routing import assignment
 
-KINDS = (assignment.Choice,)  # what it carries
+KINDS = (assignment.TopKAssignment,)  # what it carries
 
 
-class Kernel(NamedTuple):
+class Implementation(NamedTuple):
     """(x_SD, choice, weights, activation, expected) -> y_SD, computed rows; where it is fast."""
 
     apply: Callable
@@ -33,22 +32,22 @@ class Kernel(NamedTuple):
     package: str = "jax"  # that has it
 
 
-KERNELS = {
-    "blocks": Kernel(blocks.apply, ("cpu", "gpu", "tpu")),
-    "ragged_dot": Kernel(ragged.by_xla, compat.RAGGED_DOT),
-    "tokamax": Kernel(ragged.by_tokamax, ("gpu",), "tokamax"),
+IMPLEMENTATIONS = {
+    "blocks": Implementation(blocks.apply, ("cpu", "gpu", "tpu")),
+    "ragged_dot": Implementation(ragged.by_xla, compat.RAGGED_DOT),
+    "tokamax": Implementation(ragged.by_tokamax, ("gpu",), "tokamax"),
 }
 
 
 def fit(backend: str = "") -> list[str]:
     """The kernels that are no dense product on a backend, on the one that is here if not told."""
     backend = backend or jax.default_backend()
-    return [name for name, k in KERNELS.items() if backend in k.backends]
+    return [name for name, k in IMPLEMENTATIONS.items() if backend in k.backends]
 
 
 def installed(kernel: str) -> bool:
     """Is the package there that has it?"""
-    return importlib.util.find_spec(KERNELS[kernel].package) is not None
+    return importlib.util.find_spec(IMPLEMENTATIONS[kernel].package) is not None
 
 
 def check(kernel: str, backend: str = "") -> None:
@@ -60,59 +59,64 @@ def check(kernel: str, backend: str = "") -> None:
     backend = backend or jax.default_backend()
     if kernel not in fit(backend):
         raise ValueError(
-            f"mesh.kernel={kernel!r} is not for {backend} in JAX {jax.__version__}: it has no"
+            f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
+            " has no"
             " kernel there for values and gradients, or multiplies every row with every expert"
             f" (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
         )
     if not installed(kernel):
-        package = KERNELS[kernel].package
+        package = IMPLEMENTATIONS[kernel].package
         raise ValueError(
-            f"mesh.kernel={kernel!r} needs the package {package}: pip install {package}"
+            f"mesh.implementation={kernel!r} needs the package {package}: pip install {package}"
         )
 
 
-def apply(x_GSD, choice: assignment.Choice, weights: bank.Weights, activation: str):
+def apply(x_GSD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str):
     """y_s = sum_k gate_sk f_e(x_s) over all experts of the mesh.
 
     Args:
       x_GSD: tokens.
       choice: expert_GSK and gate_GSK; expert E is nobody.
       weights: of E experts, as they lie on the mesh.
-      activation: of `bank.ACTIVATIONS`.
+      activation: of `ffn.ACTIVATIONS`.
 
     Returns:
-      y_GSD and `assignment.Kept`.
+      y_GSD and `assignment.DispatchResult`.
     """
-    kernel = KERNELS[sharding.layout().kernel].apply
+    kernel = IMPLEMENTATIONS[sharding.layout().implementation].apply
     gated = weights.w_gate is not None
-    of_weights = bank.Weights("EDF", "EFD", "EDF" if gated else None)
-    local = functools.partial(_local, kernel, activation, sharding.layout().buffer)
-    own = sharding.over(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
+    of_weights = ffn.Weights("EDF", "EFD", "EDF" if gated else None)
+    local = functools.partial(_local, kernel, activation, sharding.layout().ep_capacity_factor)
+    own = sharding.shard_mapped(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
     y_GSD, kept_GSK, rows = own(x_GSD, choice, weights)
-    return y_GSD, assignment.Kept(kept_GSK, rows.sum().astype(jnp.float32), len(weights.w_in))
+    return y_GSD, assignment.DispatchResult(
+        kept_GSK, rows.sum().astype(jnp.float32), len(weights.w_in)
+    )
 
 
 def _local(kernel, activation, buffer, x_GSD, choice, weights):
     """One device's tokens, there and back."""
     (G, S, D), K = x_GSD.shape, choice.expert_GSK.shape[-1]
     expert_1SK, gate_1SK = (x.reshape(1, G * S, K) for x in choice)
-    x_SD, gate_1SK, weights = sharding.vary((x_GSD.reshape(G * S, D), gate_1SK, weights))
+    x_SD, gate_1SK, weights = sharding.pvary((x_GSD.reshape(G * S, D), gate_1SK, weights))
     mine, devices = len(weights.w_in), sharding.num_devices(("expert",))
-    here = assignment.Choice(expert_1SK, gate_1SK)
+    here = assignment.TopKAssignment(expert_1SK, gate_1SK)
     if devices == 1:
         y_SD, rows = kernel(x_SD, here, weights, activation, G * S * K)
         kept_1SK = expert_1SK < mine
     else:
         C = min(G * S * K, math.ceil(buffer * G * S * K / devices))
-        slots = assignment.seat(here._replace(expert_GSK=expert_1SK // mine), devices, C)
+        slots = assignment.assign_slots(here._replace(expert_GSK=expert_1SK // mine), devices, C)
         kept_1SK = slots.slot_GSK < devices * C
         x_MD = _cross(gather.dispatch(x_SD[None], slots).reshape(devices * C, D))
         expert_M = jnp.full(devices * C, mine, jnp.int32)
         expert_M = expert_M.at[slots.slot_GSK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
         expert_M = _cross(expert_M)[None, :, None]
-        ones = sharding.vary(jnp.ones(expert_M.shape, jnp.float32))
+        ones = sharding.pvary(jnp.ones(expert_M.shape, jnp.float32))
         come = min(G * S * K, devices * C)  # if as many as it has; the rest of a buffer is empty
-        y_MD, rows = kernel(x_MD, assignment.Choice(expert_M, ones), weights, activation, come)
+        y_MD, rows = kernel(
+            x_MD, assignment.TopKAssignment(expert_M, ones), weights, activation, come
+        )
         y_SD = gather.combine(_cross(y_MD).reshape(1, devices, C, D), slots, G * S)[0]
     if sharding.current():
         y_SD = jax.lax.psum(y_SD, "model")

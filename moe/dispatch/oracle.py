@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from moe.routing import assignment
 
-KINDS = (assignment.Choice, assignment.Slots)  # what it carries
+KINDS = (assignment.TopKAssignment, assignment.Slots)  # what it carries
 
 
 def dispatch(x_GSD, slots):

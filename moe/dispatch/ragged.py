@@ -11,18 +11,17 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
+from moe import ffn, sharding
 from moe.dispatch import gather
-from moe.layers import bank
 from moe.routing import assignment
 
 
-def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: str, general):
+def apply(x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str, general):
     """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
     S, E = len(x_SD), len(weights.w_in)
     rows, count_E = sort(choice, E)
     x_PD = gather.dispatch(x_SD[None], rows)[0, 0]
-    function, gated = bank.ACTIVATIONS[activation]
+    function, gated = ffn.ACTIVATIONS[activation]
     dot = functools.partial(product, general)
     with jax.named_scope("experts"):
         h = dot(x_PD, weights.w_in, count_E)
@@ -31,7 +30,7 @@ def apply(x_SD, choice: assignment.Choice, weights: bank.Weights, activation: st
     return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 
 
-def sort(choice: assignment.Choice, experts: int):
+def sort(choice: assignment.TopKAssignment, experts: int):
     """All pairs in the slots of one expert, sorted by the real ones; and rows of each."""
     order = assignment.order(choice.expert_GSK, experts)
     (_, S, K), pair_GP = choice.expert_GSK.shape, order.pair_GP
@@ -41,8 +40,8 @@ def sort(choice: assignment.Choice, experts: int):
     gate_GP = jnp.take_along_axis(choice.gate_GSK.reshape(1, P), pair_GP, axis=-1)
     is_any_GP = choice.expert_GSK.reshape(1, P) < experts
     place_GP = jnp.where(is_any_GP, assignment.inverse(pair_GP), P)
-    seats = token_GP[:, None], jnp.where(real_GP, gate_GP, 0)[:, None], place_GP.reshape(1, S, K)
-    return assignment.Slots(*seats), order.count_GE[0]
+    slots = token_GP[:, None], jnp.where(real_GP, gate_GP, 0)[:, None], place_GP.reshape(1, S, K)
+    return assignment.Slots(*slots), order.count_GE[0]
 
 
 def _rows_by(contracted: tuple, groups: tuple):
@@ -64,7 +63,7 @@ def product(general, x_PD, w_EDF, count_E):
 
     Rows are sorted by expert, count_E of each; what comes after them has results without meaning.
     """
-    return sharding.vary(general(x_PD, w_EDF, count_E, PD_EDF))
+    return sharding.pvary(general(x_PD, w_EDF, count_E, PD_EDF))
 
 
 def _product_fwd(general, x, w, count):
@@ -75,7 +74,7 @@ def _product_bwd(general, saved, dy_PF):
     x_PD, w_EDF, count_E = saved
     dx_PD = general(dy_PF, w_EDF, count_E, PF_EDF)
     dw_EDF = general(x_PD, dy_PF, count_E, PD_PF)
-    return (*sharding.vary((dx_PD, dw_EDF)), None)
+    return (*sharding.pvary((dx_PD, dw_EDF)), None)
 
 
 product.defvjp(_product_fwd, _product_bwd)
@@ -99,7 +98,8 @@ def by_tokamax(x_SD, choice, weights, activation, _expected=0):
             return tokamax.ragged_dot_general(a, b, count_E, dimensions, implementation="mosaic")
         except (NotImplementedError, ValueError) as error:
             raise ValueError(
-                f"mesh.kernel='tokamax' does not multiply {jax.typeof(a)} and {jax.typeof(b)} here:"
+                f"mesh.implementation='tokamax' does not multiply {jax.typeof(a)} and"
+                f" {jax.typeof(b)} here:"
                 f" {error}. Use a Hopper GPU, bfloat16 and widths that are multiples of 64, or"
                 " 'blocks'"
             ) from error

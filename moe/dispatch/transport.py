@@ -47,7 +47,7 @@ def _send_all_to_all(dispatch, x_GSD, slots):
             return x_EgCD
         return jax.lax.all_to_all(x_EgCD, "expert", split_axis=0, concat_axis=1, tiled=True)
 
-    return sharding.over(local, ("G", "G"), "EGCD")(x_GSD, slots)
+    return sharding.shard_mapped(local, ("G", "G"), "EGCD")(x_GSD, slots)
 
 
 def _receive_all_to_all(combine, y_EGCD, slots):
@@ -56,17 +56,17 @@ def _receive_all_to_all(combine, y_EGCD, slots):
             y_EGCD = jax.lax.all_to_all(y_EGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
         return combine(y_EGCD.swapaxes(0, 1), slots)
 
-    return sharding.over(local, ("EGCD", "G"), "G")(y_EGCD, slots)
+    return sharding.shard_mapped(local, ("EGCD", "G"), "G")(y_EGCD, slots)
 
 
 def _send_constraint(dispatch, x_GSD, slots):
-    x_GECD = sharding.over_groups(dispatch)(x_GSD, slots)
+    x_GECD = sharding.map_groups(dispatch)(x_GSD, slots)
     return sharding.reshard(x_GECD.swapaxes(0, 1), "EGCD")
 
 
 def _receive_constraint(combine, y_EGCD, slots):
     y_GECD = sharding.reshard(y_EGCD.swapaxes(0, 1), "GECD")
-    return sharding.over_groups(combine)(y_GECD, slots)
+    return sharding.map_groups(combine)(y_GECD, slots)
 
 
 def _send_all_gather(dispatch, x_GSD, slots):
@@ -74,7 +74,7 @@ def _send_all_gather(dispatch, x_GSD, slots):
         x_GSD, slots = _of_my_experts(x_gSD, slots)
         return dispatch(x_GSD, slots).swapaxes(0, 1)
 
-    return sharding.over(local, ("G", "G"), "EGCD")(x_GSD, slots)
+    return sharding.shard_mapped(local, ("G", "G"), "EGCD")(x_GSD, slots)
 
 
 def _receive_all_gather(combine, y_EGCD, slots):
@@ -85,7 +85,7 @@ def _receive_all_gather(combine, y_EGCD, slots):
             return part_GSD
         return jax.lax.psum_scatter(part_GSD, "expert", scatter_dimension=0, tiled=True)
 
-    return sharding.over(local, ("EGCD", "G"), "G")(y_EGCD, slots)
+    return sharding.shard_mapped(local, ("EGCD", "G"), "G")(y_EGCD, slots)
 
 
 def _of_my_experts(x_gSD, slots):
@@ -94,7 +94,9 @@ def _of_my_experts(x_gSD, slots):
         return x_gSD, slots
     gather = lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True)  # noqa: E731
     x_GSD, slots = jax.tree.map(gather, (x_gSD, slots))
-    experts = jax.tree.leaves(slots)[0].shape[2 if isinstance(slots, assignment.Mixing) else 1]
+    experts = jax.tree.leaves(slots)[0].shape[
+        2 if isinstance(slots, assignment.DispatchMasks) else 1
+    ]
     mine = experts // jax.lax.axis_size("expert")
     first = jax.lax.axis_index("expert") * mine
     return x_GSD, assignment.of_experts(slots, first, mine)

@@ -22,7 +22,7 @@ def agreement(before, after, experts: int) -> list[float]:
     return (same.sum(axes) / np.maximum((after < experts).sum(axes), 1)).tolist()
 
 
-class Watch:
+class CollapseMonitor:
     """Warns, once for each layer, when a collapse has lasted for so many steps.
 
     Collapsed: an expert is unused, or one gets more than half of the load (of two experts three
@@ -33,7 +33,7 @@ class Watch:
         self.steps, self._advice = steps, advice(router)
         self._since, self._warned = {}, set()
 
-    def see(self, record: dict) -> None:
+    def update(self, record: dict) -> None:
         """Looks at a logged record; of a dense model it sees nothing."""
         for layer, load_E in enumerate(np.asarray(record.get("load_LE", []))):
             reason = collapse(load_E, float(record["realised_k_L"][layer]))
@@ -55,11 +55,11 @@ def advice(router: contract.Router) -> str:
     """What may help; only what this router can use."""
     able = []
     if "balance_weight" in router.common:
-        able.append("raise moe.balance_weight")
+        able.append("raise experts.balance_weight")
     if router.learned:
         able.append("lower optimizer.learning_rate")
     if "router_scale" in router.common:
-        able.append("lower moe.router_scale")
+        able.append("lower experts.router_scale")
     able.append("take a router that balances itself (sigmoid, sinkhorn, base)")
     text = ", or ".join(able)
     return text[0].upper() + text[1:]

@@ -45,17 +45,17 @@ def score(run_model, state, data, model, split, *, batch_size, seq_len, max_batc
     by_domain = np.zeros((2, len(data.domain_names)))  # nats, tokens
     for index, (batch, read) in enumerate(_eval_inputs(data, split, model, **size)):
         row_B = (batch.segment_BT > 0).any(1)
-        told = run_model(state, sharding.put(read), jnp.int32(index))
-        sums = told.sums if sums is None else jax.tree.map(jnp.add, sums, told.sums)
-        if index == 0 and told.choices is not None:
-            choices = np.asarray(told.choices)
-        counted_BT, nll_BT = read.counted_BT > 0, np.asarray(told.nll_BT, float)
+        output = run_model(state, sharding.shard_batch(read), jnp.int32(index))
+        sums = output.sums if sums is None else jax.tree.map(jnp.add, sums, output.sums)
+        if index == 0 and output.choices is not None:
+            choices = np.asarray(output.choices)
+        loss_mask_BT, nll_BT = read.loss_mask_BT > 0, np.asarray(output.nll_BT, float)
         rows.append(nll_BT.sum(1)[row_B])
-        lengths.append(counted_BT.sum(1)[row_B])
-        length_in_bytes += int((data.token_bytes[read.targets_BT] * counted_BT).sum())
+        lengths.append(loss_mask_BT.sum(1)[row_B])
+        length_in_bytes += int((data.token_bytes[read.targets_BT] * loss_mask_BT).sum())
         for total, value_BT in zip(by_domain, (nll_BT, np.ones_like(nll_BT)), strict=True):
-            np.add.at(total, batch.domain_BT[counted_BT], value_BT[counted_BT])
-    _, metrics = loss.total(sums, model.moe)
+            np.add.at(total, batch.domain_BT[loss_mask_BT], value_BT[loss_mask_BT])
+    _, metrics = loss.total(sums, model.experts)
     numbers = batches.eval_rows(data, split, seq_len, max_batches * batch_size)
     return Score(
         nll=float(metrics["nll"]),
@@ -73,8 +73,8 @@ def choices(run_model, state, data, model, *, batch_size, seq_len, max_batches):
     """expert_GSK on the first batch of `score` on validation, [L, G, S, K]; None if none chose."""
     size = {"batch_size": batch_size, "seq_len": seq_len, "max_batches": max_batches}
     _, read = next(_eval_inputs(data, "validation", model, **size))
-    told = run_model(state, sharding.put(read), jnp.int32(0))
-    return None if told.choices is None else np.asarray(told.choices)
+    output = run_model(state, sharding.shard_batch(read), jnp.int32(0))
+    return None if output.choices is None else np.asarray(output.choices)
 
 
 def _eval_inputs(data, split, model, *, batch_size, seq_len, max_batches):
@@ -93,7 +93,7 @@ def inputs(batch: batches.Batch, hidden_BT=None) -> loss.Inputs:
     """What the step reads of a batch.
 
     Args:
-      hidden_BT: True for tokens that are hidden and are to be told; without it the targets are
+      hidden_BT: True for tokens that are hidden and are to be output; without it the targets are
         the next tokens.
     """
     tokens, targets, segment, position, domain = batch

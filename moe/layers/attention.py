@@ -14,14 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
-from moe.layers import products, weights
+from moe import matmul, sharding
+from moe.layers import weights
 
 BUCKETS, FAR = 32, 128
 MOST, LEAST = 8, 64  # blocks of queries, and queries of a block
 
 
-class Memory(NamedTuple):
+class KVCache(NamedTuple):
     """What decoding knows of the U positions of its cache, new ones included."""
 
     segment_BU: jax.Array  # 0 where there is no token
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 class Attention(nn.Module):
     """x_BTD -> y_BTD; a token attends to its own document, up to itself or all of it.
 
-    With a memory, keys and values go into the collection "cache", and x attends to all in there.
+    With a cache, keys and values go into the collection "cache", and x attends to all in there.
     """
 
     num_heads: int
@@ -43,7 +43,7 @@ class Attention(nn.Module):
     bidirectional: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD, segment_BT, position_BT, memory: Memory | None = None):
+    def __call__(self, x_BTD, segment_BT, position_BT, cache: KVCache | None = None):
         D, N, H = x_BTD.shape[-1], self.num_heads, self.d_head
 
         def matrix(name, letters, *shape, fan_in):
@@ -53,31 +53,29 @@ class Attention(nn.Module):
             )  # fmt: skip
 
         q, k, v = (
-            products.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
+            matmul.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
             for name, n in (("q", N), ("k", self.num_kv_heads), ("v", self.num_kv_heads))
         )
         if self.position == "rotary":
             q, k = rotate(q, position_BT), rotate(k, position_BT)
-        if memory is not None:
-            k, v = self.remember("k", k, memory), self.remember("v", v, memory)
+        if cache is not None:
+            k, v = self.update_cache("k", k, cache), self.update_cache("v", v, cache)
         k, v = share(k, N), share(v, N)
-        y_BTNH = self.attend(q, k, v, segment_BT, memory)
+        y_BTNH = self.attend(q, k, v, segment_BT, cache)
         w_NHD = matrix("w_o", "NHD", N, H, D, fan_in=N * H)
-        return products.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
+        return matmul.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
 
-    def remember(self, name, new_BTNH, memory):
+    def update_cache(self, name, new_BTNH, cache):
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
-        shape = B, memory.segment_BU.shape[1], N, H
+        shape = B, cache.segment_BU.shape[1], N, H
         cached = self.variable("cache", name, jnp.zeros, shape, new_BTNH.dtype)
-        cached.value = jax.lax.dynamic_update_slice_in_dim(
-            cached.value, new_BTNH, memory.at, axis=1
-        )
+        cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 
-    def attend(self, q, k, v, segment_BT, memory):
+    def attend(self, q, k, v, segment_BT, cache):
         if self.position == "rotary":
-            return attend(q, k, v, segment_BT, None, self.bidirectional, memory)
+            return attend(q, k, v, segment_BT, None, self.bidirectional, cache)
 
         def zeros(_):
             return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
@@ -85,9 +83,9 @@ class Attention(nn.Module):
         # Each device on its own: what is summed over devices is the gradient of the table, which is
         # small, and not that of the bias of all pairs of positions.
         table, arrays = self.param("relative", zeros), (q, k, v, segment_BT)
-        if memory is not None:
-            return attend_relative(*arrays, table, memory)
-        own = sharding.over(attend_relative, (*["BTNH"] * 3, "BT", "N."), "BTNH")
+        if cache is not None:
+            return attend_relative(*arrays, table, cache)
+        own = sharding.shard_mapped(attend_relative, (*["BTNH"] * 3, "BT", "N."), "BTNH")
         return own(*arrays, table)
 
 
@@ -100,16 +98,16 @@ def share(x_BTNH, heads: int):
     return sharding.reshape(x, (B, T, heads, H), "BTNH")
 
 
-def attend_relative(q_BTNH, k_BUNH, v_BUNH, segment_BT, table, memory=None):
+def attend_relative(q_BTNH, k_BUNH, v_BUNH, segment_BT, table, cache=None):
     """`attend` with the bias of a table [N, BUCKETS]."""
-    table = sharding.vary(table)  # here, not after the lookup, is its gradient summed
-    index_T, index_U = _places(q_BTNH, k_BUNH, memory)
+    table = sharding.pvary(table)  # here, not after the lookup, is its gradient summed
+    index_T, index_U = _places(q_BTNH, k_BUNH, cache)
     bias_NTU = table[:, bucket(index_T[:, None] - index_U[None, :])]
-    return attend(q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU, memory=memory)
+    return attend(q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU, cache=cache)
 
 
 def attend(
-    q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU=None, bidirectional=False, memory=None
+    q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU=None, bidirectional=False, cache=None
 ):  # fmt: skip
     """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
 
@@ -118,9 +116,9 @@ def attend(
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
     """
-    T, whole = q_BTNH.shape[1], memory is not None or bidirectional
-    index_T, index_U = _places(q_BTNH, k_BUNH, memory)
-    segment_BU = segment_BT if memory is None else memory.segment_BU
+    T, whole = q_BTNH.shape[1], cache is not None or bidirectional
+    index_T, index_U = _places(q_BTNH, k_BUNH, cache)
+    segment_BU = segment_BT if cache is None else cache.segment_BU
     visible_BTU = segment_BT[:, :, None] == segment_BU[:, None, :]
     if not bidirectional:
         visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
@@ -141,7 +139,7 @@ def blocks(length: int) -> list[tuple[int, int]]:
 
 def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
     q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
-    score = products.to_float32(functools.partial(jnp.einsum, "BTNH,BUNH->BNTU"))
+    score = matmul.with_float32_output(functools.partial(jnp.einsum, "BTNH,BUNH->BNTU"))
     score_BNTU = score(q_BTNH, k_BUNH)
     if bias_NTU is not None:
         score_BNTU += bias_NTU[None]
@@ -149,9 +147,9 @@ def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
     return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
 
 
-def _places(q_BTNH, k_BUNH, memory):
+def _places(q_BTNH, k_BUNH, cache):
     """Where queries and keys lie in the sequence."""
-    first = 0 if memory is None else memory.at
+    first = 0 if cache is None else cache.at
     return first + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
 
 

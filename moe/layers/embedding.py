@@ -13,7 +13,7 @@ from moe import sharding
 def look_up(embed_VD, tokens_BT):
     """x_BTD: the rows of the tokens. Each device looks up those it has, and the sum is the row."""
     if sharding.num_devices(("model",)) == 1:
-        return embed_VD.at[tokens_BT].get(out_sharding=sharding.out("BTD"))
+        return embed_VD.at[tokens_BT].get(out_sharding=sharding.out_sharding("BTD"))
 
     def local(embed_vD, tokens_bT):
         v = embed_vD.shape[0]
@@ -22,7 +22,7 @@ def look_up(embed_VD, tokens_BT):
         x_bTD = jnp.where(mine_bT[..., None], embed_vD[jnp.where(mine_bT, row_bT, 0)], 0)
         return jax.lax.psum(x_bTD, "model")
 
-    return sharding.over(local, ("VD", "BT"), "BTD")(embed_VD, tokens_BT)
+    return sharding.shard_mapped(local, ("VD", "BT"), "BTD")(embed_VD, tokens_BT)
 
 
 def pick(logits_BTV, targets_BT):

@@ -1,4 +1,4 @@
-"""The weights of a feed-forward, or of a bank of E: `layers.bank` says what they compute."""
+"""The weights of a feed-forward, or of a bank of E: `ffn` says what they compute."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
-from moe.layers import bank, weights
+from moe import ffn, sharding
+from moe.layers import weights
 
 
 class FeedForward(nn.Module):
@@ -31,22 +31,26 @@ class FeedForward(nn.Module):
             return by(x, own)
         tokens, experts = ("BT", "") if self.num_experts is None else ("EGC", "E")
         drops = train and self.dropout
-        return bank.compute(
+        return ffn.apply(
             x, own, self.activation, tokens, experts,
             between=(lambda h: self.drop(h, tokens[:-1] + "F")) if drops else (lambda h: h),
         )  # fmt: skip
 
-    def weights(self, D) -> bank.Weights:
+    def weights(self, D) -> ffn.Weights:
         """The matrices, born sharded."""
         E, F = "" if self.num_experts is None else "E", self.d_ff
         w_in, w_gate = self.matrix("w_in", E + "DF", D, F), None
-        if bank.ACTIVATIONS[self.activation][1]:
+        if ffn.ACTIVATIONS[self.activation][1]:
             w_gate = self.matrix("w_gate", E + "DF", D, F)
-        return bank.Weights(w_in, self.matrix("w_out", E + "FD", F, D), w_gate)
+        return ffn.Weights(w_in, self.matrix("w_out", E + "FD", F, D), w_gate)
 
     def drop(self, h, letters):
         """Srivastava et al. 2014: zeros with this probability, the rest scaled up."""
-        key, keep, layout = self.make_rng("router"), 1 - self.dropout, sharding.out(letters)
+        key, keep, layout = (
+            self.make_rng("router"),
+            1 - self.dropout,
+            sharding.out_sharding(letters),
+        )
         kept = jax.random.bernoulli(key, keep, h.shape, out_sharding=layout)
         return jnp.where(kept, h / keep, 0)
 

@@ -1,7 +1,7 @@
 """A GLaM-style decoder (Du et al. 2022, section 4), and its dense twin.
 
 Pre-norm, rotary or relative positions, tied embedding, MoE in every n-th layer. Layers are scanned
-in blocks of n, so the program's size does not grow with depth. With `moe=None` the same
+in blocks of n, so the program's size does not grow with depth. With `experts=None` the same
 code is the dense baseline: same names, so the same key gives both the same shared weights.
 """
 
@@ -13,22 +13,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
+from moe import matmul, sharding
 from moe.config import ModelConfig
 from moe.data import masking
-from moe.layers import attention, embedding, feed_forward, moe, products, weights
+from moe.layers import attention, embedding, feed_forward, moe_layer, weights
 
 SOWN = ("router", "policy", "choices")  # collections that an MoE layer leaves behind
 
 
-class Place(NamedTuple):
+class TokenInfo(NamedTuple):
     """What a layer knows of each token beside its vector, [B, T]."""
 
     segment_BT: jax.Array
     position_BT: jax.Array
     tokens_BT: jax.Array
     domain_BT: jax.Array | None
-    memory: attention.Memory | None = None  # in decoding
+    cache: attention.KVCache | None = None  # in decoding
 
 
 class Decoder(nn.Module):
@@ -40,11 +40,11 @@ class Decoder(nn.Module):
       position_BT: position inside the document.
       train: training or evaluation (capacity factor, jitter).
       domain_BT: where each token's document comes from, for routers that read it.
-      memory: in decoding, see `moe.generate`; the tokens follow those in the collection "cache".
+      cache: in decoding, see `moe.generate`; the tokens follow those in the collection "cache".
 
     Returns:
-      logits_BTV, float32. `apply(..., mutable=["router"])` also returns a Tally per MoE layer,
-      stacked [L / every, ...] under `block/layer_<n>/moe/tally`.
+      logits_BTV, float32. `apply(..., mutable=["router"])` also returns a RouterStats per MoE
+      layer, stacked [L / every, ...] under `block/layer_<n>/moe/router_stats`.
     """
 
     config: ModelConfig
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, memory=None
+        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, cache=None
     ):  # fmt: skip
         c = self.config
         V, D = c.vocab_size, c.d_model
@@ -66,48 +66,48 @@ class Decoder(nn.Module):
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
         x_BTD = x_BTD.astype(c.dtype) * D**0.5
 
-        place = Place(segment_BT, position_BT, tokens_BT, domain_BT, memory), train
+        info = TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, cache), train
         if c.num_dense_layers:
-            dense = dataclasses.replace(c, moe=None, every=1)
-            x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *place)
-        x_BTD = self.layers(c, c.num_layers - c.num_dense_layers, "block", x_BTD, *place)
+            dense = dataclasses.replace(c, experts=None, moe_every=1)
+            x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *info)
+        x_BTD = self.layers(c, c.num_layers - c.num_dense_layers, "block", x_BTD, *info)
         with jax.named_scope("head"):
             x_BTD = norm(c.dtype, "norm")(x_BTD)
             w_VD = embed_VD.astype(c.dtype)
-            if not c.tied:
+            if not c.tie_embeddings:
                 w_VD = weights.weight(
                     self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
                 )
-            return products.einsum("BTD,VD->BTV", x_BTD, w_VD, float32=True)
+            return matmul.einsum("BTD,VD->BTV", x_BTD, w_VD, float32=True)
 
-    def layers(self, config, number, name, x_BTD, *place):
-        """`number` layers, scanned in blocks of `config.every`."""
+    def layers(self, config, number, name, x_BTD, *info):
+        """`number` layers, scanned in blocks of `config.moe_every`."""
         if not self.scanned:
-            for i in range(number // config.every):
-                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, *place)
+            for i in range(number // config.moe_every):
+                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, *info)
             return x_BTD
         remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
         scanned = nn.scan(
             remat(Block) if config.remat else Block,
-            variable_axes=dict.fromkeys(("params", *SOWN, "routing", "forced"), 0),
+            variable_axes=dict.fromkeys(("params", *SOWN, "routing", "replayed"), 0),
             split_rngs={"params": True, "router": True},
             in_axes=nn.broadcast,
-            length=number // config.every,
+            length=number // config.moe_every,
             unroll=config.scan_unroll,
         )
-        return scanned(config, name=name)(x_BTD, *place)[0]
+        return scanned(config, name=name)(x_BTD, *info)[0]
 
 
 class Block(nn.Module):
-    """`config.every` layers, the last MoE if the model has experts; the body of the scan."""
+    """`config.moe_every` layers, the last MoE if the model has experts; the body of the scan."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, place, train):
-        for i in range(self.config.every):
-            sparse = self.config.moe is not None and i == self.config.every - 1
-            x_BTD = Layer(self.config, sparse, name=f"layer_{i}")(x_BTD, place, train)
+    def __call__(self, x_BTD, info, train):
+        for i in range(self.config.moe_every):
+            is_moe = self.config.experts is not None and i == self.config.moe_every - 1
+            x_BTD = Layer(self.config, is_moe, name=f"layer_{i}")(x_BTD, info, train)
         return x_BTD, None
 
 
@@ -115,10 +115,10 @@ class Layer(nn.Module):
     """x + attention(norm(x)), then x + feed-forward or experts(norm(x))."""
 
     config: ModelConfig
-    sparse: bool
+    is_moe: bool
 
     @nn.compact
-    def __call__(self, x_BTD, place, train):
+    def __call__(self, x_BTD, info, train):
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(
@@ -132,11 +132,11 @@ class Layer(nn.Module):
                 name="attention",
             )
             h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
-            x_BTD += attend(h_BTD, place.segment_BT, place.position_BT, place.memory)
+            x_BTD += attend(h_BTD, info.segment_BT, info.position_BT, info.cache)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
-        if self.sparse:
-            layer, real_BT = moe.MoELayer(c, name="moe"), place.segment_BT > 0
-            return x_BTD + layer(h_BTD, real_BT, train, place.tokens_BT, place.domain_BT)
+        if self.is_moe:
+            layer, real_BT = moe_layer.MoELayer(c, name="moe"), info.segment_BT > 0
+            return x_BTD + layer(h_BTD, real_BT, train, info.tokens_BT, info.domain_BT)
         with jax.named_scope("dense_ffn"):
             activation = c.dense_activation or c.activation
             ffn = feed_forward.FeedForward(c.d_ff, activation, c.init_scale, c.dtype, name="ffn")
@@ -147,7 +147,10 @@ class Layer(nn.Module):
 def init(model: ModelConfig, key):
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
     # One group a row, and two tokens: JAX lets go of the sharding of an array of one element.
-    shape = sharding.num_devices(sharding.TOKENS), max(2, model.moe.group_size if model.moe else 0)
+    shape = (
+        sharding.num_devices(sharding.TOKENS),
+        max(2, model.experts.group_size if model.experts else 0),
+    )
     ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
     state = jax.tree.map(jnp.zeros_like, routing_state(model))
     _, variables = Decoder(model).apply(
@@ -164,22 +167,22 @@ def routing_state(model: ModelConfig, seed: int = 0, ids=None) -> dict:
       seed: of what is drawn.
       ids: the training text, for tables made from it; without it every id counts the same.
     """
-    if model.moe is None or model.moe.routing.state is None:
+    if model.experts is None or model.experts.routing.state is None:
         return {}
-    return model.moe.routing.state(model, seed, ids)
+    return model.experts.routing.state(model, seed, ids)
 
 
-def routing_variables(model: ModelConfig, state, forced=None) -> dict:
-    """The collections "routing" and "forced" for `Decoder.apply`.
+def routing_variables(model: ModelConfig, state, replayed=None) -> dict:
+    """The collections "routing" and "replayed" for `Decoder.apply`.
 
     Args:
       state: as of `routing_state`.
-      forced: expert_GSK to replay, [MoE layers, G, S, K], which `mutable=["choices"]` returns as
+      replayed: expert_GSK to replay, [MoE layers, G, S, K], which `mutable=["choices"]` returns as
         `choices(...)`.
     """
-    inside = lambda x: {"block": {f"layer_{model.every - 1}": {"moe": x}}}  # noqa: E731
+    inside = lambda x: {"block": {f"layer_{model.moe_every - 1}": {"moe": x}}}  # noqa: E731
     found = {"routing": inside(dict(state))} if state else {}
-    return found if forced is None else found | {"forced": inside({"expert_GSK": forced})}
+    return found if replayed is None else found | {"replayed": inside({"expert_GSK": replayed})}
 
 
 def unstacked(variables: dict) -> dict:
@@ -200,13 +203,13 @@ def unstacked(variables: dict) -> dict:
 def sown(model: ModelConfig, variables, collection: str, name: str):
     """What the MoE layers left in a collection, [MoE layers, ...], None if nothing."""
     try:
-        return variables[collection]["block"][f"layer_{model.every - 1}"]["moe"][name]
+        return variables[collection]["block"][f"layer_{model.moe_every - 1}"]["moe"][name]
     except KeyError:
         return None
 
 
 def parameter_shapes(model: ModelConfig):
-    """The parameters as ShapeDtypeStructs: no memory is taken, whatever the size."""
+    """The parameters as ShapeDtypeStructs: no cache is taken, whatever the size."""
     return jax.eval_shape(lambda key: init(model, key), jax.eval_shape(jax.random.key, 0))
 
 

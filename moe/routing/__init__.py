@@ -7,21 +7,21 @@ options and a state. A router that sends the i-th token of a group to expert i m
 
     from moe.routing import contract
 
-    def route(seen, setting):
+    def route(inputs, settings):
         def choose():
-            place_S = jnp.arange(seen.mask_GS.shape[1], dtype=jnp.int32)
-            return contract.no_choice(seen) + (place_S % setting.experts)[None, :, None]
+            place_S = jnp.arange(inputs.mask_GS.shape[1], dtype=jnp.int32)
+            return contract.no_choice(inputs) + (place_S % settings.num_experts)[None, :, None]
 
-        expert_GSK = seen.chosen(choose)
-        return contract.Routed(contract.choice(seen, setting, expert_GSK, 1.0))
+        expert_GSK = inputs.chosen(choose)
+        return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, 1.0))
 
-    def check(moe):
-        if moe.k != 1:
-            raise ValueError(f"this router gives a token one expert: set k=1, not k={moe.k}")
+    def check(config):
+        if config.k != 1:
+            raise ValueError(f"this router gives a token one expert: set k=1, not k={config.k}")
 
-    ROUTER = contract.Router(route, matrices=contract.no_matrix, check=check)
+    ROUTER = contract.Router(route, projections=contract.no_projection, check=check)
 
-Imported below and given its line it is an option of `moe.router`, and it is covered by
+Imported below and given its line it is an option of `experts.router`, and it is covered by
 tests/routing/test_conformance.py; options worth a test get an entry in tests/routing/cases.py.
 """
 
@@ -64,18 +64,26 @@ ROUTERS = {
 
 
 def route(
-    name: str, logits, mask_GS, k: int, *, slots: int = 0, train: bool = False, options=None, **seen
-) -> contract.Routed:
+    name: str,
+    logits,
+    mask_GS,
+    k: int,
+    *,
+    slots: int = 0,
+    train: bool = False,
+    options=None,
+    **inputs,
+) -> contract.RouterOutput:
     """A router on arrays at hand, as in a notebook; a model's layer does the same.
 
     Args:
       logits: of the experts, [G, S, E], or a dictionary if the router has several matrices.
       slots: C, which only some routers need.
       options: default those of the router.
-      seen: what else it reads, see `contract.Seen`.
+      inputs: what else it reads, see `contract.RouterInputs`.
     """
     router = ROUTERS[name]
     logits = logits if isinstance(logits, dict) else {"router": logits}
     experts = logits["router"].shape[-1]
-    setting = contract.Setting(experts, k, slots, train, options or router.options())
-    return router.route(contract.Seen(logits, mask_GS, **seen), setting)
+    settings = contract.RouterSettings(experts, k, slots, train, options or router.options())
+    return router.route(contract.RouterInputs(logits, mask_GS, **inputs), settings)

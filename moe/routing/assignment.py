@@ -1,8 +1,8 @@
 """Who goes where: the choices of tokens, the slots of experts, and capacity, which drops tokens.
 
-A router makes a `Choice`: tokens choose experts. `seat` turns it into `Slots`: every expert
-of a group has C seats, taken in order of position, and who comes late is dropped. `mix`
-gives the exact one-hot form of GShard (Lepikhin et al. 2020, algorithm 1).
+A router makes a `TopKAssignment`: tokens choose experts. `assign_slots` turns it into `Slots`:
+every expert of a group has C slots, taken in order of position, and who comes late is dropped.
+`to_one_hot` gives the exact one-hot form of GShard (Lepikhin et al. 2020, algorithm 1).
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from moe import sharding
 
 
-class Choice(NamedTuple):
+class TopKAssignment(NamedTuple):
     """Tokens choose experts. A padded token's choices go to the non-existent expert E."""
 
     expert_GSK: jax.Array  # int32 in [0, E]; the K of one real token are distinct
@@ -27,12 +27,12 @@ class Slots(NamedTuple):
 
     token_GEC: jax.Array  # int32 in [0, S]; S marks an empty slot
     gate_GEC: jax.Array  # float32, 0 for an empty slot
-    # int32 in [0, E * C]: the seats seen from the tokens; E * C is dropped. None where slots chose
+    # int32 in [0, E * C]: the slots seen from the tokens; E * C is dropped. None where slots chose
     # the tokens: there is no K.
     slot_GSK: jax.Array | None
 
 
-class Mixing(NamedTuple):
+class DispatchMasks(NamedTuple):
     """Dense weights between tokens and slots."""
 
     dispatch_GSEC: jax.Array
@@ -47,7 +47,7 @@ class Order(NamedTuple):
     count_GE: jax.Array
 
 
-class Kept(NamedTuple):
+class DispatchResult(NamedTuple):
     """What became of choices that have no slots."""
 
     kept_GSK: jax.Array  # True where an expert took the token
@@ -64,7 +64,7 @@ def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
     return min(tokens, math.ceil(round(factor * tokens * k / experts, 6)))
 
 
-def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
+def assign_slots(choice: TopKAssignment, experts: int, slots: int, priority_GS=None) -> Slots:
     """Gives each choice a slot of its expert, first come first served, and drops the rest.
 
     The order of a group is the order of its S axis and then of K, so with tokens laid out
@@ -74,8 +74,8 @@ def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
       choice: expert and gate of every token, [G, S, K].
       experts: E.
       slots: C, slots per expert and group.
-      priority_GS: the largest is seated first instead, and all first choices before any second
-        (batch priority, Riquelme et al. 2021, section 4.1). Not causal.
+      priority_GS: the largest is given a slot first instead, and all first choices before any
+      second (batch priority, Riquelme et al. 2021, section 4.1). Not causal.
 
     Returns:
       Slots with token_GEC, gate_GEC and slot_GSK.
@@ -83,11 +83,11 @@ def seat(choice: Choice, experts: int, slots: int, priority_GS=None) -> Slots:
     Raises:
       ValueError: if a group is too large for its sort keys to be int32.
     """
-    return seats_of(choice, order(choice.expert_GSK, experts, priority_GS), slots)
+    return slots_of(choice, order(choice.expert_GSK, experts, priority_GS), slots)
 
 
 def order(expert_GSK, experts: int, priority_GS=None) -> Order:
-    """Sorts the pairs of each group by expert, and inside one as `seat` says."""
+    """Sorts the pairs of each group by expert, and inside one as `assign_slots` says."""
     G, S, K = expert_GSK.shape
     if (experts + 1) * S * K > 2**31:
         raise ValueError(
@@ -114,7 +114,7 @@ def inverse(pair_P):
     return jnp.zeros_like(place_P).at[pair_P].set(place_P, unique_indices=True)
 
 
-def seats_of(choice: Choice, order: Order, slots: int) -> Slots:
+def slots_of(choice: TopKAssignment, order: Order, slots: int) -> Slots:
     """The first `slots` pairs of each expert sit down."""
     G, S, K = choice.expert_GSK.shape
     pair_GP, start_GE, count_GE = order
@@ -133,7 +133,7 @@ def seats_of(choice: Choice, order: Order, slots: int) -> Slots:
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
 
 
-def taken(token_GEC, mask_GS):
+def is_routed(token_GEC, mask_GS):
     """Which tokens sit in a slot at all, [G, S]."""
     nobody_GS = jnp.zeros_like(mask_GS)
     mark = lambda row_S, token_EC: row_S.at[token_EC.ravel()].set(True, mode="drop")  # noqa: E731
@@ -145,31 +145,31 @@ def largest(score_GSE, k: int):
 
     Left to itself, the compiler gathers the scores of all devices for `top_k`.
     """
-    return sharding.over_groups(functools.partial(jax.lax.top_k, k=k))(score_GSE)
+    return sharding.map_groups(functools.partial(jax.lax.top_k, k=k))(score_GSE)
 
 
-def mix(slots: Slots | Mixing, tokens: int) -> Mixing:
+def to_one_hot(slots: Slots | DispatchMasks, tokens: int) -> DispatchMasks:
     """The one-hot form of Slots over S tokens: dispatch in {0, 1}, combine = dispatch * gate."""
-    if isinstance(slots, Mixing):
+    if isinstance(slots, DispatchMasks):
         return slots
     dispatch_GSEC = jnp.moveaxis(jax.nn.one_hot(slots.token_GEC, tokens, dtype=jnp.float32), -1, 1)
-    return Mixing(dispatch_GSEC, dispatch_GSEC * slots.gate_GEC[:, None])
+    return DispatchMasks(dispatch_GSEC, dispatch_GSEC * slots.gate_GEC[:, None])
 
 
-def kept(seats: Slots | Kept) -> Kept:
-    """What became of the choices that were seated."""
-    if isinstance(seats, Kept):
-        return seats
-    _, E, C = seats.token_GEC.shape
-    return Kept(seats.slot_GSK < E * C, jnp.float32(seats.token_GEC.size), E)
+def dispatch_result(slots: Slots | DispatchResult) -> DispatchResult:
+    """What became of the choices that were given a slot."""
+    if isinstance(slots, DispatchResult):
+        return slots
+    _, E, C = slots.token_GEC.shape
+    return DispatchResult(slots.slot_GSK < E * C, jnp.float32(slots.token_GEC.size), E)
 
 
-def of_experts(seats: Slots | Mixing, first, number: int) -> Slots | Mixing:
+def of_experts(slots: Slots | DispatchMasks, first, number: int) -> Slots | DispatchMasks:
     """The part of `number` experts from the `first` on, which may be traced."""
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=number)
-    if isinstance(seats, Mixing):
-        return Mixing(*(cut(x, axis=2) for x in seats))
-    token_GEC, gate_GEC, slot_GSK = seats
+    if isinstance(slots, DispatchMasks):
+        return DispatchMasks(*(cut(x, axis=2) for x in slots))
+    token_GEC, gate_GEC, slot_GSK = slots
     if slot_GSK is not None:
         C = token_GEC.shape[2]
         slot_GSK = slot_GSK - first * C

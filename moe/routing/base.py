@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, sinkhorn, tally
+from moe.routing import assignment, contract, sinkhorn, stats
 
 START = 0.5  # the temperature that falls
 
@@ -31,21 +31,23 @@ class Options(contract.Options):
     temperature: float = 0.002  # at the end, over the standard deviation of a group's scores
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to one expert, in training equally many to each."""
-    score_GSE, o = seen.logits["router"], setting.options
+    score_GSE, o = inputs.logits["router"], settings.options
 
     def choose():
-        if not setting.train:
+        if not settings.train:
             return assignment.largest(score_GSE, 1)[1]
         share = lambda s, mask: balanced(s, mask, o.iterations, o.temperature)  # noqa: E731
         fixed_GSE = jax.lax.stop_gradient(score_GSE)
-        return sharding.over_groups(share)(fixed_GSE, seen.mask_GS)[..., None]
+        return sharding.map_groups(share)(fixed_GSE, inputs.mask_GS)[..., None]
 
-    expert_GSK = seen.chosen(choose)
+    expert_GSK = inputs.chosen(choose)
     gate_GSK = jax.nn.sigmoid(contract.pick(score_GSE, expert_GSK))
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
-    return contract.Routed(choice, jax.nn.softmax(score_GSE), score_GSE)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
+    return contract.RouterOutput(choice, jax.nn.softmax(score_GSE), score_GSE)
 
 
 def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
@@ -77,11 +79,13 @@ def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
     return jnp.where(mask_GS, got_EGS.argmax(0), E)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what is not one expert a token."""
-    sinkhorn.check(moe)
-    if moe.k != 1:
-        raise ValueError(f"moe.router='base' gives each token one expert: set k=1, not k={moe.k}")
+    sinkhorn.check(config)
+    if config.k != 1:
+        raise ValueError(
+            f"experts.router='base' gives each token one expert: set k=1, not k={config.k}"
+        )
 
 
 ROUTER = contract.Router(
@@ -89,6 +93,6 @@ ROUTER = contract.Router(
     options=Options,
     common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
     causal="evaluation",
-    losses={"z": tally.z_loss},
+    losses={"z": stats.z_loss},
     check=check,
 )

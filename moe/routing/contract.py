@@ -1,8 +1,8 @@
 """What a router is: the one contract that every file of this folder fills in.
 
-A router is one pure function, `route(seen, setting) -> Routed`: what it may read of a group's
-tokens, and who goes where. All else that the layer, the config, the loss and the tests must know
-of it stands in its `Router`, at the end of its file.
+A router is one pure function, `route(inputs, settings) -> RouterOutput`: what it may read of a
+group's tokens, and who goes where. All else that the layer, the config, the loss and the tests
+must know of it stands in its `Router`, at the end of its file.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ class Options:
     """The options of a router that has none; those of the others derive from it."""
 
 
-class Seen(NamedTuple):
+class RouterInputs(NamedTuple):
     """What a router may read of its tokens; of groups, sequences or documents it knows no more.
 
-    What it draws, it draws with `out_sharding=sharding.out("GSE")` (or the letters of the array),
-    so that a mesh draws the same; `assignment.largest` and `sharding.over_groups` keep groups
-    apart.
+    What it draws, it draws with `out_sharding=sharding.out_sharding("GSE")` (or the letters of the
+    array), so that a mesh draws the same; `assignment.largest` and `sharding.map_groups` keep
+    groups apart.
     """
 
-    logits: dict[str, jax.Array]  # float32 [G, S, columns], one for each of `Router.matrices`
+    logits: dict[str, jax.Array]  # float32 [G, S, columns], one for each of `Router.projections`
     mask_GS: jax.Array  # True for real tokens
     ids_GS: jax.Array | None = None  # token ids
     domain_GS: jax.Array | None = None  # where a token's document comes from
     key: jax.Array | None = None  # for what it draws
     state: Mapping[str, jax.Array] = {}  # of `Router.state`, of this layer
-    forced: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
+    replayed: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
 
     def chosen(self, choose: Callable) -> jax.Array:
         """expert_GSK: the choices to replay if there are any, else choose().
@@ -43,13 +43,13 @@ class Seen(NamedTuple):
         Every router in which tokens choose goes through it; expert E is "no expert", for a token
         that uses fewer than K.
         """
-        return choose() if self.forced is None else self.forced
+        return choose() if self.replayed is None else self.replayed
 
 
-class Setting(NamedTuple):
+class RouterSettings(NamedTuple):
     """What is known before any array is; static under jit."""
 
-    experts: int
+    num_experts: int
     k: int
     slots: int  # C
     train: bool
@@ -63,60 +63,68 @@ class Policy(NamedTuple):
     baseline_GS: jax.Array  # the reward it expects
 
 
-class Routed(NamedTuple):
+class RouterOutput(NamedTuple):
     """Who goes where, and what its losses and statistics are made of."""
 
-    assignment: assignment.Choice | assignment.Slots | assignment.Mixing
+    assignment: assignment.TopKAssignment | assignment.Slots | assignment.DispatchMasks
     p_GSE: jax.Array | None = None  # the router's probabilities
     logits_GSE: jax.Array | None = None  # whose logsumexp is to stay small
-    wished: jax.Array | None = None  # expert_GSK before anybody moved on; None: nobody did
+    requested: jax.Array | None = None  # expert_GSK before anybody moved on; None: nobody did
     priority_GS: jax.Array | None = None  # tokens come to their seats by it; None: by position
     sums: Mapping[str, jax.Array] = {}  # over real tokens, for losses of its own
     policy: Policy | None = None
 
 
-def one_matrix(moe) -> dict[str, int]:
+def one_projection(config) -> dict[str, int]:
     """A score for every expert."""
-    return {"router": moe.num_experts}
+    return {"router": config.num_experts}
 
 
-def no_matrix(moe) -> dict[str, int]:
+def no_projection(config) -> dict[str, int]:
     """A router that learns nothing."""
-    del moe
+    del config
     return {}
 
 
 class Router(NamedTuple):
     """One line of `ROUTERS`."""
 
-    route: Callable[[Seen, Setting], Routed]
-    kind: type = assignment.Choice
+    route: Callable[[RouterInputs, RouterSettings], RouterOutput]
+    kind: type = assignment.TopKAssignment
     options: type = Options
     common: Mapping[str, float] = {}  # the options of all routers that do something here: defaults
     # When no token's expert depends on later tokens: "always"; in "evaluation", as of a router that
     # balances a whole group in training and is greedy after; "never".
     causal: str = "always"
-    matrices: Callable = one_matrix  # moe -> name -> columns of a matrix of weights [D, columns]
-    losses: Mapping[str, Callable] = {}  # name -> (tally -> loss), weighed by <name>_weight
+    projections: Callable = (
+        one_projection  # moe -> name -> columns of a matrix of weights [D, columns]
+    )
+    losses: Mapping[str, Callable] = {}  # name -> (router_stats -> loss), weighed by <name>_weight
     state: Callable | None = None  # (model, seed, ids of the training text) -> arrays [layers, ...]
-    update: Callable | None = None  # (state, tally, options) -> state, once a training step
+    update: Callable | None = None  # (state, router_stats, options) -> state, once a training step
     reads_ids: bool = False
     domains: Callable | None = None  # moe -> how many domains it knows; None: it reads none
-    met: Callable = lambda moe: moe.k  # moe -> routed experts a token, at most on average
+    experts_per_token: Callable = lambda config: (
+        config.k
+    )  # moe -> routed experts a token, at most on average
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
     check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
 
     @property
     def learned(self) -> bool:
         """Does it own weights?"""
-        return self.matrices is not no_matrix
+        return self.projections is not no_projection
 
 
-def choice(seen: Seen, setting: Setting, expert_GSK, gate_GSK) -> assignment.Choice:
+def choice(
+    inputs: RouterInputs, settings: RouterSettings, expert_GSK, gate_GSK
+) -> assignment.TopKAssignment:
     """Tokens choose; padding goes to the expert that does not exist, whose gate is 0."""
-    mask_GS1 = seen.mask_GS[..., None]
-    expert_GSK = jnp.where(mask_GS1, expert_GSK, setting.experts).astype(jnp.int32)
-    return assignment.Choice(expert_GSK, jnp.where(expert_GSK < setting.experts, gate_GSK, 0.0))
+    mask_GS1 = inputs.mask_GS[..., None]
+    expert_GSK = jnp.where(mask_GS1, expert_GSK, settings.num_experts).astype(jnp.int32)
+    return assignment.TopKAssignment(
+        expert_GSK, jnp.where(expert_GSK < settings.num_experts, gate_GSK, 0.0)
+    )
 
 
 def pick(x_GSE, expert_GSK):
@@ -125,7 +133,7 @@ def pick(x_GSE, expert_GSK):
     def take(x_GSE, expert_GSK):
         return jnp.take_along_axis(x_GSE, expert_GSK, axis=-1, mode="fill", fill_value=0)
 
-    return sharding.over_groups(take)(x_GSE, expert_GSK)
+    return sharding.map_groups(take)(x_GSE, expert_GSK)
 
 
 def normalised(gate_GSK):
@@ -138,6 +146,6 @@ def normalised(gate_GSK):
     return gate_GSK / jnp.maximum(gate_GSK.sum(-1, keepdims=True), 1e-9)
 
 
-def no_choice(seen: Seen) -> jax.Array:
+def no_choice(inputs: RouterInputs) -> jax.Array:
     """Zeros [G, S, 1], laid out as choices are."""
-    return jnp.zeros_like(seen.mask_GS, jnp.int32)[..., None]
+    return jnp.zeros_like(inputs.mask_GS, jnp.int32)[..., None]

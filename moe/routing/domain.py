@@ -8,19 +8,26 @@ another one added.
 from moe.routing import contract
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to its document's domain."""
-    expert_GSK = seen.chosen(lambda: seen.domain_GS[..., None])
-    gate_GSK = contract.no_choice(seen) + 1.0
-    return contract.Routed(contract.choice(seen, setting, expert_GSK, gate_GSK))
+    expert_GSK = inputs.chosen(lambda: inputs.domain_GS[..., None])
+    gate_GSK = contract.no_choice(inputs) + 1.0
+    return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what is not one expert a token."""
-    if moe.k != 1:
-        raise ValueError(f"moe.router='domain' gives a token one expert: set k=1, not k={moe.k}")
+    if config.k != 1:
+        raise ValueError(
+            f"experts.router='domain' gives a token one expert: set k=1, not k={config.k}"
+        )
 
 
 ROUTER = contract.Router(
-    route, matrices=contract.no_matrix, domains=lambda moe: moe.num_experts, check=check
+    route,
+    projections=contract.no_projection,
+    domains=lambda config: config.num_experts,
+    check=check,
 )

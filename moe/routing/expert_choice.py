@@ -3,7 +3,7 @@
 p = softmax over experts; expert e takes the C = capacity_factor * S * K / E tokens of its group
 with the largest p_e, so K times the capacity factor is the mean number of experts a token. Balanced
 by construction, no loss needed. The gate is p. An expert looks at the whole group to choose, later
-tokens too: never causal, so in a decoder its teacher-forced loss is not one of prediction.
+tokens too: never causal, so in a decoder its teacher-replayed loss is not one of prediction.
 
 With `most` no token has more than so many experts (section 3.3): the choice is that of A, which
 maximises <p, A> + lambda H(A) with C in every expert's row, at most `most` in a token's column and
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, tally
+from moe.routing import assignment, contract, stats
 
 LAMBDA = 0.001  # the paper's
 START = 0.1  # from where it falls
@@ -33,29 +33,31 @@ class Options(contract.Options):
     iterations: int = 100
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Gives each expert its C best tokens."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
-    o = setting.options
+    o = settings.options
 
     def choose(p_GSE, mask_GS):
         p_GES = p_GSE.swapaxes(1, 2)
         able_GES = jnp.broadcast_to(mask_GS[:, None], p_GES.shape)
         real_G11 = mask_GS.sum(-1)[:, None, None]
-        share_G11 = -(-setting.slots * real_G11 // mask_GS.shape[1])  # as in a group of all real
+        share_G11 = -(-settings.slots * real_G11 // mask_GS.shape[1])  # as in a group of all real
         if o.most:
             plan_GES = capped(jnp.where(able_GES, p_GES, -1.0), share_G11, o.most, o.iterations)
             able_GES = agreed(plan_GES, share_G11, o.most)
-        token_GEC = jax.lax.top_k(jnp.where(able_GES, p_GES, -1.0), setting.slots)[1]
+        token_GEC = jax.lax.top_k(jnp.where(able_GES, p_GES, -1.0), settings.slots)[1]
         real_GEC = jnp.take_along_axis(able_GES, token_GEC, axis=2)
-        real_GEC &= jnp.arange(setting.slots)[None, None] < share_G11
+        real_GEC &= jnp.arange(settings.slots)[None, None] < share_G11
         gate_GEC = jnp.take_along_axis(p_GES, token_GEC, axis=2)
         token_GEC = jnp.where(real_GEC, token_GEC, mask_GS.shape[1]).astype(jnp.int32)
         return token_GEC, jnp.where(real_GEC, gate_GEC, 0.0)
 
-    token_GEC, gate_GEC = sharding.over_groups(choose)(p_GSE, seen.mask_GS)
-    return contract.Routed(assignment.Slots(token_GEC, gate_GEC, None), p_GSE, logits_GSE)
+    token_GEC, gate_GEC = sharding.map_groups(choose)(p_GSE, inputs.mask_GS)
+    return contract.RouterOutput(assignment.Slots(token_GEC, gate_GEC, None), p_GSE, logits_GSE)
 
 
 def capped(score_GES, share_G11, most: int, iterations: int):
@@ -116,18 +118,24 @@ def _first(able, order, room):
     return jnp.take_along_axis(sorted_, jnp.argsort(order, axis=-1), axis=-1)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses a cap that cannot hold, or holds by itself."""
-    o, mean = moe.options, moe.k * max(moe.capacity_factor, moe.eval_capacity_factor)
+    o, mean = (
+        config.options,
+        config.k * max(config.capacity_factor, config.eval_capacity_factor),
+    )
     if not o.most and o.iterations != Options.iterations:
-        raise ValueError(f"moe.options: {o.iterations=} does nothing without `most`")
+        raise ValueError(f"experts.options: {o.iterations=} does nothing without `most`")
     if o.most < 0 or o.iterations < 1 or 0 < o.most < mean:
         raise ValueError(
-            f"moe.options: {o.most=} must be 0 (no cap) or at least k * capacity_factor={mean:g},"
+            f"experts.options: {o.most=} must be 0 (no cap) or at least k *"
+            f" capacity_factor={mean:g},"
             f" the mean number of experts a token, and {o.iterations=} above 0"
         )
-    if o.most >= moe.num_experts:
-        raise ValueError(f"moe.options: {o.most=} caps nothing with {moe.num_experts} experts")
+    if o.most >= config.num_experts:
+        raise ValueError(
+            f"experts.options: {o.most=} caps nothing with {config.num_experts} experts"
+        )
 
 
 ROUTER = contract.Router(
@@ -136,7 +144,7 @@ ROUTER = contract.Router(
     options=Options,
     common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
     causal="never",
-    met=lambda moe: moe.k * moe.capacity_factor,
-    losses={"z": tally.z_loss},
+    experts_per_token=lambda config: config.k * config.capacity_factor,
+    losses={"z": stats.z_loss},
     check=check,
 )

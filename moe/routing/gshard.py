@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, tally, top_k
+from moe.routing import assignment, contract, stats, top_k
 
 SECONDS = ("threshold", "sampled")
 
@@ -24,25 +24,27 @@ class Options(contract.Options):
     second: str = "threshold"
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to its best expert and maybe to a second."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
-    choose = threshold if setting.options.second == "threshold" else sampled
-    expert_GSK = seen.chosen(lambda: choose(logits_GSE, seen.key))
+    choose = threshold if settings.options.second == "threshold" else sampled
+    expert_GSK = inputs.chosen(lambda: choose(logits_GSE, inputs.key))
     p_GSK = contract.pick(p_GSE, expert_GSK)
-    unused_GS1 = expert_GSK[..., 1:] == setting.experts
+    unused_GS1 = expert_GSK[..., 1:] == settings.num_experts
     second_GS1 = jnp.where(unused_GS1, second_best(p_GSE, expert_GSK), p_GSK[..., 1:])
     gate_GSK = p_GSK / (p_GSK[..., :1] + second_GS1)
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
-    return contract.Routed(choice, p_GSE, logits_GSE)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
+    return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
 def threshold(logits_GSE, key):
     """The two best, the second only where 2 g2 > U(0, 1)."""
     p_GS2, expert_GS2 = assignment.largest(jax.nn.softmax(logits_GSE), 2)
     g2_GS1 = p_GS2[..., 1:] / p_GS2.sum(-1, keepdims=True)
-    draw_GS1 = jax.random.uniform(key, g2_GS1.shape, out_sharding=sharding.out("GS."))
+    draw_GS1 = jax.random.uniform(key, g2_GS1.shape, out_sharding=sharding.out_sharding("GS."))
     second_GS1 = jnp.where(2 * g2_GS1 > draw_GS1, expert_GS2[..., 1:], logits_GSE.shape[-1])
     return jnp.concatenate([expert_GS2[..., :1], second_GS1], axis=-1)
 
@@ -50,7 +52,7 @@ def threshold(logits_GSE, key):
 def sampled(logits_GSE, key):
     """The best, and one drawn from p without it."""
     first_GS1 = assignment.largest(logits_GSE, 1)[1]
-    noise_GSE = jax.random.gumbel(key, logits_GSE.shape, out_sharding=sharding.out("GSE"))
+    noise_GSE = jax.random.gumbel(key, logits_GSE.shape, out_sharding=sharding.out_sharding("GSE"))
     is_first_GSE = first_GS1 == jnp.arange(logits_GSE.shape[-1])[None, None]
     second_GSE = jnp.where(is_first_GSE, -jnp.inf, logits_GSE + noise_GSE)
     return jnp.concatenate([first_GS1, assignment.largest(second_GSE, 1)[1]], axis=-1)
@@ -62,18 +64,20 @@ def second_best(p_GSE, expert_GSK):
     return jnp.where(is_first_GSE, 0.0, p_GSE).max(-1, keepdims=True)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what is not two experts."""
-    if moe.k != 2:
-        raise ValueError(f"moe.router='gshard' chooses two experts: set k=2, not k={moe.k}")
-    if moe.options.second not in SECONDS:
-        raise ValueError(f"moe.options.second={moe.options.second!r} is not one of {SECONDS}")
+    if config.k != 2:
+        raise ValueError(f"experts.router='gshard' chooses two experts: set k=2, not k={config.k}")
+    if config.options.second not in SECONDS:
+        raise ValueError(
+            f"experts.options.second={config.options.second!r} is not one of {SECONDS}"
+        )
 
 
 ROUTER = contract.Router(
     route,
     options=Options,
     common=top_k.LEARNED,
-    losses={"balance": tally.first_choice_balance_loss, "z": tally.z_loss},
+    losses={"balance": stats.first_choice_balance_loss, "z": stats.z_loss},
     check=check,
 )

@@ -31,47 +31,51 @@ class Options(contract.Options):
     table: str = "random"
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token where its id's row of the table says."""
-    expert_GSK = seen.chosen(lambda: look_up(seen.state["table"], seen.ids_GS))
+    expert_GSK = inputs.chosen(lambda: look_up(inputs.state["table"], inputs.ids_GS))
     gate_GSK = jnp.ones_like(expert_GSK, jnp.float32)
-    return contract.Routed(contract.choice(seen, setting, expert_GSK, gate_GSK))
+    return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
 def look_up(table_VK, ids_GS):
     """The rows of a replicated table at ids that are spread over the mesh."""
     take = lambda table, ids: jnp.take(table, ids, axis=0, mode="clip")  # noqa: E731
-    return sharding.over(take, ("..", "GS"), "GS.")(table_VK, ids_GS)
+    return sharding.shard_mapped(take, ("..", "GS"), "GS.")(table_VK, ids_GS)
 
 
 def state(model, seed, ids) -> dict:
     """The tables, int32 [layers, V, K]."""
-    moe = model.moe
-    make, bank = TABLES[moe.options.table], moe.num_experts // moe.k
+    config = model.experts
+    make, bank = TABLES[config.options.table], config.num_experts // config.k
     rng = np.random.default_rng(seed)
     ids = np.arange(model.vocab_size) if ids is None else np.asarray(ids)
     drawn = [
-        [make(rng, ids, model.vocab_size, bank) + k * bank for k in range(moe.k)]
+        [make(rng, ids, model.vocab_size, bank) + k * bank for k in range(config.k)]
         for _ in range(model.moe_layers)
     ]
     return {"table": np.stack(drawn).swapaxes(1, 2).astype(np.int32)}
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses an unknown table, and banks that are not equally large."""
-    if moe.options.table not in TABLES:
-        raise ValueError(f"moe.options.table={moe.options.table!r} is not one of {list(TABLES)}")
-    if moe.num_experts % moe.k:
+    if config.options.table not in TABLES:
         raise ValueError(
-            f"moe.router='hash' needs k={moe.k} banks of experts of one size: num_experts="
-            f"{moe.num_experts} is not a multiple"
+            f"experts.options.table={config.options.table!r} is not one of {list(TABLES)}"
+        )
+    if config.num_experts % config.k:
+        raise ValueError(
+            f"experts.router='hash' needs k={config.k} banks of experts of one size: num_experts="
+            f"{config.num_experts} is not a multiple"
         )
 
 
 ROUTER = contract.Router(
     route,
     options=Options,
-    matrices=contract.no_matrix,
+    projections=contract.no_projection,
     reads_ids=True,
     state=state,
     check=check,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, noisy_top_k, tally
+from moe.routing import assignment, contract, noisy_top_k, stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +26,22 @@ class Options(contract.Options):
     load_weight: float = 0.1
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to the best experts of its best groups."""
-    o, (G, S) = setting.options, seen.mask_GS.shape
+    o, (G, S) = settings.options, inputs.mask_GS.shape
     A, Q = o.groups, o.groups_used
-    W, J = setting.experts // A, setting.k // Q
+    W, J = settings.num_experts // A, settings.k // Q
     tree = lambda x_GSE: sharding.reshape_tokens(x_GSE, (G, S, A, W))  # noqa: E731
     flat = lambda x: sharding.reshape_tokens(x, (G, S, x.shape[2] * x.shape[3]))  # noqa: E731
-    keys, logits = jax.random.split(seen.key), seen.logits
+    keys, logits = jax.random.split(inputs.key), inputs.logits
     clean_GSA, clean_GSAW = logits["primary"], tree(logits["router"])
     noisy_GSA, sigma_GSA = noisy_top_k.noisy(
-        clean_GSA, logits["primary_noise"], keys[0], setting.train
+        clean_GSA, logits["primary_noise"], keys[0], settings.train
     )
     noisy_GSE, sigma_GSE = noisy_top_k.noisy(
-        logits["router"], logits["noise"], keys[1], setting.train
+        logits["router"], logits["noise"], keys[1], settings.train
     )
     noisy_GSAW = tree(noisy_GSE)
 
@@ -48,31 +50,31 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
         best_GSAJ = assignment.largest(noisy_GSAW, J)[1] + W * jnp.arange(A)[None, None, :, None]
         return flat(rows(best_GSAJ, group_GSQ))
 
-    expert_GSK = seen.chosen(choose)
+    expert_GSK = inputs.chosen(choose)
     expert_GSQJ = sharding.reshape_tokens(expert_GSK, (G, S, Q, J))
     group_GSQ = expert_GSQJ[..., 0] // W
     inner_GSQJ = gates(rows(noisy_GSAW, group_GSQ), expert_GSQJ % W)
     gate_GSQJ = gates(noisy_GSA, group_GSQ)[..., None] * inner_GSQJ
-    choice = contract.choice(seen, setting, expert_GSK, flat(gate_GSQJ))
+    choice = contract.choice(inputs, settings, expert_GSK, flat(gate_GSQJ))
 
     sent_GSA = (group_GSQ[..., None] == jnp.arange(A)[None, None, None]).any(2)
-    sent_GSA &= seen.mask_GS[..., None]
-    load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, Q) * seen.mask_GS[..., None]
+    sent_GSA &= inputs.mask_GS[..., None]
+    load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, Q) * inputs.mask_GS[..., None]
     load_GSAW = noisy_top_k.load(clean_GSAW, noisy_GSAW, tree(sigma_GSE), J) * sent_GSA[..., None]
     sums = {
-        "importance_E": noisy_top_k.importance(choice, setting.experts),
+        "importance_E": noisy_top_k.importance(choice, settings.num_experts),
         "load_A": load_GSA.sum((0, 1)),
         "inside_AW": load_GSAW.sum((0, 1)),
         "sent_A": sent_GSA.sum((0, 1), dtype=jnp.float32),
     }
     p_GSAW = jax.nn.softmax(clean_GSA)[..., None] * jax.nn.softmax(clean_GSAW)
-    return contract.Routed(choice, flat(p_GSAW), sums=sums)
+    return contract.RouterOutput(choice, flat(p_GSAW), sums=sums)
 
 
 def rows(x_GSAW, group_GSQ):
     """x of each token's groups, [G, S, Q, ...]."""
     take = lambda x, g: jnp.take_along_axis(x, g[..., None], axis=2)  # noqa: E731
-    return sharding.over_groups(take)(x_GSAW, group_GSQ)
+    return sharding.map_groups(take)(x_GSAW, group_GSQ)
 
 
 def gates(noisy, index):
@@ -82,22 +84,24 @@ def gates(noisy, index):
     return jax.nn.softmax(contract.pick(noisy, index))
 
 
-def load_loss(sums: tally.Tally) -> jax.Array:
+def load_loss(sums: stats.RouterStats) -> jax.Array:
     """CV^2 of the experts' loads (equation 18)."""
-    own = sums.own
+    own = sums.extra
     inside_AW = own["inside_AW"] / jnp.maximum(own["sent_A"], 1.0)[:, None]
-    return tally.squared_variation((own["load_A"][:, None] * inside_AW).ravel())
+    return stats.squared_variation((own["load_A"][:, None] * inside_AW).ravel())
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses a tree in which a level has nothing to choose."""
-    o = moe.options
-    whole = o.groups > o.groups_used > 0 and moe.num_experts % o.groups == 0
-    whole = whole and moe.k % o.groups_used == 0
-    if not whole or moe.k // o.groups_used >= moe.num_experts // o.groups:
+    o = config.options
+    whole = o.groups > o.groups_used > 0 and config.num_experts % o.groups == 0
+    whole = whole and config.k % o.groups_used == 0
+    if not whole or config.k // o.groups_used >= config.num_experts // o.groups:
         raise ValueError(
-            f"moe.router='hierarchical': {o.groups=} must divide num_experts={moe.num_experts} and"
-            f" {o.groups_used=} k={moe.k}; a token must leave out a group, and an expert of each of"
+            f"experts.router='hierarchical': {o.groups=} must divide"
+            f" num_experts={config.num_experts} and"
+            f" {o.groups_used=} k={config.k}; a token must leave out a group, and an expert of"
+            " each of"
             " its groups"
         )
 
@@ -106,14 +110,14 @@ ROUTER = contract.Router(
     route,
     options=Options,
     common={"balance_weight": 0.0, "jitter": 0.0, "router_scale": 0.0},
-    matrices=lambda moe: {
-        "primary": moe.options.groups,
-        "primary_noise": moe.options.groups,
-        "router": moe.num_experts,
-        "noise": moe.num_experts,
+    projections=lambda config: {
+        "primary": config.options.groups,
+        "primary_noise": config.options.groups,
+        "router": config.num_experts,
+        "noise": config.num_experts,
     },
     losses={
-        "balance": tally.balance_loss,
+        "balance": stats.balance_loss,
         "importance": noisy_top_k.importance_loss,
         "load": load_loss,
     },

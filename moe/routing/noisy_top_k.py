@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, tally
+from moe.routing import assignment, contract, stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +24,22 @@ class Options(contract.Options):
     load_weight: float = 0.1
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to the K largest of its noisy scores."""
-    clean_GSE, raw_GSE = seen.logits["router"], seen.logits["noise"]
-    noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, seen.key, setting.train)
-    expert_GSK = seen.chosen(lambda: assignment.largest(noisy_GSE, setting.k)[1])
+    clean_GSE, raw_GSE = inputs.logits["router"], inputs.logits["noise"]
+    noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, inputs.key, settings.train)
+    expert_GSK = inputs.chosen(lambda: assignment.largest(noisy_GSE, settings.k)[1])
     gate_GSK = jax.nn.softmax(contract.pick(noisy_GSE, expert_GSK))
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
-    real_GS1 = seen.mask_GS[..., None]
-    load_GSE = load(clean_GSE, noisy_GSE, sigma_GSE, setting.k)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
+    real_GS1 = inputs.mask_GS[..., None]
+    load_GSE = load(clean_GSE, noisy_GSE, sigma_GSE, settings.k)
     sums = {
-        "importance_E": importance(choice, setting.experts),
+        "importance_E": importance(choice, settings.num_experts),
         "load_E": (load_GSE * real_GS1).sum((0, 1)),
     }
-    return contract.Routed(choice, jax.nn.softmax(clean_GSE), clean_GSE, sums=sums)
+    return contract.RouterOutput(choice, jax.nn.softmax(clean_GSE), clean_GSE, sums=sums)
 
 
 def noisy(clean_GSE, raw_GSE, key, train: bool):
@@ -45,7 +47,7 @@ def noisy(clean_GSE, raw_GSE, key, train: bool):
     sigma_GSE = jax.nn.softplus(raw_GSE) + 1e-2
     if not train:
         return clean_GSE, sigma_GSE
-    eps_GSE = jax.random.normal(key, clean_GSE.shape, out_sharding=sharding.out("GSE"))
+    eps_GSE = jax.random.normal(key, clean_GSE.shape, out_sharding=sharding.out_sharding("GSE"))
     return clean_GSE + eps_GSE * sigma_GSE, sigma_GSE
 
 
@@ -63,27 +65,28 @@ def load(clean_GSE, noisy_GSE, sigma_GSE, k: int):
     return jax.scipy.stats.norm.cdf((clean_GSE - threshold_GSE) / sigma_GSE)
 
 
-def importance(choice: assignment.Choice, experts: int):
+def importance(choice: assignment.TopKAssignment, experts: int):
     """Sum of gates by expert (equation 6)."""
     chosen_GSKE = choice.expert_GSK[..., None] == jnp.arange(experts)[None, None, None]
     return (chosen_GSKE * choice.gate_GSK[..., None]).sum((0, 1, 2))
 
 
-def importance_loss(sums: tally.Tally) -> jax.Array:
+def importance_loss(sums: stats.RouterStats) -> jax.Array:
     """CV^2 of importance (equation 7)."""
-    return tally.squared_variation(sums.own["importance_E"])
+    return stats.squared_variation(sums.extra["importance_E"])
 
 
-def load_loss(sums: tally.Tally) -> jax.Array:
+def load_loss(sums: stats.RouterStats) -> jax.Array:
     """CV^2 of load (equation 11)."""
-    return tally.squared_variation(sums.own["load_E"])
+    return stats.squared_variation(sums.extra["load_E"])
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses K for which gates or loads mean nothing."""
-    if not 2 <= moe.k < moe.num_experts:
+    if not 2 <= config.k < config.num_experts:
         raise ValueError(
-            f"moe.router='noisy_top_k' needs 2 <= k < num_experts={moe.num_experts}, not k={moe.k}:"
+            f"experts.router='noisy_top_k' needs 2 <= k < num_experts={config.num_experts}, not"
+            f" k={config.k}:"
             " a softmax over one expert is always 1, and a load needs one expert left out"
         )
 
@@ -92,10 +95,10 @@ ROUTER = contract.Router(
     route,
     options=Options,
     common={"balance_weight": 0.0, "z_weight": 0.0, "jitter": 0.0, "router_scale": 0.0},
-    matrices=lambda moe: {"router": moe.num_experts, "noise": moe.num_experts},
+    projections=lambda config: {"router": config.num_experts, "noise": config.num_experts},
     losses={
-        "balance": tally.balance_loss,
-        "z": tally.z_loss,
+        "balance": stats.balance_loss,
+        "z": stats.z_loss,
         "importance": importance_loss,
         "load": load_loss,
     },

@@ -12,17 +12,19 @@ from moe import sharding
 from moe.routing import assignment, contract
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to K distinct random experts."""
 
     def choose():
-        shape = (*seen.mask_GS.shape, setting.experts)
-        score_GSE = jax.random.uniform(seen.key, shape, out_sharding=sharding.out("GSE"))
-        return assignment.largest(score_GSE, setting.k)[1]
+        shape = (*inputs.mask_GS.shape, settings.num_experts)
+        score_GSE = jax.random.uniform(inputs.key, shape, out_sharding=sharding.out_sharding("GSE"))
+        return assignment.largest(score_GSE, settings.k)[1]
 
-    expert_GSK = seen.chosen(choose)
-    gate_GSK = jnp.full_like(expert_GSK, 1 / setting.k, jnp.float32)
-    return contract.Routed(contract.choice(seen, setting, expert_GSK, gate_GSK))
+    expert_GSK = inputs.chosen(choose)
+    gate_GSK = jnp.full_like(expert_GSK, 1 / settings.k, jnp.float32)
+    return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
-ROUTER = contract.Router(route, matrices=contract.no_matrix)
+ROUTER = contract.Router(route, projections=contract.no_projection)

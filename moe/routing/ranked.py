@@ -5,11 +5,11 @@
   groups_used scores. What it sends then reaches few devices.
 - No token left behind (Fedus et al. 2021, appendix B): a token over its expert's capacity moves on
   to its next best expert, for a stated number of rounds. Earlier positions keep precedence in every
-  round, also over tokens that came first by rank: so no later token can take an earlier one's seat,
+  round, also over tokens that came first by rank: so no later token can take an earlier one's slot,
   and what a token gets depends on its past alone. Loads and losses count first wishes: a router
   that sends all to one expert is out of balance, wherever its tokens end up.
 - Batch priority (Riquelme et al. 2021, section 4.1): the tokens with the largest probability are
-  seated first, all first choices before any second one. Not causal.
+  given a slot first, all first choices before any second one. Not causal.
 """
 
 import functools
@@ -26,33 +26,35 @@ from moe.routing import assignment, contract
 class Options(contract.Options):
     """What can be added to a choice by score."""
 
-    rounds: int = 0  # how often a token that found its expert full moves on
+    reroute_rounds: int = 0  # how often a token that found its expert full moves on
     batch_priority: bool = False
     expert_groups: int = 1  # groups of experts...
     groups_used: int = 1  # ... of which a token uses so many
 
 
-def route(seen, setting: contract.Setting, score_GSE, affinity_GSE) -> contract.Routed:
+def route(
+    inputs, settings: contract.RouterSettings, score_GSE, affinity_GSE
+) -> contract.RouterOutput:
     """The K experts of each token that score best, as the options have it.
 
     Args:
       score_GSE: what choices go by.
       affinity_GSE: what gates are, normalised over a token's experts if K > 1.
     """
-    o, wished = setting.options, None
+    o, requested = settings.options, None
     if o.expert_groups > 1:
-        score_GSE = limited(score_GSE, o.expert_groups, o.groups_used, setting.k)
-    expert_GSK = seen.chosen(lambda: assignment.largest(score_GSE, setting.k)[1])
-    if o.rounds and seen.forced is None:
-        wished, allowed = expert_GSK, setting.experts // o.expert_groups * o.groups_used
+        score_GSE = limited(score_GSE, o.expert_groups, o.groups_used, settings.k)
+    expert_GSK = inputs.chosen(lambda: assignment.largest(score_GSE, settings.k)[1])
+    if o.reroute_rounds and inputs.replayed is None:
+        requested, allowed = expert_GSK, settings.num_experts // o.expert_groups * o.groups_used
         settle = functools.partial(
-            move_on, k=setting.k, slots=setting.slots, rounds=o.rounds, allowed=allowed
+            reroute, k=settings.k, slots=settings.slots, rounds=o.reroute_rounds, allowed=allowed
         )
-        expert_GSK = sharding.over_groups(settle)(score_GSE, seen.mask_GS)
+        expert_GSK = sharding.map_groups(settle)(score_GSE, inputs.mask_GS)
     gate_GSK = contract.normalised(contract.pick(affinity_GSE, expert_GSK))
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     priority_GS = affinity_GSE.max(-1) if o.batch_priority else None
-    return contract.Routed(choice, wished=wished, priority_GS=priority_GS)
+    return contract.RouterOutput(choice, requested=requested, priority_GS=priority_GS)
 
 
 def limited(score_GSE, groups: int, used: int, k: int):
@@ -68,10 +70,10 @@ def limited(score_GSE, groups: int, used: int, k: int):
         open_ = jax.nn.one_hot(jax.lax.top_k(best, used)[1], groups, dtype=bool).any(-2)
         return jnp.where(open_[..., None], by_group, -jnp.inf).reshape(score_GSE.shape)
 
-    return sharding.over_groups(limit)(score_GSE)
+    return sharding.map_groups(limit)(score_GSE)
 
 
-def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
+def reroute(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
     """expert_GSK after so many rounds in which those over capacity C = slots moved on.
 
     Deferred acceptance (Gale and Shapley 1962) in which every expert prefers earlier positions. The
@@ -88,8 +90,9 @@ def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
     def turn(_, state):
         rank_GSK, next_GS1 = state
         expert_GSK = jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
-        seats = assignment.seat(assignment.Choice(expert_GSK, expert_GSK * 0.0), E, slots)
-        lost_GSK = (seats.slot_GSK == E * slots) & mask_GS[..., None]
+        chosen = assignment.TopKAssignment(expert_GSK, expert_GSK * 0.0)
+        slot_GSK = assignment.assign_slots(chosen, E, slots).slot_GSK
+        lost_GSK = (slot_GSK == E * slots) & mask_GS[..., None]
         new_GSK = next_GS1 + jnp.cumsum(lost_GSK, axis=-1) - 1
         moves_GSK = lost_GSK & (new_GSK < tried)
         rank_GSK = jnp.where(moves_GSK, new_GSK, rank_GSK)
@@ -99,24 +102,28 @@ def move_on(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
     return jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses options that cannot hold."""
-    o = moe.options
-    fits = o.expert_groups > 0 and moe.num_experts % o.expert_groups == 0
+    o = config.options
+    fits = o.expert_groups > 0 and config.num_experts % o.expert_groups == 0
     fits = fits and 1 <= o.groups_used <= o.expert_groups
-    allowed = moe.num_experts // o.expert_groups * o.groups_used if fits else 0
-    if o.rounds < 0 or moe.k > allowed:
+    allowed = config.num_experts // o.expert_groups * o.groups_used if fits else 0
+    if o.reroute_rounds < 0 or config.k > allowed:
         raise ValueError(
-            f"moe.options: {o.rounds=} must not be negative, {o.expert_groups=} must divide"
-            f" num_experts={moe.num_experts}, {o.groups_used=} lie between 1 and it, and leave"
-            f" k={moe.k} experts or more"
+            f"experts.options: {o.reroute_rounds=} must not be negative, {o.expert_groups=} must"
+            " divide"
+            f" num_experts={config.num_experts}, {o.groups_used=} lie between 1 and it, and leave"
+            f" k={config.k} experts or more"
         )
-    if o.rounds and o.batch_priority:
-        raise ValueError("moe.options: rounds give seats by position: not with batch_priority")
+    if o.reroute_rounds and o.batch_priority:
+        raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
     if o.groups_used == o.expert_groups > 1:
-        raise ValueError("moe.options: groups_used = expert_groups limits nothing: leave both out")
-    if o.expert_groups > 1 and o.groups_used >= moe.k and not o.rounds:
         raise ValueError(
-            f"moe.options: {o.groups_used=} limits nothing at k={moe.k}: the k best experts lie in"
+            "experts.options: groups_used = expert_groups limits nothing: leave both out"
+        )
+    if o.expert_groups > 1 and o.groups_used >= config.k and not o.reroute_rounds:
+        raise ValueError(
+            f"experts.options: {o.groups_used=} limits nothing at k={config.k}: the k best"
+            " experts lie in"
             " the k best groups. Use fewer groups than k, or leave both out"
         )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, tally, top_k
+from moe.routing import assignment, contract, stats, top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +25,25 @@ class Options(contract.Options):
     baseline_weight: float = 0.01
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to one expert that the policy draws."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
 
     def choose():
         score_GSE = logits_GSE
-        if setting.train:
-            layout = sharding.out("GSE")
-            score_GSE += jax.random.gumbel(seen.key, logits_GSE.shape, out_sharding=layout)
+        if settings.train:
+            layout = sharding.out_sharding("GSE")
+            score_GSE += jax.random.gumbel(inputs.key, logits_GSE.shape, out_sharding=layout)
         return assignment.largest(score_GSE, 1)[1]
 
-    choice = contract.choice(seen, setting, seen.chosen(choose), 1.0)
-    real_GS = seen.mask_GS.astype(jnp.float32)
+    choice = contract.choice(inputs, settings, inputs.chosen(choose), 1.0)
+    real_GS = inputs.mask_GS.astype(jnp.float32)
     log_p_GS = contract.pick(jax.nn.log_softmax(logits_GSE), choice.expert_GSK)[..., 0]
-    baseline_GS = seen.logits["baseline"][..., 0]
+    baseline_GS = inputs.logits["baseline"][..., 0]
     policy = contract.Policy(log_p_GS * real_GS, baseline_GS * real_GS)
-    return contract.Routed(choice, jax.nn.softmax(logits_GSE), logits_GSE, policy=policy)
+    return contract.RouterOutput(choice, jax.nn.softmax(logits_GSE), logits_GSE, policy=policy)
 
 
 def learn(policy: contract.Policy, nll_BT, real_BT) -> dict[str, jax.Array]:
@@ -62,27 +64,27 @@ def learn(policy: contract.Policy, nll_BT, real_BT) -> dict[str, jax.Array]:
     }
 
 
-def policy_loss(sums: tally.Tally) -> jax.Array:
+def policy_loss(sums: stats.RouterStats) -> jax.Array:
     """Mean over targets of -(r - b) log pi(e)."""
-    return sums.own["policy"] / jnp.maximum(sums.own["targets"], 1.0)
+    return sums.extra["policy"] / jnp.maximum(sums.extra["targets"], 1.0)
 
 
-def baseline_loss(sums: tally.Tally) -> jax.Array:
+def baseline_loss(sums: stats.RouterStats) -> jax.Array:
     """Mean over targets of (r - b)^2."""
-    return sums.own["baseline"] / jnp.maximum(sums.own["targets"], 1.0)
+    return sums.extra["baseline"] / jnp.maximum(sums.extra["targets"], 1.0)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what is not one expert a token."""
-    if moe.k != 1:
-        raise ValueError(f"moe.router='reinforce' draws one expert: set k=1, not k={moe.k}")
+    if config.k != 1:
+        raise ValueError(f"experts.router='reinforce' draws one expert: set k=1, not k={config.k}")
 
 
 ROUTER = contract.Router(
     route,
     options=Options,
     common=top_k.LEARNED,
-    matrices=lambda moe: {"router": moe.num_experts, "baseline": 1},
+    projections=lambda config: {"router": config.num_experts, "baseline": 1},
     detached=("baseline",),
     losses=top_k.LOSSES | {"policy": policy_loss, "baseline": baseline_loss},
     check=check,

@@ -19,42 +19,44 @@ class Options(contract.Options):
     groups: int = 1  # of experts, one for each domain of the data
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to one expert of its domain."""
-    size = setting.experts // setting.options.groups
+    size = settings.num_experts // settings.options.groups
 
     def choose():
-        inside_GS1 = hashed.look_up(seen.state["table"], seen.ids_GS)
-        return seen.domain_GS[..., None] * size + inside_GS1
+        inside_GS1 = hashed.look_up(inputs.state["table"], inputs.ids_GS)
+        return inputs.domain_GS[..., None] * size + inside_GS1
 
-    gate_GSK = contract.no_choice(seen) + 1.0
-    return contract.Routed(contract.choice(seen, setting, seen.chosen(choose), gate_GSK))
+    gate_GSK = contract.no_choice(inputs) + 1.0
+    return contract.RouterOutput(contract.choice(inputs, settings, inputs.chosen(choose), gate_GSK))
 
 
 def state(model, seed, ids) -> dict:
     """The tables, int32 [layers, V, 1]: ids to places inside a group."""
-    moe = model.moe
-    rng, size = np.random.default_rng(seed), moe.num_experts // moe.options.groups
+    config = model.experts
+    rng, size = np.random.default_rng(seed), config.num_experts // config.options.groups
     rows = [tables.uniform(rng, ids, model.vocab_size, size) for _ in range(model.moe_layers)]
     return {"table": np.stack(rows)[..., None].astype(np.int32)}
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses groups that are not equally large."""
-    groups = moe.options.groups
-    if moe.k != 1 or groups < 1 or moe.num_experts % groups:
+    groups = config.options.groups
+    if config.k != 1 or groups < 1 or config.num_experts % groups:
         raise ValueError(
-            f"moe.router='rre' gives a token one expert: k=1, not {moe.k};"
-            f" moe.options.groups={groups} must divide num_experts={moe.num_experts}"
+            f"experts.router='rre' gives a token one expert: k=1, not {config.k};"
+            f" experts.options.groups={groups} must divide num_experts={config.num_experts}"
         )
 
 
 ROUTER = contract.Router(
     route,
     options=Options,
-    matrices=contract.no_matrix,
+    projections=contract.no_projection,
     reads_ids=True,
     state=state,
-    domains=lambda moe: moe.options.groups,
+    domains=lambda config: config.options.groups,
     check=check,
 )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.routing import contract, ranked, tally, top_k
+from moe.routing import contract, ranked, stats, top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,14 @@ class Options(ranked.Options):
     bias_rate: float = 0.001  # 0 leaves the balance to the balance loss
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to its K largest biased scores."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
     s_GSE = jax.nn.sigmoid(logits_GSE)
-    biased_GSE = jax.lax.stop_gradient(s_GSE) + seen.state["bias"][None, None]
-    routed = ranked.route(seen, setting, biased_GSE, s_GSE)
+    biased_GSE = jax.lax.stop_gradient(s_GSE) + inputs.state["bias"][None, None]
+    routed = ranked.route(inputs, settings, biased_GSE, s_GSE)
     p_GSE = s_GSE / s_GSE.sum(-1, keepdims=True)
     return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
 
@@ -35,21 +37,23 @@ def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
 def state(model, seed, ids) -> dict:
     """b of every layer and expert, 0 at first."""
     del seed, ids
-    return {"bias": np.zeros((model.moe_layers, model.moe.num_experts), np.float32)}
+    return {"bias": np.zeros((model.moe_layers, model.experts.num_experts), np.float32)}
 
 
-def update(state: dict, sums: tally.Tally, options: Options) -> dict:
+def update(state: dict, sums: stats.RouterStats, options: Options) -> dict:
     """One move of the bias, [layers, E]."""
     load_LE = sums.chosen_KE.sum(-2)
     less_LE = jnp.sign(load_LE.mean(-1, keepdims=True) - load_LE)
     return {"bias": state["bias"] + options.bias_rate * less_LE}
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses options that cannot hold."""
-    ranked.check(moe)
-    if moe.options.bias_rate < 0:
-        raise ValueError(f"moe.options.bias_rate={moe.options.bias_rate} must not be negative")
+    ranked.check(config)
+    if config.options.bias_rate < 0:
+        raise ValueError(
+            f"experts.options.bias_rate={config.options.bias_rate} must not be negative"
+        )
 
 
 ROUTER = contract.Router(

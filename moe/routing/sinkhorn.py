@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
-from moe.routing import assignment, contract, tally
+from moe.routing import assignment, contract, stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +24,24 @@ class Options(contract.Options):
     temperature: float = 1.0  # of the logits inside the plan
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to its K largest entries of the balanced plan."""
-    logits_GSE = seen.logits["router"]
-    p_GSE, o = jax.nn.softmax(logits_GSE), setting.options
+    logits_GSE = inputs.logits["router"]
+    p_GSE, o = jax.nn.softmax(logits_GSE), settings.options
 
     def choose():
-        if not setting.train:
-            return assignment.largest(p_GSE, setting.k)[1]
+        if not settings.train:
+            return assignment.largest(p_GSE, settings.k)[1]
         balanced = lambda s, mask: plan(s, mask, o.iterations, o.temperature)  # noqa: E731
-        plan_GSE = sharding.over_groups(balanced)(jax.lax.stop_gradient(logits_GSE), seen.mask_GS)
-        return assignment.largest(plan_GSE, setting.k)[1]
+        plan_GSE = sharding.map_groups(balanced)(jax.lax.stop_gradient(logits_GSE), inputs.mask_GS)
+        return assignment.largest(plan_GSE, settings.k)[1]
 
-    expert_GSK = seen.chosen(choose)
+    expert_GSK = inputs.chosen(choose)
     gate_GSK = contract.normalised(contract.pick(p_GSE, expert_GSK))
-    choice = contract.choice(seen, setting, expert_GSK, gate_GSK)
-    return contract.Routed(choice, p_GSE, logits_GSE)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
+    return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
 def plan(score_GSE, mask_GS, iterations: int, temperature: float, start: float = 0.0):
@@ -65,11 +67,11 @@ def plan(score_GSE, mask_GS, iterations: int, temperature: float, start: float =
     return jnp.where(mask_GS[..., None], (score_GSE + row_GS1 + column_G1E) / temperature, -jnp.inf)
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses options that cannot hold."""
-    o = moe.options
+    o = config.options
     if o.iterations < 1 or o.temperature <= 0:
-        raise ValueError(f"moe.options: {o.iterations=} and {o.temperature=} must be above 0")
+        raise ValueError(f"experts.options: {o.iterations=} and {o.temperature=} must be above 0")
 
 
 ROUTER = contract.Router(
@@ -77,6 +79,6 @@ ROUTER = contract.Router(
     options=Options,
     common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
     causal="evaluation",
-    losses={"z": tally.z_loss},
+    losses={"z": stats.z_loss},
     check=check,
 )

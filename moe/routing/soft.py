@@ -10,43 +10,48 @@ for wide models, is left out.
 import jax
 import jax.numpy as jnp
 
-from moe.routing import assignment, contract, tally
+from moe.routing import assignment, contract, stats
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Mixes the tokens of a group into slots and back."""
-    logits_GSM = seen.logits["router"]
-    real_GS1 = seen.mask_GS[..., None]
-    E, C = setting.experts, setting.slots
+    logits_GSM = inputs.logits["router"]
+    real_GS1 = inputs.mask_GS[..., None]
+    E, C = settings.num_experts, settings.slots
     # exp(-1e9) is 0, and a group of padding alone has no 0 / 0.
     dispatch_GSM = jax.nn.softmax(jnp.where(real_GS1, logits_GSM, -1e9), axis=1) * real_GS1
     combine_GSM = jax.nn.softmax(logits_GSM, axis=2) * real_GS1
-    shape = (*seen.mask_GS.shape, E, C)
-    mixing = assignment.Mixing(dispatch_GSM.reshape(shape), combine_GSM.reshape(shape))
-    return contract.Routed(mixing, combine_GSM.reshape(shape).sum(-1), logits_GSM)
+    shape = (*inputs.mask_GS.shape, E, C)
+    mixing = assignment.DispatchMasks(dispatch_GSM.reshape(shape), combine_GSM.reshape(shape))
+    return contract.RouterOutput(mixing, combine_GSM.reshape(shape).sum(-1), logits_GSM)
 
 
-def slots(moe) -> int:
+def slots(config) -> int:
     """C, which is part of the model's shape."""
-    return assignment.capacity(moe.capacity_factor, moe.group_size, moe.k, moe.num_experts)
+    return assignment.capacity(
+        config.capacity_factor, config.group_size, config.k, config.num_experts
+    )
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what would make C depend on the input."""
-    if not moe.group_size or moe.capacity_factor != moe.eval_capacity_factor:
+    if not config.group_size or config.capacity_factor != config.eval_capacity_factor:
         raise ValueError(
-            "moe.router='soft': slots have weights, so their number must be known and always the"
+            "experts.router='soft': slots have weights, so their number must be known and always"
+            " the"
             " same: set group_size, and eval_capacity_factor to capacity_factor"
         )
 
 
 ROUTER = contract.Router(
     route,
-    kind=assignment.Mixing,
+    kind=assignment.DispatchMasks,
     common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 1.0},
     causal="never",
-    matrices=lambda moe: {"router": moe.num_experts * slots(moe)},
-    losses={"z": tally.z_loss},
-    met=lambda moe: moe.num_experts * slots(moe) / moe.group_size,
+    projections=lambda config: {"router": config.num_experts * slots(config)},
+    losses={"z": stats.z_loss},
+    experts_per_token=lambda config: config.num_experts * slots(config) / config.group_size,
     check=check,
 )

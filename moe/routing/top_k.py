@@ -8,19 +8,21 @@ no gradient from the task. With K > 1 the K gates are renormalised to sum to 1.
 
 import jax
 
-from moe.routing import contract, ranked, tally
+from moe.routing import contract, ranked, stats
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to its K most probable experts."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
-    routed = ranked.route(seen, setting, p_GSE, p_GSE)
+    routed = ranked.route(inputs, settings, p_GSE, p_GSE)
     return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
 
 
 LEARNED = {"balance_weight": 0.01, "z_weight": 0.001, "jitter": 0.0, "router_scale": 0.1}
-LOSSES = {"balance": tally.balance_loss, "z": tally.z_loss}
+LOSSES = {"balance": stats.balance_loss, "z": stats.z_loss}
 
 ROUTER = contract.Router(
     route, options=ranked.Options, common=LEARNED, losses=LOSSES, check=ranked.check

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.routing import assignment, contract, tally, top_k
+from moe.routing import assignment, contract, stats, top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,53 +27,55 @@ class Options(contract.Options):
     entropy_weight: float = 1e-4
 
 
-def route(seen: contract.Seen, setting: contract.Setting) -> contract.Routed:
+def route(
+    inputs: contract.RouterInputs, settings: contract.RouterSettings
+) -> contract.RouterOutput:
     """Sends each token to the fewest experts whose probabilities reach P."""
-    logits_GSE = seen.logits["router"]
+    logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
 
     def choose():
-        p_GSK, expert_GSK = assignment.largest(p_GSE, setting.k)
+        p_GSK, expert_GSK = assignment.largest(p_GSE, settings.k)
         before_GSK = jnp.cumsum(p_GSK, axis=-1) - p_GSK
-        return jnp.where(before_GSK < seen.state["mass"], expert_GSK, setting.experts)
+        return jnp.where(before_GSK < inputs.state["mass"], expert_GSK, settings.num_experts)
 
-    expert_GSK = seen.chosen(choose)
-    choice = contract.choice(seen, setting, expert_GSK, contract.pick(p_GSE, expert_GSK))
-    return contract.Routed(choice, p_GSE, logits_GSE)
+    expert_GSK = inputs.chosen(choose)
+    choice = contract.choice(inputs, settings, expert_GSK, contract.pick(p_GSE, expert_GSK))
+    return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
 def state(model, seed, ids) -> dict:
     """P of every layer."""
     del seed, ids
-    return {"mass": np.full(model.moe_layers, model.moe.options.mass, np.float32)}
+    return {"mass": np.full(model.moe_layers, model.experts.options.mass, np.float32)}
 
 
-def update(state: dict, sums: tally.Tally, options: Options) -> dict:
+def update(state: dict, sums: stats.RouterStats, options: Options) -> dict:
     """One move of the controller, [layers]."""
     realised = sums.chosen_KE.sum((-2, -1)) / jnp.maximum(sums.tokens, 1.0)
     move = options.rate * (options.target_k - realised) * (options.target_k > 0)
     return {"mass": jnp.clip(state["mass"] + move, 0.01, 1.0)}
 
 
-def check(moe) -> None:
+def check(config) -> None:
     """Refuses what no P can reach."""
-    o = moe.options
-    if not (0 < o.mass <= 1 and o.rate > 0 and (o.target_k == 0 or 1 <= o.target_k <= moe.k)):
+    o = config.options
+    if not (0 < o.mass <= 1 and o.rate > 0 and (o.target_k == 0 or 1 <= o.target_k <= config.k)):
         raise ValueError(
-            f"moe.options: {o.mass=} must be in (0, 1], {o.rate=} above 0, {o.target_k=} 0 (no"
-            f" target) or from 1 to k={moe.k}, the most experts a token may have"
+            f"experts.options: {o.mass=} must be in (0, 1], {o.rate=} above 0, {o.target_k=} 0 (no"
+            f" target) or from 1 to k={config.k}, the most experts a token may have"
         )
     if not o.target_k and o.rate != Options.rate:
-        raise ValueError(f"moe.options: {o.rate=} does nothing without a target_k")
+        raise ValueError(f"experts.options: {o.rate=} does nothing without a target_k")
 
 
 ROUTER = contract.Router(
     route,
     options=Options,
     common=top_k.LEARNED,
-    losses=top_k.LOSSES | {"entropy": tally.entropy_loss},
+    losses=top_k.LOSSES | {"entropy": stats.entropy_loss},
     state=state,
     update=update,
-    met=lambda moe: moe.options.target_k or moe.k,
+    experts_per_token=lambda config: config.options.target_k or config.k,
     check=check,
 )

@@ -50,13 +50,13 @@ class MeshConfig:
     model: int = 1
     zero: bool = False  # see `moe.sharding`
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
-    kernel: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
-    buffer: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
+    implementation: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
+    ep_capacity_factor: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
 
     def __post_init__(self):
         configs.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
-        configs.one_of("mesh.kernel", self.kernel, grouped.KERNELS)
-        configs.positive(self, "mesh", ("buffer",))
+        configs.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
+        configs.positive(self, "mesh", ("ep_capacity_factor",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +75,20 @@ class RunConfig:
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
             f"{self.data.vocab_size}: set both",
         )
-        if self.model.moe:
+        if self.model.experts:
             groups.check(self.micro_batch, self.train.seq_len, self.group_size)
         self._check_travel()
 
     def _check_travel(self):
         """Refuses ways across the mesh that the dispatcher does not go."""
-        dropless = bool(self.model.moe and self.model.moe.dropless)
-        for name in ("transport",) if dropless else ("kernel", "buffer"):
+        dropless = bool(self.model.experts and self.model.experts.dropless)
+        for name in ("transport",) if dropless else ("implementation", "ep_capacity_factor"):
             value, default = getattr(self.mesh, name), getattr(MeshConfig, name)
             configs.require(
                 value == default,
                 f"mesh.{name}={value!r} does nothing"
                 + (" with" if dropless else " without")
-                + f" moe.dispatcher='grouped': leave it at {default!r}",
+                + f" experts.dispatcher='grouped': leave it at {default!r}",
             )
 
     @property
@@ -99,15 +99,15 @@ class RunConfig:
     @property
     def group_size(self) -> int:
         """S of a training step."""
-        return self.model.moe.tokens_per_group(self.train.seq_len)
+        return self.model.experts.tokens_per_group(self.train.seq_len)
 
     @property
     def num_groups(self) -> int | None:
         """G of one forward pass in training, None for a dense model."""
-        return self.model.moe and self.micro_batch * self.train.seq_len // self.group_size
+        return self.model.experts and self.micro_batch * self.train.seq_len // self.group_size
 
     @property
-    def chain(self) -> optax.GradientTransformation:
+    def tx(self) -> optax.GradientTransformation:
         """The optimizer with its schedule over all steps."""
         return optimizer.make(self.optimizer, self.train.steps)
 
@@ -115,7 +115,7 @@ class RunConfig:
     def layout(self) -> sharding.Layout:
         """How arrays lie and travel."""
         m = self.mesh
-        return sharding.Layout(m.zero, m.transport, m.kernel, m.buffer)
+        return sharding.Layout(m.zero, m.transport, m.implementation, m.ep_capacity_factor)
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""
@@ -130,10 +130,10 @@ class RunConfig:
             shared["model.d_ff"] = (m.d_ff, ("model",))
         if self.mesh.zero:
             shared["model.d_model"] = (m.d_model, tokens)
-        if m.moe:
+        if m.experts:
             shared["number of groups (batch tokens / group_size)"] = (self.num_groups, tokens)
-            shared["model.moe.num_experts"] = (m.moe.num_experts, ("expert",))
-            shared["model.moe.d_ff"] = (m.moe.d_ff, ("model",))
+            shared["model.experts.num_experts"] = (m.experts.num_experts, ("expert",))
+            shared["model.experts.d_ff"] = (m.experts.d_ff, ("model",))
         return shared
 
     def replace(self, **sections) -> "RunConfig":

@@ -20,7 +20,7 @@ def write(path: pathlib.Path, text: str) -> None:
     new.replace(path)
 
 
-def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) -> None:
+def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) -> None:
     """Writes `content` to a JSON file, or makes sure that it says the same already.
 
     Of several processes the first writes, and all make sure.
@@ -38,7 +38,7 @@ def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) 
     if jax.process_index() == 0 and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, json.dumps(wanted, indent=2) + "\n")
-    meet(f"{path} was written")
+    barrier(f"{path} was written")
     if not path.exists():
         raise ValueError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
                          " on a disk that all hosts share")  # fmt: skip
@@ -48,7 +48,7 @@ def claim(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) 
 def _require_same(path, wanted, owner, read):
     said = json.loads(json.dumps(read(json.loads(path.read_text())))) if path.exists() else wanted
     lines = difference(said, wanted)
-    if not any(everyone(bool(lines))):
+    if not any(all_gather(bool(lines))):
         return
     raise ValueError(
         f"{path.parent} belongs to another {owner}:\n  "
@@ -57,14 +57,14 @@ def _require_same(path, wanted, owner, read):
     )
 
 
-def everyone(says: bool) -> list[bool]:
+def all_gather(says: bool) -> list[bool]:
     """What every process says; all wait for all."""
     if jax.process_count() == 1:
         return [says]
     return multihost_utils.process_allgather(np.array(says)).tolist()
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

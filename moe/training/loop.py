@@ -9,8 +9,8 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
+from moe import legacy, sharding
 from moe import routing as routers
-from moe import sharding
 from moe.data import batches, masking, prepare
 from moe.dispatch import grouped
 from moe.evaluation import text
@@ -38,20 +38,20 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
-    if files.everyone(done.exists())[0]:
-        claim(run, workdir)
+    if files.all_gather(done.exists())[0]:
+        claim_workdir(run, workdir)
         return json.loads(done.read_text())
-    mesh, data = ready(run)  # a refused run leaves no trace
-    claim(run, workdir, data)
+    mesh, data = setup(run)  # a refused run leaves no trace
+    claim_workdir(run, workdir, data)
     with sharding.on(mesh, run.layout):
         result = _train(run, workdir, data, name, bar)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
-    files.meet(f"{done} was written")
+    files.barrier(f"{done} was written")
     return result
 
 
-def ready(run: RunConfig, data=None):
+def setup(run: RunConfig, data=None):
     """The mesh and the data of a run.
 
     Args:
@@ -75,43 +75,45 @@ def check_domains(model, data) -> None:
     """
     if not model.reads_domains:
         return
-    moe = model.moe
-    known, names = moe.routing.domains(moe), data.domain_names
+    experts = model.experts
+    known, names = experts.routing.domains(experts), data.domain_names
     configs.require(
         len(names) <= known,
-        f"moe.router={moe.router!r} has experts for {known} domains, and the data has {len(names)}:"
+        f"experts.router={experts.router!r} has experts for {known} domains, and the data has"
+        f" {len(names)}:"
         f" {', '.join(names)}",
     )
 
 
-def claim(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
+def claim_workdir(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
     """Makes the workdir this run's, on this data, or refuses one that is another's.
 
     Neither where the data lies (data.json says what it is) nor the mesh, on which no result
     depends (but for a buffer that is too small), is part of what a run is: it may go on elsewhere.
     """
-    files.claim(workdir / "config.json", _essence(run), "config", _essence_of_file)
+    files.check_or_write(workdir / "config.json", _fingerprint(run), "config", _fingerprint_of_file)
     if data is not None:
         hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
-        files.claim(workdir / "data.json", identity(data), "data" + hint)
+        files.check_or_write(workdir / "data.json", identity(data), "data" + hint)
 
 
-def _essence(run):
+def _fingerprint(run):
     what = configs.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
     del what["mesh"]
     return what
 
 
-def _essence_of_file(content):
+def _fingerprint_of_file(content):
     """Fields that came later have their defaults, which do what was done before.
 
     What a router does not read was once allowed to stand there.
     """
-    moe = content["model"].get("moe")
-    for name in set(configs.COMMON) & set(moe or ()):
-        if name not in routers.ROUTERS[moe["router"]].common:
-            moe[name] = 0.0
-    return _essence(configs.from_config_dict(RunConfig, content))
+    content = legacy.run_config(content)
+    experts = content["model"].get("experts")
+    for name in set(configs.COMMON) & set(experts or ()):
+        if name not in routers.ROUTERS[experts["router"]].common:
+            experts[name] = 0.0
+    return _fingerprint(configs.from_config_dict(RunConfig, content))
 
 
 def mesh_of(run: RunConfig, devices=None):
@@ -122,7 +124,7 @@ def mesh_of(run: RunConfig, devices=None):
     """
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices)
     sharding.check(mesh, run.shared())
-    grouped.check(run.mesh.kernel)
+    grouped.check(run.mesh.implementation)
     return mesh
 
 
@@ -133,10 +135,10 @@ def identity(data) -> dict:
 
 
 def _train(run, workdir, data, name, line):
-    state = step.init(run.model, run.chain, run.train.seed, data.tokens["train"])
+    state = step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
-        train_step, judge = compiled(run, state, data), observing.Judge(run, data)
+        train_step, evaluator = compiled(run, state, data), observing.Evaluator(run, data)
         path, first = workdir / "metrics.jsonl", int(state.step)
         with contextlib.closing(metrics.Writer(path, first)) as writer:
             state, seconds = _loop(
@@ -145,18 +147,18 @@ def _train(run, workdir, data, name, line):
                 state,
                 train_step,
                 observing.Clock(seconds),
-                judge,
+                evaluator,
                 writer,
                 checkpoints,
                 name,
                 line,
             )
         checkpoints.save(run.train.steps, state, seconds)
-        final = judge.score(state, "test", run.train.test_batches)
+        final = evaluator.score(state, "test", run.train.test_batches)
     return summary(final, seconds, run.train.steps)
 
 
-def _loop(run, data, state, train_step, clock, judge, writer, checkpoints, name, line):
+def _loop(run, data, state, train_step, clock, evaluator, writer, checkpoints, name, line):
     t, first = run.train, int(state.step)
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
@@ -168,14 +170,14 @@ def _loop(run, data, state, train_step, clock, judge, writer, checkpoints, name,
         judged = n % t.eval_every == 0 or n == t.steps
         if judged:
             clock.stop(state)
-            before = judge.choices(state)
+            before = evaluator.choices(state)
             clock.start()
         state, measured = train_step(state, batch(run, data, i))
         if n % t.log_every == 0:
             log.write({"step": n, "split": "train", **measured})
         if judged:
             seconds = clock.stop(state)
-            scored, found = judge.validate(state, before)
+            scored, found = evaluator.validate(state, before)
             log.write({"step": n, "split": "validation", "seconds": seconds, **found})
             rate = n * t.batch_size * t.seq_len / seconds
             if not np.isfinite(scored.nll):
@@ -195,7 +197,7 @@ def _loop(run, data, state, train_step, clock, judge, writer, checkpoints, name,
 
 def compiled(run: RunConfig, state, data):
     """The training step, compiled ahead so that no compilation is timed."""
-    jitted = step.make_train_step(run.model, run.chain, run.train.seed, run.train.accumulate)
+    jitted = step.make_train_step(run.model, run.tx, run.train.seed, run.train.accumulate)
     return jitted.lower(state, batch(run, data, 0)).compile()
 
 
@@ -210,7 +212,7 @@ def batch(run: RunConfig, data, i: int):
             return text.inputs(made)
         return text.inputs(made, masking.hidden(t.seed, i, (t.batch_size, t.seq_len))[numbers])
 
-    return sharding.put_rows(rows, t.batch_size)
+    return sharding.shard_rows(rows, t.batch_size)
 
 
 def summary(final: text.Score, seconds: float, steps: int) -> dict:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from moe import sharding
 from moe.layers import embedding
 from moe.models import decoder
-from moe.routing import reinforce, tally
+from moe.routing import reinforce, stats
 
 BY_LAYER = ("dropped", "max_load", "unused", "realised_k")
 
@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     segment_BT: jax.Array  # 0 is padding
     position_BT: jax.Array
     domain_BT: jax.Array | None = None  # for routers that read it
-    counted_BT: jax.Array | None = None  # True where the target counts; None: at every real token
+    loss_mask_BT: jax.Array | None = None  # True where the target counts; None: at every real token
 
 
 def input_shapes(batch: int, length: int, layout=None) -> Inputs:
@@ -41,10 +41,10 @@ class Sums(NamedTuple):
 
     nll: jax.Array  # nats
     tokens: jax.Array  # that have a target
-    tallies: tally.Tally | None  # stacked over the MoE layers, None for a dense model
+    router_stats: stats.RouterStats | None  # stacked over the MoE layers, None for a dense model
 
 
-class Forward(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What a forward pass tells."""
 
     sums: Sums
@@ -52,7 +52,7 @@ class Forward(NamedTuple):
     choices: jax.Array | None  # expert_GSK of every MoE layer, [L, G, S, K], if tokens choose
 
 
-def forward(network, params, routing, inputs: Inputs, key, train: bool) -> Forward:
+def forward(network, params, routing, inputs: Inputs, key, train: bool) -> ForwardOutput:
     """Runs the network.
 
     Args:
@@ -62,7 +62,8 @@ def forward(network, params, routing, inputs: Inputs, key, train: bool) -> Forwa
       The sums, nll_BT in nats, 0 where no target counts, and the experts chosen.
 
     Raises:
-      ValueError: if a model with MoE layers returns no tally, so that no loss is silently zero.
+      ValueError: if a model with MoE layers returns no router_stats, so that no loss is silently
+      zero.
     """
     model, real_BT = network.config, inputs.segment_BT > 0
     logits_BTV, aux = network.apply(
@@ -70,17 +71,17 @@ def forward(network, params, routing, inputs: Inputs, key, train: bool) -> Forwa
         inputs.tokens_BT, inputs.segment_BT, inputs.position_BT, train, inputs.domain_BT,
         rngs={"router": key}, mutable=decoder.SOWN,
     )  # fmt: skip
-    counted_BT = real_BT if inputs.counted_BT is None else real_BT & (inputs.counted_BT > 0)
-    nll_BT = cross_entropy(logits_BTV, inputs.targets_BT) * counted_BT
-    tallies = _tallies(aux.get("router"))
-    if (tallies is None) != (model.moe is None):
-        raise ValueError(f"config.moe={model.moe} but the network sowed {tallies}")
+    loss_mask_BT = real_BT if inputs.loss_mask_BT is None else real_BT & (inputs.loss_mask_BT > 0)
+    nll_BT = cross_entropy(logits_BTV, inputs.targets_BT) * loss_mask_BT
+    router_stats = _router_stats(aux.get("router"))
+    if (router_stats is None) != (model.experts is None):
+        raise ValueError(f"config.experts={model.experts} but the network sowed {router_stats}")
     policy = decoder.sown(model, aux, "policy", "policy")
     if policy is not None:
         learn = jax.vmap(reinforce.learn, (0, None, None))
-        tallies = tallies._replace(own=learn(policy, nll_BT, counted_BT))
-    sums = Sums(nll_BT.sum(), counted_BT.sum().astype(jnp.float32), tallies)
-    return Forward(sums, nll_BT, decoder.sown(model, aux, "choices", "expert_GSK"))
+        router_stats = router_stats._replace(extra=learn(policy, nll_BT, loss_mask_BT))
+    sums = Sums(nll_BT.sum(), loss_mask_BT.sum().astype(jnp.float32), router_stats)
+    return ForwardOutput(sums, nll_BT, decoder.sown(model, aux, "choices", "expert_GSK"))
 
 
 @jax.custom_vjp
@@ -108,18 +109,20 @@ def _cross_entropy_bwd(saved, dnll_BT):
 cross_entropy.defvjp(_cross_entropy, _cross_entropy_bwd)
 
 
-def total(sums: Sums, moe) -> tuple[jax.Array, dict]:
+def total(sums: Sums, experts) -> tuple[jax.Array, dict]:
     """The loss to minimise and its metrics, from the sums of a whole batch.
 
     Router losses and scalar statistics are means over the MoE layers; what has an axis of its own
     is kept by layer, [L, ...], and so are the numbers that a mean would hide.
     """
     nll = sums.nll / jnp.maximum(sums.tokens, 1.0)
-    if moe is None:
+    if experts is None:
         return nll, {"loss": nll, "nll": nll}
-    by_layer = jax.vmap(tally.statistics)(sums.tallies)
-    losses = {name: jax.vmap(fn)(sums.tallies).mean() for name, fn in moe.routing.losses.items()}
-    loss = nll + sum(moe.weight(name) * value for name, value in losses.items())
+    by_layer = jax.vmap(stats.metrics)(sums.router_stats)
+    losses = {
+        name: jax.vmap(fn)(sums.router_stats).mean() for name, fn in experts.routing.losses.items()
+    }
+    loss = nll + sum(experts.weight(name) * value for name, value in losses.items())
     metrics = {name: value.mean() for name, value in by_layer.items() if value.ndim == 1}
     metrics |= {f"{name[:-2]}_L{name[-1]}": x for name, x in by_layer.items() if x.ndim > 1}
     metrics |= {f"{name}_L": by_layer[name] for name in BY_LAYER}
@@ -136,11 +139,11 @@ def value_and_grad(network, params, routing, inputs: Inputs, key, accumulate: in
         Micro-batch i takes every accumulate-th group, so that it lies on all devices and keeps
         its groups whole.
     """
-    moe = network.config.moe
-    together = max(1, moe.group_size // inputs.tokens_BT.shape[1]) if moe else 1
+    experts = network.config.experts
+    together = max(1, experts.group_size // inputs.tokens_BT.shape[1]) if experts else 1
 
     def judge(sums):
-        loss, metrics = total(sums, moe)
+        loss, metrics = total(sums, experts)
         return loss, (metrics, sums)
 
     def loss_fn(params):
@@ -170,8 +173,10 @@ def _micro_batch(x_BT, i, accumulate, together):
     return sharding.reshape_tokens(block, (B // accumulate, T))
 
 
-def _tallies(sown):
-    found = jax.tree.leaves(sown, is_leaf=lambda x: isinstance(x, tally.Tally))
+def _router_stats(sown):
+    found = jax.tree.leaves(sown, is_leaf=lambda x: isinstance(x, stats.RouterStats))
     if len(found) > 1:
-        raise ValueError(f"the network sowed {len(found)} tallies, expected one stack of layers")
+        raise ValueError(
+            f"the network sowed {len(found)} router_stats, expected one stack of layers"
+        )
     return found[0] if found else None

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
+from moe import legacy
 from moe.training import files
 
 
@@ -51,7 +52,7 @@ def read(path) -> list[dict]:
     records = []
     for number, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
+            records.append(legacy.metrics(json.loads(line)))
         except json.JSONDecodeError as error:
             if number < len(lines) - 1:
                 raise ValueError(f"{path} line {number + 1} is not JSON: {error}") from error

@@ -29,7 +29,7 @@ class Clock:
         return self.seconds
 
 
-class Judge:
+class Evaluator:
     """Scores states on held-out text."""
 
     def __init__(self, run: RunConfig, data):
@@ -46,8 +46,8 @@ class Judge:
 
     def choices(self, state):
         """The experts that validation's first batch chooses, None if no token does."""
-        moe = self._run.model.moe
-        if moe is None or moe.routing.kind is not assignment.Choice:
+        experts = self._run.model.experts
+        if experts is None or experts.routing.kind is not assignment.TopKAssignment:
             return None
         return text.choices(
             self._eval_step, state, self._data, self._run.model, **self._size,
@@ -63,7 +63,7 @@ class Judge:
         scored = self.score(state, "validation", self._run.train.eval_batches)
         if before is None:
             return scored, scored.metrics
-        same = routing.agreement(before, scored.choices, self._run.model.moe.num_experts)
+        same = routing.agreement(before, scored.choices, self._run.model.experts.num_experts)
         return scored, {**scored.metrics, "agreement_L": same}
 
 
@@ -72,13 +72,15 @@ class Log:
 
     def __init__(self, writer: metrics.Writer, run: RunConfig):
         self.shown = {}  # beside the progress bar
-        self._writer, moe = writer, run.model.moe
-        self._watch = moe and routing.Watch(run.train.collapse_steps, moe.routing)
+        self._writer, experts = writer, run.model.experts
+        self._monitor = experts and routing.CollapseMonitor(
+            run.train.collapse_steps, experts.routing
+        )
 
     def write(self, record: dict) -> None:
         """Takes one record."""
         late = self._writer.write(record)
         if late and late["split"] == "train":
             self.shown["train"] = f"{float(late['nll']):.3f}"
-            if self._watch:
-                self._watch.see(late)
+            if self._monitor:
+                self._monitor.update(late)

@@ -49,31 +49,31 @@ def make_train_step(model: ModelConfig, optimizer, seed: int, accumulate: int = 
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        routing = update_routing(model, state.routing, sums.tallies)
+        routing = update_routing(model, state.routing, sums.router_stats)
         return State(state.step + 1, params, optimizer_state, routing), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
 
-def update_routing(model: ModelConfig, routing: dict, tallies) -> dict:
-    """The routers' state after a step, from the tallies of its whole batch."""
-    if not routing or model.moe.routing.update is None:
+def update_routing(model: ModelConfig, routing: dict, router_stats) -> dict:
+    """The routers' state after a step, from the router_stats of its whole batch."""
+    if not routing or model.experts.routing.update is None:
         return routing
-    return model.moe.routing.update(routing, tallies, model.moe.options)
+    return model.experts.routing.update(routing, router_stats, model.experts.options)
 
 
 def make_eval_step(model: ModelConfig):
-    """The jitted (state, inputs, index) -> `loss.Forward`; random routers draw by the index."""
+    """The jitted (state, inputs, index) -> `loss.ForwardOutput`; random routers draw by it."""
     network = decoder.Decoder(model)
 
     @jax.jit
     def eval_step(state: State, inputs: loss.Inputs, index):
         key = jax.random.fold_in(jax.random.key(EVALUATION), index)
-        told = loss.forward(network, state.params, state.routing, inputs, key, False)
+        output = loss.forward(network, state.params, state.routing, inputs, key, False)
         # Every process sees every row.
-        return told._replace(
-            nll_BT=sharding.reshard(told.nll_BT, ".."),
-            choices=jax.tree.map(lambda x: sharding.reshard(x, "...."), told.choices),
+        return output._replace(
+            nll_BT=sharding.reshard(output.nll_BT, ".."),
+            choices=jax.tree.map(lambda x: sharding.reshard(x, "...."), output.choices),
         )
 
     return eval_step

@@ -40,7 +40,7 @@ def test_a_model_that_chance_moves_more_stands_for_itself():
     rng = np.random.default_rng(0)
     calm = {f"m{i}": list(3.5 + 0.1 * i + 0.01 * rng.normal(size=2)) for i in range(10)}
     losses = {**calm, "wild": [3.7, 4.1]}
-    assert paired.apart(losses) == {"wild"} and paired.apart(calm) == set()
+    assert paired.outliers(losses) == {"wild"} and paired.outliers(calm) == set()
     assert paired.seeds_half(losses, "m0", "m1") == paired.seeds_half(calm, "m0", "m1") < 0.05
     assert paired.seeds_half(losses, "dense", "m1") == paired.seeds_half(calm, "m0", "m1")
     # variance 0.08 over two seeds, t(0.975, 1) = 12.706; the other model adds next to nothing
@@ -52,7 +52,7 @@ def test_a_spread_of_ordinary_chance_sets_nobody_apart():
     """One in a thousand such studies, by the level of the test."""
     rng = np.random.default_rng(1)
     draws = rng.normal(size=(400, 12, 2))
-    assert sum(bool(paired.apart(dict(enumerate(x.tolist())))) for x in draws) <= 2
+    assert sum(bool(paired.outliers(dict(enumerate(x.tolist())))) for x in draws) <= 2
 
 
 def test_pairing_cancels_what_is_common():

@@ -13,7 +13,7 @@ def record(name, loss, seed=0, spread=0.01, **changes):
     """A run whose documents all lose `loss` a token, but for noise of their own."""
     noise = spread * np.random.default_rng(sum(map(ord, name)) + seed).normal(size=DOCUMENTS)
     noise -= noise.mean()
-    routing = {"dropped": 0.05, "missed": 0.02, "max_load": 1.5, "unused": 1.0, "realised_k": 2.0,
+    routing = {"dropped": 0.05, "unrouted": 0.02, "max_load": 1.5, "unused": 1.0, "realised_k": 2.0,
                "realised_capacity": 1.25}  # fmt: skip
     fields = {
         "experts": 8,

@@ -37,7 +37,7 @@ def record(variant, seed, losses, **changes):
     return {**fields, **changes}
 
 
-def moe(seed, losses, **changes):
+def experts(seed, losses, **changes):
     routing = {"dropped": 0.05, "max_load": 1.5}
     return record(
         "e8", seed, losses, experts=8, train_routing=routing, step_seconds=0.15, **changes
@@ -50,7 +50,7 @@ DENSE = [5.0, 4.0, 3.5, 3.0]
 def test_speed_up_counts_steps_flops_and_seconds():
     records = [
         record("dense", 0, DENSE),
-        moe(0, [4.0, 3.0, 2.5, 2.0], executed_flops=1.5e6, all_flops=2.5e6),
+        experts(0, [4.0, 3.0, 2.5, 2.0], executed_flops=1.5e6, all_flops=2.5e6),
     ]
     row = cells(records, "e8")
     assert row["steps"] == "50% (2.00x)"
@@ -65,7 +65,7 @@ def test_speed_up_counts_steps_flops_and_seconds():
 
 def test_interval_is_over_seeds_when_there_are_several():
     records = [record("dense", s, DENSE) for s in range(3)]
-    records += [moe(s, [5.0, 4.0, 3.0, 2.0 + 0.1 * s]) for s in range(3)]
+    records += [experts(s, [5.0, 4.0, 3.0, 2.0 + 0.1 * s]) for s in range(3)]
     # differences -1, -0.9, -0.8: mean -0.9, half 4.302653 * 0.1 / sqrt(3). Documents change by
     # -9 and -9.9 in 10 tokens each; left out, by -0.99 and -0.9: error 0.045, t(0.975, 1) = 12.7.
     row = cells(records, "e8")
@@ -76,21 +76,21 @@ def test_interval_is_over_seeds_when_there_are_several():
 
 
 def test_one_seed_says_that_its_interval_is_over_documents():
-    records = [record("dense", s, DENSE) for s in range(3)] + [moe(0, DENSE)]
+    records = [record("dense", s, DENSE) for s in range(3)] + [experts(0, DENSE)]
     assert cells(records, "e8")["Δ nats (95%)"] == "+0.0000 ± 0.0000 (documents)"
 
 
 def test_only_paired_seeds_are_in_the_table():
     """Seed 7 of e8 has no partner, so its loss is in no mean; e9 has none at all."""
-    records = [record("dense", 0, DENSE), moe(0, [5.0, 4.0, 3.0, 2.0])]
-    alone = [moe(7, [9.0] * 4), {**moe(7, [9.0] * 4), "variant": "e9"}]
+    records = [record("dense", 0, DENSE), experts(0, [5.0, 4.0, 3.0, 2.0])]
+    alone = [experts(7, [9.0] * 4), {**experts(7, [9.0] * 4), "variant": "e9"}]
     row = cells(records + alone, "e8")
     assert row["test nats"] == "2.1000" and row["seeds"] == "1"
     assert "e9" not in scaling.table(records + alone, 60)
 
 
 def test_evaluation_is_compared_too():
-    records = [record("dense", 0, DENSE), moe(0, DENSE, eval_flops=4.5e5)]
+    records = [record("dense", 0, DENSE), experts(0, DENSE, eval_flops=4.5e5)]
     assert cells(records, "e8")["evaluating"] == "+50.00%"
 
 
@@ -102,14 +102,14 @@ def test_the_baseline_against_itself_has_no_interval():
 def test_a_curve_against_itself_is_no_speed_up():
     """The baseline, too, is timed to where it first reaches its last loss."""
     bumpy = [5.0, 3.0, 2.9, 3.0]
-    records = [record("dense", 0, bumpy), moe(0, bumpy)]
+    records = [record("dense", 0, bumpy), experts(0, bumpy)]
     assert cells(records, "e8")["steps"] == "100% (1.00x)"
 
 
 def test_a_share_has_an_interval_over_seeds():
     records = [record("dense", s, DENSE) for s in range(3)]
     curves = [5.0, 4.0, 3.0, 2.0], [5.0, 3.0, 2.0, 1.0], [3.0, 2.0, 1.0, 0.5]
-    records += [moe(s, curve) for s, curve in enumerate(curves)]
+    records += [experts(s, curve) for s, curve in enumerate(curves)]
     # reached at 75, 50 and 25%: half 4.302653 * 0.25 / sqrt(3)
     assert cells(records, "e8")["steps"] == "50% ± 62% (2.00x)"
 
@@ -128,23 +128,23 @@ def test_what_it_was_trained_on_is_said():
 
 
 def test_never_reached_is_said():
-    records = [record("dense", 0, DENSE), moe(0, [6.0, 5.0, 4.0, 3.1])]
+    records = [record("dense", 0, DENSE), experts(0, [6.0, 5.0, 4.0, 3.1])]
     assert cells(records, "e8")["steps"] == "not reached"
 
 
 def test_one_seed_of_several_that_never_reaches_is_not_averaged_away():
     records = [record("dense", s, DENSE) for s in range(2)]
-    records += [moe(0, [4.0, 3.0, 2.0, 1.0]), moe(1, [6.0, 5.0, 4.0, 3.1])]
+    records += [experts(0, [4.0, 3.0, 2.0, 1.0]), experts(1, [6.0, 5.0, 4.0, 3.1])]
     assert cells(records, "e8")["steps"] == "not reached"
 
 
 def test_nothing_to_compare_with_is_said():
-    assert "no finished run of 'dense'" in scaling.table([moe(0, DENSE)], 60)
+    assert "no finished run of 'dense'" in scaling.table([experts(0, DENSE)], 60)
 
 
 @pytest.mark.parametrize("timed", [True, False])
 def test_figure_draws_every_variant(tmp_path, timed):
-    records = [record("dense", 0, DENSE), moe(0, DENSE)]
+    records = [record("dense", 0, DENSE), experts(0, DENSE)]
     if not timed:
         for r in records:
             del r["step_seconds"]

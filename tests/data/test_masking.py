@@ -27,8 +27,8 @@ def test_what_a_model_reads_and_must_tell():
     read = text.inputs(batch, np.array([[False, True, False, True]]))
     assert read.tokens_BT.tolist() == [[0, -1, 6, 0]]  # padding is not hidden
     assert read.targets_BT.tolist() == tokens.tolist()
-    assert read.counted_BT.tolist() == [[0, 1, 0, 0]]
+    assert read.loss_mask_BT.tolist() == [[0, 1, 0, 0]]
     plain = text.inputs(batch)
-    assert plain.targets_BT.tolist() == [[1, 6, 7, 1]] and plain.counted_BT.tolist() == [
+    assert plain.targets_BT.tolist() == [[1, 6, 7, 1]] and plain.loss_mask_BT.tolist() == [
         [1, 1, 1, 0]
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moe import dispatch
-from moe.layers import moe
+from moe.layers import moe_layer
 from moe.routing import assignment
 from tests import tiny
 
@@ -59,9 +59,9 @@ def plain(expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
 
 def travelled(name, expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
     dispatcher = dispatch.SLOTTED[name]
-    seats = assignment.seat(assignment.Choice(expert_GSK, gate_GSK), E, slots)
-    y_GECD = expert(dispatcher.dispatch(x_GSD, seats), w_EDF, "GEC")
-    return dispatcher.combine(y_GECD, seats, tokens=S)
+    slots = assignment.assign_slots(assignment.TopKAssignment(expert_GSK, gate_GSK), E, slots)
+    y_GECD = expert(dispatcher.dispatch(x_GSD, slots), w_EDF, "GEC")
+    return dispatcher.combine(y_GECD, slots, tokens=S)
 
 
 def value_and_gradients(fn, floats):
@@ -136,14 +136,14 @@ BATCH, LENGTH = 16, 8
 
 @functools.cache
 def through_layer(name, k, group_size, mesh):
-    """(y, tally), and the gradients for x, router and experts, of a layer with 8 experts."""
+    """(y, router_stats), and the gradients for x, router and experts, of a layer with 8 experts."""
     config = tiny.sparse(num_experts=8, k=k, dispatcher=name, group_size=group_size)
-    layer = moe.MoELayer(config)
+    layer = moe_layer.MoELayer(config)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
         y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
-        return (y * weight_BTD).sum(), (y, aux["router"]["tally"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["router_stats"])
 
     with tiny.on(mesh):
         inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))
@@ -166,10 +166,10 @@ def test_only_one_axis(name, mesh, group):
 
 
 def agree(name, k, group, mesh):
-    (y, tally), grads = through_layer(name, k, GROUPS[group], mesh)
-    (y_want, tally_want), grads_want = through_layer("oracle", k, GROUPS[group], "none")
-    assert 0.05 < 1 - tally_want.kept_KE.sum() / tally_want.chosen_KE.sum() < 0.5
+    (y, router_stats), grads = through_layer(name, k, GROUPS[group], mesh)
+    (y_want, stats_want), grads_want = through_layer("oracle", k, GROUPS[group], "none")
+    assert 0.05 < 1 - stats_want.kept_KE.sum() / stats_want.chosen_KE.sum() < 0.5
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
-    tiny.assert_close(tally, tally_want)
+    tiny.assert_close(router_stats, stats_want)

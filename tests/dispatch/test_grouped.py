@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import counting, hlo, sharding
+from moe import counting, ffn, hlo, sharding
 from moe.dispatch import blocks, grouped
-from moe.layers import bank, moe
+from moe.layers import moe_layer
 from moe.routing import assignment
 from tests import tiny
 
 D, F = 6, 10
-KERNELS = pytest.mark.parametrize("name", ["blocks", "ragged_dot"])
+IMPLEMENTATIONS = pytest.mark.parametrize("name", ["blocks", "ragged_dot"])
 CASES = {  # tokens, K, E, how much the first experts are preferred, activation
     "even": (40, 2, 4, 0.0, "geglu"),
     "crowded": (40, 2, 4, 3.0, "relu"),
@@ -34,21 +34,21 @@ def case(tokens, k, experts, skew, activation, seed=0):
     gate_1SK = np.where(expert_1SK < experts, rng.random((1, tokens, k)), 0)
     shapes = (tokens, D), *((experts, *shape) for shape in ((D, F), (F, D), (D, F)))
     x_SD, w_in, w_out, w_gate = (rng.normal(size=shape) for shape in shapes)
-    w_gate = w_gate if bank.ACTIVATIONS[activation][1] else None
-    floats = x_SD, gate_1SK, bank.Weights(w_in, w_out, w_gate)
+    w_gate = w_gate if ffn.ACTIVATIONS[activation][1] else None
+    floats = x_SD, gate_1SK, ffn.Weights(w_in, w_out, w_gate)
     return expert_1SK, jax.tree.map(lambda x: x.astype(np.float32), floats)
 
 
 def plain(expert_1SK, activation, x_SD, gate_1SK, weights):
     """Every expert on every token."""
-    one = lambda w: bank.compute(x_SD, w, activation, "S")  # noqa: E731
+    one = lambda w: ffn.apply(x_SD, w, activation, "S")  # noqa: E731
     hit_SKE = jax.nn.one_hot(expert_1SK[0], len(weights.w_in), dtype=x_SD.dtype)
     return jnp.einsum("SKE,SK,ESD->SD", hit_SKE, gate_1SK[0], jax.vmap(one)(weights))
 
 
 def by_kernel(name, expert_1SK, activation, x_SD, gate_1SK, weights):
-    choice = assignment.Choice(expert_1SK, gate_1SK)
-    return grouped.KERNELS[name].apply(x_SD, choice, weights, activation)[0]
+    choice = assignment.TopKAssignment(expert_1SK, gate_1SK)
+    return grouped.IMPLEMENTATIONS[name].apply(x_SD, choice, weights, activation)[0]
 
 
 def with_gradients(fn, floats):
@@ -69,7 +69,7 @@ def expected(name):
     return with_gradients(functools.partial(plain, expert_1SK, CASES[name][-1]), floats)
 
 
-@KERNELS
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("loads", CASES)
 def test_values_and_gradients_are_those_of_plain_arithmetic(name, loads):
     """And an expert without tokens gets a gradient of exact zeros."""
@@ -82,7 +82,7 @@ def test_values_and_gradients_are_those_of_plain_arithmetic(name, loads):
         np.testing.assert_array_equal(np.asarray(grad).any((1, 2)), met_E)
 
 
-@KERNELS
+@IMPLEMENTATIONS
 def test_bfloat16_is_within_three_percent_of_float64(name):
     """Of the largest entry, values and gradients: eight bits, and sums of tens of terms."""
     expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES["crowded"])
@@ -103,7 +103,7 @@ def test_bfloat16_is_within_three_percent_of_float64(name):
 def test_what_blocks_compute():
     """Slots, and whole blocks for those who find none."""
     expert_1SK, (x_SD, gate_1SK, weights) = case(*CASES["crowded"])
-    choice = assignment.Choice(expert_1SK, gate_1SK)
+    choice = assignment.TopKAssignment(expert_1SK, gate_1SK)
     rows = jax.jit(blocks.apply, static_argnums=3)(x_SD, choice, weights, "relu")[1]
     slots, block = blocks.sizes(80, 4)
     over_E = np.maximum(np.bincount(expert_1SK.ravel(), minlength=5)[:4] - slots, 0)
@@ -182,17 +182,17 @@ BATCH, LENGTH, EXPERTS = 16, 8, 8
 
 @functools.cache
 def through_layer(dispatcher, mesh, factor, k=2, **layout):
-    """(y, tally), and the gradients for x, router and experts."""
+    """(y, router_stats), and the gradients for x, router and experts."""
     config = tiny.sparse(
         num_experts=EXPERTS, k=k, dispatcher=dispatcher, capacity_factor=factor,
         eval_capacity_factor=factor,
     )  # fmt: skip
-    layer = moe.MoELayer(config)
+    layer = moe_layer.MoELayer(config)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
         y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
-        return (y * weight_BTD).sum(), (y, aux["router"]["tally"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["router_stats"])
 
     with tiny.on(mesh, **layout):
         inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))
@@ -204,23 +204,27 @@ def through_layer(dispatcher, mesh, factor, k=2, **layout):
 @pytest.mark.parametrize("mesh", ["none", "1x1x1", "8x1x1", "1x8x1", "2x2x2"])
 def test_one_device_and_many(mesh):
     """A buffer of e even shares holds whatever comes."""
-    (y, tally), grads = through_layer("grouped", mesh, 0.0, buffer=8.0)
-    (y_want, tally_want), grads_want = through_layer("oracle", "none", EXPERTS / 2)
+    (y, router_stats), grads = through_layer("grouped", mesh, 0.0, ep_capacity_factor=8.0)
+    (y_want, stats_want), grads_want = through_layer("oracle", "none", EXPERTS / 2)
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
-    tiny.assert_close(tally._replace(slots=0), tally_want._replace(slots=0))
-    pairs = tally.chosen_KE.sum()
-    assert tally.kept_KE.sum() == pairs <= tally.slots < 2 * pairs  # and not empty buffers
+    tiny.assert_close(router_stats._replace(slots=0), stats_want._replace(slots=0))
+    pairs = router_stats.chosen_KE.sum()
+    assert (
+        router_stats.kept_KE.sum() == pairs <= router_stats.slots < 2 * pairs
+    )  # and not empty buffers
 
 
 def test_the_ragged_kernel_on_a_mesh():
     """Which computes the rows that came, and none of an empty buffer."""
-    (y, tally), grads = through_layer("grouped", "2x4x1", 0.0, buffer=8.0, kernel="ragged_dot")
+    (y, router_stats), grads = through_layer(
+        "grouped", "2x4x1", 0.0, ep_capacity_factor=8.0, implementation="ragged_dot"
+    )
     (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
-    assert tally.slots == tally.kept_KE.sum()
+    assert router_stats.slots == router_stats.kept_KE.sum()
 
 
 def test_a_kernel_that_forgets_the_mesh(monkeypatch):
@@ -232,7 +236,9 @@ def test_a_kernel_that_forgets_the_mesh(monkeypatch):
             return jax.lax.psum(jax.lax.ragged_dot_general(*args), sharding.AXES)  # of one device
 
     monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
-    (y, _), grads = through_layer("grouped", "1x1x1", 0.0, buffer=8.0, kernel="tokamax")
+    (y, _), grads = through_layer(
+        "grouped", "1x1x1", 0.0, ep_capacity_factor=8.0, implementation="tokamax"
+    )
     (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
     tiny.assert_close(y, y_want)
     tiny.assert_close(grads, grads_want)
@@ -254,8 +260,8 @@ def test_of_tpus_those_of_newer_versions_have_a_kernel():
 
 def test_what_does_not_fit_into_the_buffer_is_counted():
     """Half an even share holds at most half of a device's choices."""
-    (y, tally), _ = through_layer("grouped", "2x4x1", 0.0, k=1, buffer=0.5)
-    chosen, kept = tally.chosen_KE.sum(), tally.kept_KE.sum()
+    (y, router_stats), _ = through_layer("grouped", "2x4x1", 0.0, k=1, ep_capacity_factor=0.5)
+    chosen, kept = router_stats.chosen_KE.sum(), router_stats.kept_KE.sum()
     assert 0.25 * chosen < kept <= 0.55 * chosen
     mask_BT = np.asarray(tiny.layer_inputs(BATCH, LENGTH)[1])
-    assert tally.missed == chosen - kept == (mask_BT & ~y.any(-1)).sum()
+    assert router_stats.unrouted == chosen - kept == (mask_BT & ~y.any(-1)).sum()

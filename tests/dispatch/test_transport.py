@@ -18,8 +18,8 @@ def case():
     rng = np.random.default_rng(0)
     x_GSD = rng.normal(size=(G, S, D)).astype(np.float32)
     expert_GSK = np.argsort(rng.random((G, S, E)), axis=-1)[..., :K].astype(np.int32) // 2
-    choice = assignment.Choice(jnp.asarray(expert_GSK), jnp.full((G, S, K), 0.5))
-    return jnp.asarray(x_GSD), jax.jit(assignment.seat, static_argnums=(1, 2))(choice, E, C)
+    choice = assignment.TopKAssignment(jnp.asarray(expert_GSK), jnp.full((G, S, K), 0.5))
+    return jnp.asarray(x_GSD), jax.jit(assignment.assign_slots, static_argnums=(1, 2))(choice, E, C)
 
 
 @pytest.mark.parametrize("name", transport.TRANSPORTS)

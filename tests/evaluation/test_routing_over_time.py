@@ -42,27 +42,27 @@ def test_what_a_collapse_is(load_E, k, reason):
 
 
 def test_a_collapse_that_lasts_is_warned_of_once():
-    watch = routing.Watch(20, ROUTERS["top_k"])
+    watch = routing.CollapseMonitor(20, ROUTERS["top_k"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in (10, 20):
-            watch.see(record(step, [EVEN, IDLE]))
+            watch.update(record(step, [EVEN, IDLE]))
     with pytest.warns(routing.CollapseWarning, match="MoE layer 1 has collapsed: since step 10 1"):
-        watch.see(record(30, [EVEN, IDLE]))
+        watch.update(record(30, [EVEN, IDLE]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch.see(record(40, [EVEN, IDLE]))
+        watch.update(record(40, [EVEN, IDLE]))
 
 
 def test_a_collapse_that_heals_is_not():
-    watch = routing.Watch(20, ROUTERS["top_k"])
+    watch = routing.CollapseMonitor(20, ROUTERS["top_k"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step, load_E in ((10, HEAVY), (20, EVEN), (30, HEAVY), (40, IDLE)):
-            watch.see(record(step, [load_E]))
+            watch.update(record(step, [load_E]))
 
 
 def test_advice_is_what_the_router_can_use():
-    assert routing.advice(ROUTERS["top_k"]).startswith("Raise moe.balance_weight, or lower opt")
-    assert routing.advice(ROUTERS["base"]).startswith("Lower optimizer.learning_rate, or lower moe")
+    assert routing.advice(ROUTERS["top_k"]).startswith("Raise experts.balance_weight, or lower opt")
+    assert routing.advice(ROUTERS["base"]).startswith("Lower optimizer.learning_rate, or lower exp")
     assert routing.advice(ROUTERS["hash"]).startswith("Take a router that balances itself")

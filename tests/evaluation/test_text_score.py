@@ -36,10 +36,10 @@ def two_bits(params, inputs, index):
     real_BT = inputs.segment_BT > 0
     nll_BT = jnp.where(real_BT, 2 * math.log(2), 0.0)
     sums = loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None)
-    return loss.Forward(sums, nll_BT, None)
+    return loss.ForwardOutput(sums, nll_BT, None)
 
 
-DENSE = tiny.model(moe=None)
+DENSE = tiny.model(experts=None)
 
 
 def score(eval_step=two_bits, **changes):
@@ -82,7 +82,7 @@ def test_rows_keep_their_order():
         nll_BT = jnp.where(inputs.segment_BT > 0, inputs.tokens_BT, 0).astype(jnp.float32)
         nll_BT = nll_BT.at[:, 1].set(0)
         sums = loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None)
-        return loss.Forward(sums, nll_BT, None)
+        return loss.ForwardOutput(sums, nll_BT, None)
 
     rows = batches.eval_rows(DATA, "test", 2, 0)
     assert score(by_token).nll_R.tolist() == [[0, 2, 3, 1, 0][row] for row in rows]
@@ -109,7 +109,7 @@ def test_on_a_mesh_the_same():
 
 def test_a_uniform_model_pays_log_v_for_every_token():
     """A real network, all of whose weights are zero, with statistics of its router."""
-    config = tiny.model(num_layers=1, every=1)
+    config = tiny.model(num_layers=1, moe_every=1)
     state = jax.tree.map(jnp.zeros_like, tiny.state(config))
     got = text.score(
         step.make_eval_step(config), state, DATA, config, "test",

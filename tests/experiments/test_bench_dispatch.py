@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import bench_dispatch as file
-from experiments import bench_dispatch, peers
+from experiments import baselines, bench_dispatch
 from moe.analysis import dispatching
 from moe.dispatch import grouped
 
@@ -116,14 +116,14 @@ def test_targets_on_an_accelerator_are_of_its_own_cells():
 def test_peers_that_are_not_installed_are_asked_for(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install torch transformers"):
-        peers.require()
+        baselines.require()
 
 
 def test_peers_answer_for_what_their_experts_compute(monkeypatch):
     for name in ("_mixtral", "_switch", "_call"):
-        monkeypatch.setattr(peers, name, lambda *args: args)
+        monkeypatch.setattr(baselines, name, lambda *args: args)
     calls = lambda **changes: set(  # noqa: E731
-        peers.calls(bench_dispatch.Cell(**file.cell(8, **changes)), None, True)
+        baselines.calls(bench_dispatch.Cell(**file.cell(8, **changes)), None, True)
     )
     assert calls(activation="swiglu") == {"mixtral_eager", "mixtral_grouped_mm"}
     assert calls(activation="relu") == {"switch_eager"}

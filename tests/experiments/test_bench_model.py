@@ -20,7 +20,7 @@ def rows(tmp_path_factory):
     small.base.model.update(TINY)
     small.base.data.vocab_size = 300
     small.base.train.update(batch_size=4, seq_len=8)
-    small.moe.group_size = 8
+    small.experts.group_size = 8
     config.training = {"small": small}
     config.decoding.base.update(TINY)
     config.decoding.experts = {"e8_top2": (8, 2)}

@@ -29,4 +29,4 @@ def test_help_tells_of_the_config():
     """Which a module of its own defines for all experiments."""
     command = [sys.executable, "-m", "experiments.bench_dispatch", "--help"]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
-    assert "--config: The cells." in done.stdout and "--[no]peers" in done.stdout
+    assert "--config: The cells." in done.stdout and "--[no]baselines" in done.stdout

@@ -26,9 +26,9 @@ def run(monkeypatch):
 
 def trained(run, workdir):
     """A checkpoint of random parameters, in a folder as a run leaves it."""
-    loop.claim(run, workdir, toys.data())
+    loop.claim_workdir(run, workdir, toys.data())
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
-        checkpoints.save(3, tiny.state(run.model, run.chain)._replace(step=jnp.int32(3)), 1.0)
+        checkpoints.save(3, tiny.state(run.model, run.tx)._replace(step=jnp.int32(3)), 1.0)
 
 
 def test_every_prompt_is_continued(run, tmp_path, capsys):
@@ -42,8 +42,8 @@ def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, 
     """Top-1 does the same, BASE does not."""
     found = {}
     for name in ("top_k", "base"):
-        moe = tiny.moe(router=name, capacity_factor=4.0, eval_capacity_factor=4.0)
-        one = run.replace(model={"moe": moe, "allow_noncausal": True})
+        experts = tiny.moe_config(router=name, capacity_factor=4.0, eval_capacity_factor=4.0)
+        one = run.replace(model={"experts": experts, "allow_noncausal": True})
         trained(one, tmp_path / name)
         agreement.main(str(tmp_path / name), batches=2)
         found[name] = json.loads((tmp_path / name / "agreement.json").read_text())
@@ -57,7 +57,7 @@ def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, 
 def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         generate.trained(tmp_path)
-    loop.claim(run, tmp_path, toys.data())
+    loop.claim_workdir(run, tmp_path, toys.data())
     assert json.loads((tmp_path / "config.json").read_text())["model"] == configs.to_dict(run.model)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         generate.trained(tmp_path)
@@ -66,8 +66,8 @@ def test_what_is_missing_is_named(run, tmp_path):
 def test_domains_are_named_where_they_are_read(run):
     with pytest.raises(ValueError, match="no router reads it"):
         generate.domains(run, toys.data(), "toy", 2)
-    moe = tiny.moe(router="domain", capacity_factor=4.0)
-    reading = run.replace(model={"moe": moe})
+    experts = tiny.moe_config(router="domain", capacity_factor=4.0)
+    reading = run.replace(model={"experts": experts})
     assert generate.domains(reading, toys.data(), "toy", 2).tolist() == [0, 0]
     with pytest.raises(ValueError, match="--domain=None is not one of 'toy'"):
         generate.domains(reading, toys.data(), None, 2)

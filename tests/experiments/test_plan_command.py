@@ -30,10 +30,10 @@ def test_a_report_with_its_dense_twin(tmp_path, capsys):
     text = report(capsys, *given, f"--out={out}")
     assert "|  | glam_8b_64e | glam_8b |" in text and "| by | arithmetic | arithmetic |" in text
     assert "143.9B (published 143B)" in text and "all-to-all | expert |" in text
-    moe, dense = map(json.loads, out.read_text().splitlines())
-    assert moe["mesh"] == {"data": 2, "expert": 64, "model": 1} and moe["batch_size"] == 128
+    experts, dense = map(json.loads, out.read_text().splitlines())
+    assert experts["mesh"] == {"data": 2, "expert": 64, "model": 1} and experts["batch_size"] == 128
     assert dense["mesh"] == {"data": 128, "expert": 1, "model": 1}
-    assert moe["memory"]["short"] == 0
+    assert experts["memory"]["short"] == 0
 
 
 @pytest.mark.parametrize(

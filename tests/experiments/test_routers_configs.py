@@ -14,7 +14,7 @@ from moe.training.config import RunConfig
 def test_the_routers_of_the_papers_are_in_a_study():
     config = routers.get_config("cpu")
     variants = [v for part in (config.decoder, config.masked) for v in part.variants.values()]
-    asked = {v.moe.router for v in variants if "moe" in v}
+    asked = {v.experts.router for v in variants if "experts" in v}
     assert asked <= set(routing.ROUTERS) and len(asked) >= 15  # one more may stand in the table
 
 

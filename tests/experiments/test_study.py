@@ -50,7 +50,7 @@ def tiny():
         test_batches=1, checkpoint_every=2,
     )  # fmt: skip
     config.base.optimizer.warmup_steps = 1
-    config.moe.group_size = 8
+    config.experts.group_size = 8
     config.variants = {
         "dense": {},
         "e2": config_file.experts(2),
@@ -180,11 +180,11 @@ def test_unknown_size_and_variant_are_refused():
     config.variants = {"dense": {}, "odd": {"layers": 3}}
     with pytest.raises(ValueError, match=r"variants.odd has \['layers'\]"):
         scaling.variants(config)
-    config.variants = {"dense": {}, "odd": {"moe": {"num_experts": 4, "jiter": 0.1}}}
-    with pytest.raises(ValueError, match="variants.odd.moe.jiter: did you mean .*jitter"):
+    config.variants = {"dense": {}, "odd": {"experts": {"num_experts": 4, "jiter": 0.1}}}
+    with pytest.raises(ValueError, match="variants.odd.experts.jiter: did you mean .*jitter"):
         scaling.variants(config)
-    config.variants = {"dense": {}, "odd": {"moe": {"num_experts": 4.0}}}
-    with pytest.raises(ValueError, match="variants.odd.moe.num_experts=4.0 must be a int"):
+    config.variants = {"dense": {}, "odd": {"experts": {"num_experts": 4.0}}}
+    with pytest.raises(ValueError, match="variants.odd.experts.num_experts=4.0 must be a int"):
         scaling.variants(config)
 
 

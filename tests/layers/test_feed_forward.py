@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.layers import bank, feed_forward
+from moe import ffn
+from moe.layers import feed_forward
 from tests import tiny
 
 D, F, E = 4, 6, 3
@@ -38,7 +39,7 @@ def layer(activation, num_experts=None, dtype="float32"):
     return feed_forward.FeedForward(F, activation, 1.0, dtype, num_experts)
 
 
-@pytest.mark.parametrize("activation", bank.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ffn.ACTIVATIONS)
 def test_dense(activation):
     x_BTD = np.random.default_rng(1).normal(size=(2, 3, D)).astype(np.float32)
     w = draw(activation)
@@ -47,7 +48,7 @@ def test_dense(activation):
     tiny.assert_close(got, by_hand(activation, x_BTD, w), rtol=1e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("activation", bank.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ffn.ACTIVATIONS)
 def test_a_bank_is_its_experts_one_by_one(activation):
     x_EGCD = np.random.default_rng(1).normal(size=(E, 2, 5, D)).astype(np.float32)
     w = draw(activation, bank=(E,))
@@ -58,7 +59,7 @@ def test_a_bank_is_its_experts_one_by_one(activation):
         tiny.assert_close(got[e], dense({"params": one}, x_EGCD[e]))
 
 
-@pytest.mark.parametrize("activation", bank.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ffn.ACTIVATIONS)
 @pytest.mark.parametrize("num_experts", [None, E])
 def test_parameters(activation, num_experts):
     lead = () if num_experts is None else (E,)
@@ -67,7 +68,7 @@ def test_parameters(activation, num_experts):
     want = {name: w.shape for name, w in draw(activation, lead).items()}
     assert {name: x.shape for name, x in shapes.items()} == want
     assert all(x.dtype == jnp.float32 for x in shapes.values())
-    assert len(shapes) == bank.num_matrices(activation)
+    assert len(shapes) == ffn.num_matrices(activation)
 
 
 def test_arithmetic_is_in_the_given_type():

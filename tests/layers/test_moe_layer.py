@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.layers import moe
-from moe.routing import tally
+from moe.layers import moe_layer
+from moe.routing import stats
 from tests import tiny
 
 B, T = 4, 8
@@ -15,14 +15,14 @@ B, T = 4, 8
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def apply(config, params, x_BTD, mask_BT, key, train=True):
-    y_BTD, aux = moe.MoELayer(config).apply(
+    y_BTD, aux = moe_layer.MoELayer(config).apply(
         {"params": params}, x_BTD, mask_BT, train, rngs={"router": key}, mutable=["router"]
     )
-    return y_BTD, aux["router"]["tally"]
+    return y_BTD, aux["router"]["router_stats"]
 
 
 def run(config, mesh="none", key=0, train=True, batch=B):
-    """(y, tally) of random parameters and inputs."""
+    """(y, router_stats) of random parameters and inputs."""
     with tiny.on(mesh):
         x_BTD, mask_BT = tiny.layer_inputs(batch, T)
         params = tiny.experts_params(config)
@@ -33,9 +33,9 @@ def no_drops(**changes):
     return tiny.sparse(capacity_factor=4.0, eval_capacity_factor=4.0, **changes)
 
 
-def test_the_tally_of_a_layer():
+def test_the_stats_of_a_layer():
     got = run(tiny.sparse(k=2))[1]
-    assert isinstance(got, tally.Tally)
+    assert isinstance(got, stats.RouterStats)
     real = B * T - 2 * T // 4
     assert (
         got.tokens == real
@@ -110,7 +110,7 @@ def test_compilation_changes_nothing():
 
 def router_equations(dtype):
     """The equations inside the layer's router scope, as (primitive name, equation)."""
-    config = tiny.model(dtype=dtype, moe=tiny.moe(k=2, jitter=0.1))
+    config = tiny.model(dtype=dtype, experts=tiny.moe_config(k=2, jitter=0.1))
     x_BTD = jnp.zeros((B, T, tiny.D), dtype)
     fn = functools.partial(apply.__wrapped__, config)
     closed = jax.make_jaxpr(fn)(

@@ -21,13 +21,13 @@ GROUPS = {"one sequence": 0, "all sequences": B * T, "half a sequence": T // 2}
 
 def tight(router: str, group_size: int) -> configs.ModelConfig:
     """Capacity for half of all tokens at best."""
-    experts = tiny.moe(router=router, k=2, capacity_factor=0.5, group_size=group_size)
-    return tiny.model(moe=experts)
+    experts = tiny.moe_config(router=router, k=2, capacity_factor=0.5, group_size=group_size)
+    return tiny.model(experts=experts)
 
 
 def place_of(batch):
     fields = tiny.inputs(batch, T, padded=False)
-    return decoder.Place(fields.segment_BT, fields.position_BT, fields.tokens_BT, None)
+    return decoder.TokenInfo(fields.segment_BT, fields.position_BT, fields.tokens_BT, None)
 
 
 @functools.cache
@@ -40,15 +40,15 @@ def block(config):
             {"params": params}, x_BTD, place, True,
             rngs={"router": jax.random.key(0)}, mutable=["router"],
         )  # fmt: skip
-        tally = jax.tree.leaves(aux, is_leaf=lambda x: hasattr(x, "kept_KE"))[0]
-        return y_BTD[0], tally
+        router_stats = jax.tree.leaves(aux, is_leaf=lambda x: hasattr(x, "kept_KE"))[0]
+        return y_BTD[0], router_stats
 
     @jax.jit
     def run(params, x_BTD):
-        y_BTD, pull, tally = jax.vjp(functools.partial(forward, params), x_BTD, has_aux=True)
+        y_BTD, pull, router_stats = jax.vjp(functools.partial(forward, params), x_BTD, has_aux=True)
         one_hot = jnp.eye(B * T).reshape(B * T, B, T, 1) * jnp.ones((1, 1, 1, tiny.D))
         (jacobian,) = jax.vmap(pull)(one_hot)
-        return y_BTD, tally, jacobian.reshape(B, T, B, T, tiny.D)
+        return y_BTD, router_stats, jacobian.reshape(B, T, B, T, tiny.D)
 
     return run
 
@@ -65,14 +65,14 @@ def leaks(config):
     """How often a change of all tokens after t, in all sequences, changed a y at or before t."""
     run, params = block(config), block_params(config)
     x_BTD, other_BTD = random_x(0), random_x(1)
-    y_BTD, tally, _ = tiny.host(run(params, x_BTD))
+    y_BTD, router_stats, _ = tiny.host(run(params, x_BTD))
     count = 0
     for t in range(T - 1):
         later = (np.arange(T) > t)[None, :, None]
         changed, *_ = tiny.host(run(params, np.where(later, other_BTD, x_BTD)))
         count += (changed[:, : t + 1] != y_BTD[:, : t + 1]).sum()
         assert (changed[:, t + 1 :] != y_BTD[:, t + 1 :]).mean() > 0.5
-    assert tally.kept_KE.sum() < 0.6 * tally.chosen_KE.sum()
+    assert router_stats.kept_KE.sum() < 0.6 * router_stats.chosen_KE.sum()
     return count
 
 
@@ -120,10 +120,10 @@ def test_gradients_stay_in_the_past_on_a_mesh():
 def test_a_router_that_looks_ahead_is_caught(monkeypatch):
     """The test above has teeth: here the mean of the group decides, whatever the table says."""
 
-    def route(seen, setting):
-        logits_GSE = seen.logits["router"]
+    def route(inputs, settings):
+        logits_GSE = inputs.logits["router"]
         ahead_GSE = logits_GSE - 3 * logits_GSE.mean(1, keepdims=True)
-        return routing.top_k.route(seen._replace(logits={"router": ahead_GSE}), setting)
+        return routing.top_k.route(inputs._replace(logits={"router": ahead_GSE}), settings)
 
     peeking = routing.top_k.ROUTER._replace(route=route)
     monkeypatch.setitem(routing.ROUTERS, "peeking", peeking)
@@ -149,8 +149,8 @@ def logits(config, params, inputs, train=False):
 @pytest.mark.parametrize("mesh", ["none", "8x1"])
 def test_one_expert_is_the_dense_model(mesh):
     """E = K = 1: the gate is 1 and every token has a seat."""
-    dense = tiny.model(moe=None)
-    config = tiny.model(moe=tiny.moe(num_experts=1, d_ff=dense.d_ff))
+    dense = tiny.model(experts=None)
+    config = tiny.model(experts=tiny.moe_config(num_experts=1, d_ff=dense.d_ff))
     inputs = tiny.inputs()
     real = np.asarray(inputs.segment_BT) > 0
     with tiny.on(mesh):
@@ -197,14 +197,16 @@ def test_packed_documents_are_documents_alone(position):
 @pytest.mark.parametrize("dense", [0, 1])
 def test_layers_are_scanned_in_their_order(dense):
     """Dense layers first if any, one block after the other, between embedding and head."""
-    config = tiny.model(every=1, num_layers=2 + dense, num_dense_layers=dense, tied=not dense)
+    config = tiny.model(
+        moe_every=1, num_layers=2 + dense, num_dense_layers=dense, tie_embeddings=not dense
+    )
     params, inputs = tiny.params(config), tiny.inputs()
 
     @jax.jit
     def by_hand(params, inputs):
         x_BTD = params["embed"][inputs.tokens_BT] * tiny.D**0.5
-        place = decoder.Place(inputs.segment_BT, inputs.position_BT, inputs.tokens_BT, None)
-        without = dataclasses.replace(config, moe=None)
+        place = decoder.TokenInfo(inputs.segment_BT, inputs.position_BT, inputs.tokens_BT, None)
+        without = dataclasses.replace(config, experts=None)
         blocks = [("dense_block", 0, without)] * dense + [("block", i, config) for i in range(2)]
         for name, i, layer in blocks:
             weights = jax.tree.map(lambda x, i=i: x[i], params[name])
@@ -219,7 +221,7 @@ def test_layers_are_scanned_in_their_order(dense):
 
 
 def test_remat_and_unrolling_change_nothing():
-    config = tiny.model(every=1, moe=tiny.moe(jitter=0.1))
+    config = tiny.model(moe_every=1, experts=tiny.moe_config(jitter=0.1))
     want = tiny.value_and_grad(config, tiny.inputs())
     changed = dataclasses.replace(config, remat=True, scan_unroll=2)
     tiny.assert_close(tiny.value_and_grad(changed, tiny.inputs()), want)
@@ -240,20 +242,20 @@ def test_low_precision_ends_at_the_logits():
 
 
 def test_shapes_are_known_without_memory():
-    huge = tiny.model(d_model=2**14, moe=tiny.moe(num_experts=2048, d_ff=2**16))
+    huge = tiny.model(d_model=2**14, experts=tiny.moe_config(num_experts=2048, d_ff=2**16))
     experts = decoder.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]
     assert experts["w_in"].shape == (1, 2048, 2**14, 2**16)
 
 
 def test_a_group_need_not_be_even():
-    odd, even = (tiny.model(moe=tiny.moe(group_size=size)) for size in (3, 8))
+    odd, even = (tiny.model(experts=tiny.moe_config(group_size=size)) for size in (3, 8))
     assert decoder.parameter_shapes(odd) == decoder.parameter_shapes(even)
 
 
-@pytest.mark.parametrize("moe", [None, tiny.moe(num_experts=5, dispatcher="gather")])
-def test_products_of_bfloat16_are_of_bfloat16_in_gradients_too(moe):
+@pytest.mark.parametrize("experts", [None, tiny.moe_config(num_experts=5, dispatcher="gather")])
+def test_products_of_bfloat16_are_of_bfloat16_in_gradients_too(experts):
     """But for the router's; a float32 gradient times bfloat16 would be a product in float32."""
-    config = tiny.model(moe=moe, dtype="bfloat16")
+    config = tiny.model(experts=experts, dtype="bfloat16")
 
     def step(params, inputs, key):
         return loss.value_and_grad(decoder.Decoder(config), params, {}, inputs, key)
@@ -262,5 +264,5 @@ def test_products_of_bfloat16_are_of_bfloat16_in_gradients_too(moe):
     found = counting.products(step, decoder.parameter_shapes(config), loss.input_shapes(4, 8), key)
     wide = [product for product in found if "float32" in {dtype for _, dtype in product.of}]
     routers = {(tiny.D, 5), (32, 5)}  # its matrix, and logits
-    assert len(found) > 15 and bool(wide) == bool(moe)
+    assert len(found) > 15 and bool(wide) == bool(experts)
     assert all(routers & {shape for shape, _ in product.of} for product in wide)

@@ -13,7 +13,7 @@ import pytest
 from experiments import study
 from moe import routing
 from moe.data import prepare
-from moe.routing import assignment, tally
+from moe.routing import assignment, stats
 from moe.training import config, files, loss, metrics
 from tests import tiny
 
@@ -40,14 +40,16 @@ def folder(tmp_path, monkeypatch):
     """A finished study of two seeds, of which e4_random was recorded without its metrics."""
     root = tmp_path / "study"
     models = {
-        "dense": tiny.model(vocab_size=V, moe=None),
-        "e4": tiny.model(vocab_size=V, every=1, moe=tiny.moe(k=2)),
-        "e4_random": tiny.model(vocab_size=V, every=1, moe=tiny.moe(router="random")),
+        "dense": tiny.model(vocab_size=V, experts=None),
+        "e4": tiny.model(vocab_size=V, moe_every=1, experts=tiny.moe_config(k=2)),
+        "e4_random": tiny.model(
+            vocab_size=V, moe_every=1, experts=tiny.moe_config(router="random")
+        ),
     }
     runs = {name: run(model) for name, model in models.items()}
     for name, model in models.items():
         for seed in range(2):
-            write_run(root / name / f"seed{seed}", model.moe, seed)
+            write_run(root / name / f"seed{seed}", model.experts, seed)
     seconds = dict.fromkeys(models, 0.1)
     timing = {"machine": {"devices": ["cpu"]}, "median": seconds, "least": seconds}
     (root / "timing.json").write_text(json.dumps(timing))
@@ -63,12 +65,12 @@ def run(model):
     return config.RunConfig(model=model, train=train, data=data)
 
 
-def write_run(path, moe, seed):
+def write_run(path, experts, seed):
     """The files that `moe.training.loop` leaves, with routing of random logits."""
     path.mkdir(parents=True)
     writer = metrics.Writer(path / "metrics.jsonl", 0)
     for step in range(1, 5):
-        measured = routed(moe, 10 * seed + step)
+        measured = routed(experts, 10 * seed + step)
         writer.write({"step": step, "split": "train", **measured})
         writer.write({"step": step, "split": "validation", "seconds": 0.1 * step, **measured})
     writer.close()
@@ -78,26 +80,28 @@ def write_run(path, moe, seed):
     (path / "result.json").write_text(json.dumps(result))
 
 
-def routed(moe, seed):
+def routed(experts, seed):
     """What a training step of two MoE layers measures; the loss falls with the seed."""
     sums = loss.Sums(tiny.B * (6.0 - 0.1 * seed), float(tiny.B), None)
-    if moe is None:
+    if experts is None:
         return loss.total(sums, None)[1]
-    logits_LGSE = 2 * jax.random.normal(jax.random.key(seed), (2, 2, 16, moe.num_experts))
-    return total(sums, logits_LGSE, moe)
+    logits_LGSE = 2 * jax.random.normal(jax.random.key(seed), (2, 2, 16, experts.num_experts))
+    return total(sums, logits_LGSE, experts)
 
 
-@functools.partial(jax.jit, static_argnames="moe")
-def total(sums, logits_LGSE, moe):
-    tallies = jax.vmap(lambda logits_GSE: count(logits_GSE, moe))(logits_LGSE)
-    return loss.total(sums._replace(tallies=tallies), moe)[1]
+@functools.partial(jax.jit, static_argnames="experts")
+def total(sums, logits_LGSE, experts):
+    router_stats = jax.vmap(lambda logits_GSE: count(logits_GSE, experts))(logits_LGSE)
+    return loss.total(sums._replace(router_stats=router_stats), experts)[1]
 
 
-def count(logits_GSE, moe):
+def count(logits_GSE, experts):
     mask_GS = jnp.ones(logits_GSE.shape[:2], bool)
-    routed = routing.route(moe.router, logits_GSE, mask_GS, moe.k, key=jax.random.key(0))
-    slots = assignment.seat(routed.assignment, moe.num_experts, 16 * moe.k // moe.num_experts)
-    return tally.count(routed, slots, mask_GS)
+    routed = routing.route(experts.router, logits_GSE, mask_GS, experts.k, key=jax.random.key(0))
+    slots = assignment.assign_slots(
+        routed.assignment, experts.num_experts, 16 * experts.k // experts.num_experts
+    )
+    return stats.compute(routed, slots, mask_GS)
 
 
 def execute(path, start):

@@ -9,9 +9,9 @@ import numpy as np
 
 from moe import config as configs
 from moe import routing, sharding
-from moe.layers import moe
+from moe.layers import moe_layer
 from moe.models import decoder
-from moe.routing import assignment, reinforce, tally
+from moe.routing import assignment, reinforce, stats
 from tests import tiny
 
 B, T, E = 8, 8, 4
@@ -19,10 +19,10 @@ Ranked = routing.ranked.Options
 
 
 def case(router, consent=False, **changes) -> configs.ModelConfig:
-    """A model of one layer, with few seats in training and enough in evaluation."""
+    """A model of one layer, with few slots in training and enough in evaluation."""
     factors = {"capacity_factor": 0.5, "eval_capacity_factor": 4.0}
-    experts = tiny.moe(router=router, **factors | changes)
-    return tiny.model(num_layers=1, every=1, moe=experts, allow_noncausal=consent)
+    experts = tiny.moe_config(router=router, **factors | changes)
+    return tiny.model(num_layers=1, moe_every=1, experts=experts, allow_noncausal=consent)
 
 
 def options(router, **changes):
@@ -33,7 +33,7 @@ SAME = {"capacity_factor": 0.75, "eval_capacity_factor": 0.75}
 CASES = {
     "top_1": case("top_k"),
     "top_2": case("top_k", k=2),
-    "moving on": case("top_k", k=2, options=Ranked(rounds=2)),
+    "moving on": case("top_k", k=2, options=Ranked(reroute_rounds=2)),
     "limited": case("top_k", k=2, options=Ranked(expert_groups=2, groups_used=1)),
     "batch priority": case("top_k", True, **SAME, options=Ranked(batch_priority=True)),
     "noisy_top_k": case("noisy_top_k", k=2, router_scale=1.0),
@@ -63,11 +63,11 @@ CASES = {
 }  # fmt: skip
 
 for name, router in routing.ROUTERS.items():  # what has no case of its own yet
-    if name not in {c.moe.router for c in CASES.values()}:
+    if name not in {c.experts.router for c in CASES.values()}:
         CASES[name] = case(name, router.causal != "always")
 
-CHOICES = [name for name, c in CASES.items() if c.moe.routing.kind is assignment.Choice]
-LEARNED = [name for name, c in CASES.items() if c.moe.routing.learned]
+CHOICES = [name for name, c in CASES.items() if c.experts.routing.kind is assignment.TopKAssignment]
+LEARNED = [name for name, c in CASES.items() if c.experts.routing.learned]
 TREES = ("hierarchical", "hierarchical in one")
 NOISY = ("noisy_top_k", "gshard", "gshard sampled", *TREES, "reinforce", "random")
 
@@ -85,7 +85,7 @@ class Result(NamedTuple):
     """What a layer does, and gradients."""
 
     y_BTD: np.ndarray
-    tally: tally.Tally
+    router_stats: stats.RouterStats
     choices: dict | None  # expert_GSK and gate_GSK, where tokens choose
     dparams: dict | None
     dx_BTD: np.ndarray | None
@@ -114,7 +114,7 @@ def compiled(config, train):
 
     The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
     """
-    layer, moe_config = moe.MoELayer(config), config.moe
+    layer, moe_config = moe_layer.MoELayer(config), config.experts
 
     def weighted(params, x_BTD, read, at_BTD, losses):
         inputs, variables, key = read
@@ -123,34 +123,38 @@ def compiled(config, train):
             {"params": params, **variables}, x_BTD, mask_BT, train, ids_BT, domain_BT,
             rngs={"router": key}, mutable=decoder.SOWN,
         )  # fmt: skip
-        tally = aux["router"]["tally"]
+        router_stats = aux["router"]["router_stats"]
         if "policy" in aux:
             own = reinforce.learn(aux["policy"]["policy"], at_BTD[..., 0], mask_BT)
-            tally = tally._replace(own=own)
-        of_router = sum(fn(tally) for fn in moe_config.routing.losses.values())
-        return (y_BTD * at_BTD).sum() + losses * of_router, (y_BTD, tally, aux.get("choices"))
+            router_stats = router_stats._replace(extra=own)
+        of_router = sum(fn(router_stats) for fn in moe_config.routing.losses.values())
+        return (y_BTD * at_BTD).sum() + losses * of_router, (
+            y_BTD,
+            router_stats,
+            aux.get("choices"),
+        )
 
     return jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True) if train else weighted)
 
 
 def run(
-    config, given=None, *, mesh="none", weights=None, key=0, train=True, forced=None, at=None,
+    config, given=None, *, mesh="none", weights=None, key=0, train=True, replayed=None, at=None,
     losses=0.0, **layout,
 ):  # fmt: skip
     """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
     with tiny.on(mesh, **layout):
-        function, *args = call(config, given, train, weights, key, forced, at, losses)
+        function, *args = call(config, given, train, weights, key, replayed, at, losses)
         (_, results), gradients = function(*args) if train else (function(*args), (None, None))
         return Result(*tiny.host((*results, *gradients)))
 
 
-def call(config, given=None, train=True, weights=None, key=0, forced=None, at=None, losses=0.0):
+def call(config, given=None, train=True, weights=None, key=0, replayed=None, at=None, losses=0.0):
     """The function of `compiled` and its arguments, on the current mesh."""
     state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
     given = inputs() if given is None else given
     given = Inputs(*tiny.put(tuple(np.asarray(x) for x in given)))
-    forced = {} if forced is None else {"expert_GSK": jnp.asarray(forced)}
-    read = given, {"routing": state, "forced": forced}, jax.random.key(key)
+    replayed = {} if replayed is None else {"expert_GSK": jnp.asarray(replayed)}
+    read = given, {"routing": state, "replayed": replayed}, jax.random.key(key)
     weights = params(config) if weights is None else weights
     at = tiny.put(weight() if at is None else at)
     return compiled(config, train), weights, given.x_BTD, read, at, losses

@@ -10,7 +10,7 @@ import pytest
 from moe.routing import assignment
 
 
-def choice(expert_GSK, gate_GSK=None) -> assignment.Choice:
+def choice(expert_GSK, gate_GSK=None) -> assignment.TopKAssignment:
     """Without gates, those of (token s, choice k) are s + 1 + k / 10: they tell who sits where."""
     expert_GSK = np.array(expert_GSK, np.int32)
     if gate_GSK is None:
@@ -18,12 +18,12 @@ def choice(expert_GSK, gate_GSK=None) -> assignment.Choice:
         gate_GSK = np.broadcast_to(
             1 + np.arange(S)[:, None] + np.arange(K)[None] / 10, expert_GSK.shape
         )
-    return assignment.Choice(jnp.array(expert_GSK), jnp.array(gate_GSK, jnp.float32))
+    return assignment.TopKAssignment(jnp.array(expert_GSK), jnp.array(gate_GSK, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def seat(chosen, experts, slots):
-    return assignment.seat(chosen, experts, slots)
+def assign_slots(chosen, experts, slots):
+    return assignment.assign_slots(chosen, experts, slots)
 
 
 def assert_seats(got, token, gate, slot):
@@ -36,7 +36,7 @@ def assert_seats(got, token, gate, slot):
 
 def test_overfull_empty_and_half_full_experts():
     """Experts 0, 1, 2 are chosen 3, 0 and 1 times, with 2 slots each: token 3 is dropped."""
-    got = seat(choice([[[0], [2], [0], [0]]]), 3, 2)
+    got = assign_slots(choice([[[0], [2], [0], [0]]]), 3, 2)
     assert_seats(
         got,
         token=[[[0, 2], [4, 4], [1, 4]]],
@@ -47,34 +47,34 @@ def test_overfull_empty_and_half_full_experts():
 
 def test_two_choices_in_order_of_position_then_choice():
     """One slot each: token 0 takes both of its experts, token 2 what is left."""
-    got = seat(choice([[[0, 1], [1, 0], [1, 2]]]), 3, 1)
+    got = assign_slots(choice([[[0, 1], [1, 0], [1, 2]]]), 3, 1)
     assert_seats(
         got, token=[[[0], [0], [2]]], gate=[[[1], [1.1], [3.1]]], slot=[[[0, 1], [3, 3], [3, 2]]]
     )
 
 
 def test_a_second_choice_of_an_early_token_beats_the_first_choice_of_a_late_one():
-    got = seat(choice([[[1, 0], [0, 1]]]), 2, 1)
+    got = assign_slots(choice([[[1, 0], [0, 1]]]), 2, 1)
     assert_seats(got, token=[[[0], [0]]], gate=[[[1.1], [1]]], slot=[[[1, 0], [2, 2]]])
 
 
 def test_padding_takes_no_slot():
     """Expert 2 of 2 does not exist; tokens 0 and 2 are padding and cannot evict token 3."""
-    got = seat(choice([[[2], [0], [2], [0], [1]]]), 2, 2)
+    got = assign_slots(choice([[[2], [0], [2], [0], [1]]]), 2, 2)
     assert_seats(
         got, token=[[[1, 3], [4, 5]]], gate=[[[2, 4], [5, 0]]], slot=[[[4], [0], [4], [1], [2]]]
     )
 
 
 def test_a_group_of_padding_is_empty():
-    got = seat(choice([[[3, 3], [3, 3]]], np.zeros((1, 2, 2))), 3, 2)
+    got = assign_slots(choice([[[3, 3], [3, 3]]], np.zeros((1, 2, 2))), 3, 2)
     assert_seats(
         got, token=np.full((1, 3, 2), 2), gate=np.zeros((1, 3, 2)), slot=np.full((1, 2, 2), 6)
     )
 
 
 def test_groups_do_not_compete():
-    got = seat(choice([[[0], [0]], [[0], [1]]]), 2, 1)
+    got = assign_slots(choice([[[0], [0]], [[0], [1]]]), 2, 1)
     assert_seats(
         got, token=[[[0], [2]], [[0], [1]]], gate=[[[1], [0]], [[1], [2]]],
         slot=[[[0], [2]], [[0], [1]]],
@@ -106,7 +106,7 @@ def test_against_the_loop(k, slots):
     expert_GSK = np.argsort(-skewed, axis=-1)[..., :k]
     expert_GSK[rng.random((groups, tokens)) < 0.2] = experts
     gate_GSK = rng.random((groups, tokens, k)).astype(np.float32)
-    got = jax.tree.map(np.asarray, seat(choice(expert_GSK, gate_GSK), experts, slots))
+    got = jax.tree.map(np.asarray, assign_slots(choice(expert_GSK, gate_GSK), experts, slots))
     for g in range(groups):
         token, gate, slot = by_loop(expert_GSK[g], gate_GSK[g], experts, slots)
         np.testing.assert_array_equal(got.token_GEC[g], token)
@@ -118,7 +118,7 @@ def test_both_sides_tell_the_same_seats():
     """Slot m of the tokens' side is where the experts' side has that token."""
     rng = np.random.default_rng(0)
     expert_GSK = np.argsort(rng.random((6, 9, 4)), axis=-1)[..., :2]
-    got = jax.tree.map(np.asarray, seat(choice(expert_GSK), 4, 3))
+    got = jax.tree.map(np.asarray, assign_slots(choice(expert_GSK), 4, 3))
     token_GM = np.append(got.token_GEC.reshape(6, 12), np.full((6, 1), -1), axis=1)
     for g, s, k in np.ndindex(expert_GSK.shape):
         m = got.slot_GSK[g, s, k]
@@ -130,7 +130,9 @@ def test_the_gradient_of_a_gate_reaches_kept_choices_only():
     chosen = choice([[[0, 1], [1, 0], [2, 2]]])
 
     def kept(gate_GSK):
-        slots = assignment.seat(assignment.Choice(chosen.expert_GSK, gate_GSK), 2, 1)
+        slots = assignment.assign_slots(
+            assignment.TopKAssignment(chosen.expert_GSK, gate_GSK), 2, 1
+        )
         return (slots.gate_GEC * jnp.array([[[3.0], [5.0]]])).sum()
 
     grad_GSK = jax.jit(jax.grad(kept))(chosen.gate_GSK)
@@ -138,8 +140,8 @@ def test_the_gradient_of_a_gate_reaches_kept_choices_only():
 
 
 def test_mix_is_the_one_hot_form():
-    slots = seat(choice([[[0], [0], [1], [0]]]), 2, 2)
-    mixing = jax.jit(assignment.mix, static_argnums=1)(slots, 4)
+    slots = assign_slots(choice([[[0], [0], [1], [0]]]), 2, 2)
+    mixing = jax.jit(assignment.to_one_hot, static_argnums=1)(slots, 4)
     dispatch_SEC = np.zeros((4, 2, 2))
     dispatch_SEC[0, 0, 0] = dispatch_SEC[1, 0, 1] = dispatch_SEC[2, 1, 0] = 1
     np.testing.assert_array_equal(mixing.dispatch_GSEC[0], dispatch_SEC)
@@ -166,8 +168,10 @@ def test_capacity(factor, tokens, k, experts, slots):
 
 
 def test_a_group_too_large_for_its_sort_keys_is_refused():
-    choice = assignment.Choice(*(jax.ShapeDtypeStruct((1, 2**19, 2), d) for d in ("i4", "f4")))
-    seat = functools.partial(assignment.seat, slots=1)
+    choice = assignment.TopKAssignment(
+        *(jax.ShapeDtypeStruct((1, 2**19, 2), d) for d in ("i4", "f4"))
+    )
+    slot = functools.partial(assignment.assign_slots, slots=1)
     with pytest.raises(ValueError, match=r"num_experts=2048 \+ 1\) \* group_size=524288 \* k=2"):
-        jax.eval_shape(functools.partial(seat, experts=2048), choice)
-    assert jax.eval_shape(functools.partial(seat, experts=2047), choice).token_GEC.size == 2047
+        jax.eval_shape(functools.partial(slot, experts=2048), choice)
+    assert jax.eval_shape(functools.partial(slot, experts=2047), choice).token_GEC.size == 2047

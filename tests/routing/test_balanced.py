@@ -13,7 +13,7 @@ from moe.routing import (
     contract,
     expert_choice,
     sinkhorn,
-    tally,
+    stats,
 )
 from tests.routing.by_hand import LOGITS, choice, route
 
@@ -31,7 +31,7 @@ def test_sigmoid_chooses_by_bias_and_pays_by_score():
 
 def test_the_bias_moves_against_the_load():
     chosen_LKE = jnp.array([[[4.0, 1.0, 1.0], [2.0, 1.0, 3.0]]])  # loads 6, 2, 4 of mean 4
-    sums = tally.Tally(*[jnp.zeros(1)] * 6)._replace(chosen_KE=chosen_LKE)
+    sums = stats.RouterStats(*[jnp.zeros(1)] * 6)._replace(chosen_KE=chosen_LKE)
     got = routing.sigmoid.update({"bias": jnp.zeros((1, 3))}, sums, routing.sigmoid.Options())
     np.testing.assert_allclose(got["bias"], [[-0.001, 0.001, 0]])
 
@@ -159,9 +159,11 @@ def test_an_expert_asks_until_it_has_its_share():
 def test_soft_by_hand():
     """One expert, two slots: columns are shared by tokens, rows by slots; the third is padding."""
     logits = np.log([[[1.0, 1.0], [3.0, 1.0], [9.0, 9.0]]]).astype(np.float32)
-    setting = contract.Setting(1, 1, 2, True, contract.Options())
+    settings = contract.RouterSettings(1, 1, 2, True, contract.Options())
     mask = np.array([[True, True, False]])
-    mixing = routing.soft.route(contract.Seen({"router": logits}, mask), setting).assignment
+    mixing = routing.soft.route(
+        contract.RouterInputs({"router": logits}, mask), settings
+    ).assignment
     want = [[[0.25, 0.5]], [[0.75, 0.5]], [[0, 0]]]
     np.testing.assert_allclose(mixing.dispatch_GSEC[0], want, rtol=1e-6)
     want = [[[0.5, 0.5]], [[0.75, 0.25]], [[0, 0]]]
@@ -170,9 +172,11 @@ def test_soft_by_hand():
 
 def test_soft_slots_mix_tokens_and_tokens_mix_slots():
     logits = np.random.default_rng(0).normal(size=(1, 3, 4)).astype(np.float32)
-    setting = contract.Setting(2, 1, 2, True, contract.Options())
+    settings = contract.RouterSettings(2, 1, 2, True, contract.Options())
     mask = np.array([[True, True, False]])
-    mixing = routing.soft.route(contract.Seen({"router": logits}, mask), setting).assignment
+    mixing = routing.soft.route(
+        contract.RouterInputs({"router": logits}, mask), settings
+    ).assignment
     assert mixing.dispatch_GSEC.shape == (1, 3, 2, 2)
     np.testing.assert_allclose(mixing.dispatch_GSEC.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(mixing.combine_GSEC.sum((2, 3)), [[1, 1, 0]], rtol=1e-5)

@@ -26,11 +26,11 @@ each_learned = pytest.mark.parametrize("name", LEARNED)
 DRAWS_ALWAYS = ("gshard", "gshard sampled", "random")  # in evaluation, too
 # Not those in which the order of experts means something: groups of them, slots with weights.
 EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", *TREES}
-CAUSAL = [name for name, c in CASES.items() if c.moe.causal == "always"]
+CAUSAL = [name for name, c in CASES.items() if c.experts.causal == "always"]
 
 
 def test_every_router_has_a_case():
-    assert {c.moe.router for c in CASES.values()} == set(routing.ROUTERS)
+    assert {c.experts.router for c in CASES.values()} == set(routing.ROUTERS)
 
 
 def test_the_readme_names_no_router_that_is_gone():
@@ -57,8 +57,8 @@ def test_the_router_of_the_docstring_is_one(monkeypatch):
 def test_the_training_config_can_ask_for_it(name):
     config = train_config.get_config(name)
     run = configs.from_config_dict(RunConfig, config)
-    assert run.model.moe.router == name
-    assert run.model.bidirectional == (run.model.moe.causal != "always")
+    assert run.model.experts.router == name
+    assert run.model.bidirectional == (run.model.experts.causal != "always")
 
 
 # Who goes where.
@@ -66,16 +66,16 @@ def test_the_training_config_can_ask_for_it(name):
 
 @each_choice
 def test_k_distinct_experts_and_none_for_padding(name):
-    moe, mask_BT = CASES[name].moe, np.asarray(cases.inputs().mask_BT)
+    experts, mask_BT = CASES[name].experts, np.asarray(cases.inputs().mask_BT)
     expert_GSK = cases.experts_of(cases.run(CASES[name]))
-    assert expert_GSK.dtype == np.int32 and expert_GSK.shape == (B, T, moe.k)
-    assert (expert_GSK[~mask_BT] == moe.num_experts).all()
+    assert expert_GSK.dtype == np.int32 and expert_GSK.shape == (B, T, experts.k)
+    assert (expert_GSK[~mask_BT] == experts.num_experts).all()
     real = np.sort(expert_GSK[mask_BT])
-    assert real.min() >= 0 and real.max() <= moe.num_experts
-    twice = (real[:, 1:] == real[:, :-1]) & (real[:, 1:] < moe.num_experts)
+    assert real.min() >= 0 and real.max() <= experts.num_experts
+    twice = (real[:, 1:] == real[:, :-1]) & (real[:, 1:] < experts.num_experts)
     assert not twice.any()
     if name not in ("gshard", "top_p"):
-        assert real.max() < moe.num_experts  # of those only, a token may use fewer than K
+        assert real.max() < experts.num_experts  # of those only, a token may use fewer than K
 
 
 SUMS = {
@@ -106,8 +106,8 @@ def test_gates_are_not_negative_and_sum_as_stated(name):
 @pytest.mark.parametrize("name", ["expert_choice", "capped"])
 def test_slots_choose_real_tokens_each_expert_as_many_as_it_has_slots(name):
     result = cases.run(CASES[name], cases.inputs(padded=False))
-    load_E = result.tally.kept_KE[0]
-    np.testing.assert_array_equal(load_E, result.tally.slots / cases.E)
+    load_E = result.router_stats.kept_KE[0]
+    np.testing.assert_array_equal(load_E, result.router_stats.slots / cases.E)
 
 
 # Padding, permutations, keys.
@@ -127,7 +127,7 @@ def test_padding_gets_zeros_and_changes_nothing(name):
     assert not want.y_BTD[~mask_BT].any() and want.y_BTD[mask_BT].any()
     assert not want.dx_BTD[~mask_BT].any()
     tiny.assert_close(got.y_BTD, want.y_BTD)
-    tiny.assert_close(got.tally, want.tally)
+    tiny.assert_close(got.router_stats, want.router_stats)
     tiny.assert_close(got.dparams, want.dparams)
 
 
@@ -139,7 +139,7 @@ def test_groups_do_not_know_of_each_other(name):
     want = cases.run(CASES[name], train=False)
     got = cases.run(CASES[name], turned, train=False, at=cases.weight()[order])
     tiny.assert_close(got.y_BTD, want.y_BTD[order])
-    tiny.assert_close(got.tally, want.tally)
+    tiny.assert_close(got.router_stats, want.router_stats)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_experts_in_another_order_are_the_same_experts(name, train):
 
     Not what is drawn for an expert, nor BASE's assignment, in which ties are broken by a table.
     """
-    order = np.arange(CASES[name].moe.num_experts)[::-1]
+    order = np.arange(CASES[name].experts.num_experts)[::-1]
     weights = tiny.host(cases.params(CASES[name]))
     turned = {k: w[:, order] for k, w in weights.items() if k != "experts" and w.shape[1] > 1}
     experts = {k: w[order] for k, w in weights["experts"].items()}
     want = cases.run(CASES[name], train=train)
     got = cases.run(CASES[name], weights={**weights, **turned, "experts": experts}, train=train)
     tiny.assert_close(got.y_BTD, want.y_BTD)
-    tiny.assert_close(got.tally.kept_KE, want.tally.kept_KE[:, order])
+    tiny.assert_close(got.router_stats.kept_KE, want.router_stats.kept_KE[:, order])
 
 
 @each
@@ -199,7 +199,7 @@ def test_the_task_gives_the_router_a_gradient(name):
     """Through the gates; a policy is taught by its reward instead, see test_tables_and_trees.py."""
     dparams = cases.run(CASES[name]).dparams
     router = {k: np.abs(w).max() for k, w in dparams.items() if k != "experts"}
-    if CASES[name].moe.router == "reinforce":
+    if CASES[name].experts.router == "reinforce":
         assert not any(router.values())
     else:
         assert all(largest > 1e-5 for largest in router.values())
@@ -207,11 +207,11 @@ def test_the_task_gives_the_router_a_gradient(name):
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_no_later_token_has_a_gradient(name):
-    """Nor changes an earlier result by a bit, in groups of one sequence and where seats are few."""
+    """Nor changes an earlier result by a bit, in groups of one sequence and where slots are few."""
     config = CASES[name]
     given, other = cases.inputs(padded=False), cases.inputs(seed=1, padded=False)
     want = cases.run(config, given)
-    assert (want.tally.kept_KE < want.tally.chosen_KE).any()
+    assert (want.router_stats.kept_KE < want.router_stats.chosen_KE).any()
     for t in (2, T - 2):
         early_1T1 = (np.arange(T) <= t)[None, :, None]
         got = cases.run(config, given, at=cases.weight() * early_1T1)
@@ -236,7 +236,7 @@ def test_what_looks_ahead_is_caught_and_refused(name):
         return (got.y_BTD[:, : T // 2] != want.y_BTD[:, : T // 2]).any()
 
     assert differ(train=True)
-    assert differ(train=False) == (CASES[name].moe.causal == "never")
+    assert differ(train=False) == (CASES[name].experts.causal == "never")
     with pytest.raises(ValueError, match="is not causal"):
         dataclasses.replace(CASES[name], allow_noncausal=False)
 
@@ -250,7 +250,7 @@ def test_one_device_and_eight(name):
     tiny.assert_close(got, want, atol=2e-6)
 
 
-ONE_A_ROUTER = {c.moe.router: name for name, c in CASES.items()}
+ONE_A_ROUTER = {c.experts.router: name for name, c in CASES.items()}
 
 
 @pytest.mark.parametrize("name", ONE_A_ROUTER.values())
@@ -266,33 +266,35 @@ def test_a_single_group_on_a_single_device(name, train):
 @each
 def test_compilation_changes_nothing(name):
     """Of the router alone: one operation after the other, and all as one program."""
-    moe = CASES[name].moe
+    experts = CASES[name].experts
     rng = np.random.default_rng(0)
     logits = {
         k: jnp.asarray(rng.normal(size=(2, T, columns)), jnp.float32)
-        for k, columns in moe.routing.matrices(moe).items()
+        for k, columns in experts.routing.projections(experts).items()
     }
     state = {k: x[0] for k, x in cases.state_of(CASES[name]).items()}
     given = cases.inputs()
-    seen = contract.Seen(
+    inputs = contract.RouterInputs(
         logits, given.mask_BT[:2], given.ids_BT[:2], given.domain_BT[:2], jax.random.key(0), state
     )
-    setting = contract.Setting(moe.num_experts, moe.k, 3, True, moe.options)
-    if moe.router == "soft":
-        setting = setting._replace(slots=routing.soft.slots(moe))
-    route = functools.partial(moe.routing.route, setting=setting)
-    tiny.assert_close(route(seen), jax.jit(route)(seen))
+    settings = contract.RouterSettings(experts.num_experts, experts.k, 3, True, experts.options)
+    if experts.router == "soft":
+        settings = settings._replace(slots=routing.soft.slots(experts))
+    route = functools.partial(experts.routing.route, settings=settings)
+    tiny.assert_close(route(inputs), jax.jit(route)(inputs))
 
 
 @pytest.mark.parametrize("name", ["top_2", "moving on", "gshard", "top_p", "capped", "soft"])
 def test_every_dispatcher_that_can_carry_it_does(name):
     """Seats are all that a dispatcher sees: one case of each kind, and choices of no expert."""
-    want, kind = cases.run(CASES[name], train=False), CASES[name].moe.routing.kind
+    want, kind = cases.run(CASES[name], train=False), CASES[name].experts.routing.kind
     able = [n for n, module in dispatch.SLOTTED.items() if kind in module.KINDS]
-    assert able == (["einsum"] if kind is assignment.Mixing else ["oracle", "einsum", "gather"])
-    for other in {*able} - {CASES[name].moe.dispatcher}:
-        moe = dataclasses.replace(CASES[name].moe, dispatcher=other)
-        got = cases.run(dataclasses.replace(CASES[name], moe=moe), train=False)
+    assert able == (
+        ["einsum"] if kind is assignment.DispatchMasks else ["oracle", "einsum", "gather"]
+    )
+    for other in {*able} - {CASES[name].experts.dispatcher}:
+        experts = dataclasses.replace(CASES[name].experts, dispatcher=other)
+        got = cases.run(dataclasses.replace(CASES[name], experts=experts), train=False)
         tiny.assert_close(got, want, atol=2e-6)
 
 
@@ -300,8 +302,8 @@ def test_every_dispatcher_that_can_carry_it_does(name):
 def test_and_so_do_their_gradients(name):
     """Where K is known, and where it is not."""
     for other in ("oracle", "einsum"):
-        moe = dataclasses.replace(CASES[name].moe, dispatcher=other)
-        got = cases.run(dataclasses.replace(CASES[name], moe=moe))
+        experts = dataclasses.replace(CASES[name].experts, dispatcher=other)
+        got = cases.run(dataclasses.replace(CASES[name], experts=experts))
         tiny.assert_close(got, cases.run(CASES[name]), atol=2e-6)
 
 
@@ -315,33 +317,33 @@ def test_every_transport_carries_every_kind(name, transport):
 def without_slots(name):
     """The case with the dispatcher that has none."""
     factors = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0}
-    moe = dataclasses.replace(CASES[name].moe, dispatcher="grouped", **factors)
-    return dataclasses.replace(CASES[name], moe=moe)
+    experts = dataclasses.replace(CASES[name].experts, dispatcher="grouped", **factors)
+    return dataclasses.replace(CASES[name], experts=experts)
 
 
 NEED_SLOTS = ("moving on", "batch priority")  # to wait for, to compete for
 
 
-ONE_WITHOUT = {CASES[name].moe.router: name for name in CHOICES if name not in NEED_SLOTS}
+ONE_WITHOUT = {CASES[name].experts.router: name for name in CHOICES if name not in NEED_SLOTS}
 
 
 @pytest.mark.parametrize("name", ONE_WITHOUT.values())
 def test_without_slots_every_choice_is_computed(name):
-    """On a mesh, too: as on one device with a seat for everyone."""
+    """On a mesh, too: as on one device with a slot for everyone."""
     want = cases.run(CASES[name], train=False)
-    got = cases.run(without_slots(name), train=False, mesh="2x4", buffer=4.0)
-    assert (want.tally.kept_KE == want.tally.chosen_KE).all()
+    got = cases.run(without_slots(name), train=False, mesh="2x4", ep_capacity_factor=4.0)
+    assert (want.router_stats.kept_KE == want.router_stats.chosen_KE).all()
     empty = {"slots": 0}
     tiny.assert_close(
-        got._replace(tally=got.tally._replace(**empty)),
-        want._replace(tally=want.tally._replace(**empty)),
+        got._replace(router_stats=got.router_stats._replace(**empty)),
+        want._replace(router_stats=want.router_stats._replace(**empty)),
         atol=2e-6,
     )
 
 
 @pytest.mark.parametrize("name", NEED_SLOTS)
 def test_what_needs_slots_is_refused_without(name):
-    with pytest.raises(ValueError, match="does nothing with moe.dispatcher='grouped'"):
+    with pytest.raises(ValueError, match="does nothing with experts.dispatcher='grouped'"):
         without_slots(name)
 
 
@@ -354,14 +356,15 @@ def test_recorded_choices_are_replayed_with_new_gates(name):
     config = CASES[name]
     want = cases.run(config)
     chosen = cases.experts_of(want)
-    again = cases.run(config, forced=chosen)
+    again = cases.run(config, replayed=chosen)
     tiny.assert_close(
-        again._replace(tally=again.tally.kept_KE), want._replace(tally=want.tally.kept_KE)
+        again._replace(router_stats=again.router_stats.kept_KE),
+        want._replace(router_stats=want.router_stats.kept_KE),
     )
     other = {k: w if k == "experts" else w * 0.5 for k, w in cases.params(config).items()}
-    got = cases.run(config, weights=other, forced=chosen)
+    got = cases.run(config, weights=other, replayed=chosen)
     np.testing.assert_array_equal(cases.experts_of(got), chosen)
-    if name in LEARNED and config.moe.router != "reinforce":
+    if name in LEARNED and config.experts.router != "reinforce":
         assert (got.y_BTD != want.y_BTD).any()
 
 
@@ -370,9 +373,11 @@ def test_recorded_choices_are_replayed_with_new_gates(name):
 
 def test_shared_experts_are_one_feed_forward_beside():
     config = CASES["top_1"]
-    shared = dataclasses.replace(config, moe=dataclasses.replace(config.moe, shared_experts=2))
+    shared = dataclasses.replace(
+        config, experts=dataclasses.replace(config.experts, shared_experts=2)
+    )
     weights = cases.params(shared)
-    assert weights["shared"]["w_in"].shape == (tiny.D, 2 * config.moe.d_ff)
+    assert weights["shared"]["w_in"].shape == (tiny.D, 2 * config.experts.d_ff)
     alone = {name: w for name, w in weights.items() if name != "shared"}
     got = cases.run(shared, weights=weights).y_BTD - cases.run(config, weights=alone).y_BTD
     x_BTD = cases.inputs().x_BTD
@@ -381,8 +386,8 @@ def test_shared_experts_are_one_feed_forward_beside():
 
 
 def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
-    moe = dataclasses.replace(CASES["top_1"].moe, expert_dropout=0.4)
-    config = dataclasses.replace(CASES["top_1"], moe=moe)
+    experts = dataclasses.replace(CASES["top_1"].experts, expert_dropout=0.4)
+    config = dataclasses.replace(CASES["top_1"], experts=experts)
     plain, tested = (cases.run(CASES["top_1"], train=train) for train in (True, False))
     tiny.assert_equal(cases.run(config, train=False).y_BTD, tested.y_BTD)
     draws = np.stack([cases.run(config, key=key).y_BTD for key in range(32)])
@@ -392,8 +397,8 @@ def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
 
 
 def test_a_shared_expert_costs_what_a_token_pays():
-    one = tiny.model(moe=tiny.moe())
-    more = dataclasses.replace(one, moe=tiny.moe(shared_experts=1))
+    one = tiny.model(experts=tiny.moe_config())
+    more = dataclasses.replace(one, experts=tiny.moe_config(shared_experts=1))
     a, b = flops.ideal(one, T), flops.ideal(more, T)
     assert b["experts"] == 2 * a["experts"] and b["attention"] == a["attention"]
     idle = flops.parameters(one).total - flops.parameters(one).active

@@ -10,7 +10,7 @@ from moe import routing
 from moe.routing import (
     assignment,
     ranked,
-    tally,
+    stats,
 )
 from tests.routing.by_hand import LOGITS, choice, route
 
@@ -29,7 +29,7 @@ def test_moving_on_to_the_next_best_with_room():
     p = np.array([[[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.4, 0.35, 0.25]]])
     expected = {0: [[[0], [0], [0]]], 1: [[[0], [1], [1]]], 2: [[[0], [1], [2]]]}
     for rounds, want in expected.items():
-        got, gates = choice("top_k", np.log(p), options={"rounds": rounds}, slots=1)
+        got, gates = choice("top_k", np.log(p), options={"reroute_rounds": rounds}, slots=1)
         assert got == want
     np.testing.assert_allclose(gates.ravel(), [0.6, 0.3, 0.25], rtol=1e-5)
 
@@ -37,7 +37,7 @@ def test_moving_on_to_the_next_best_with_room():
 def test_a_later_token_cannot_keep_a_seat_that_an_earlier_one_moves_on_to():
     """Token 2 wants expert 1 first, but token 1, moving on in round 2, comes before it."""
     p = np.array([[[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.1, 0.5, 0.4]]])
-    got, _ = choice("top_k", np.log(p), options={"rounds": 2}, slots=1)
+    got, _ = choice("top_k", np.log(p), options={"reroute_rounds": 2}, slots=1)
     assert got == [[[0], [1], [2]]]
 
 
@@ -46,13 +46,13 @@ def test_moving_on_leaves_nobody_behind_where_there_is_room():
     logits = (rng.normal(size=(4, 32, 8)) + 2 * rng.normal(size=8)).astype(np.float32)
     mask = np.ones((4, 32), bool)
     for k in (1, 2):
-        settle = jax.jit(ranked.move_on, static_argnums=(2, 3, 4, 5))
+        settle = jax.jit(ranked.reroute, static_argnums=(2, 3, 4, 5))
 
         def dropped(rounds, k=k, settle=settle):
             expert_GSK = settle(logits, mask, k, 4 * k, rounds, 8)
             assert (np.diff(np.sort(expert_GSK), axis=-1) != 0).all()
-            choice = assignment.Choice(expert_GSK, expert_GSK * 1.0)
-            return int((assignment.seat(choice, 8, 4 * k).slot_GSK == 32 * k).sum())
+            choice = assignment.TopKAssignment(expert_GSK, expert_GSK * 1.0)
+            return int((assignment.assign_slots(choice, 8, 4 * k).slot_GSK == 32 * k).sum())
 
         lost = [dropped(rounds) for rounds in (0, 4, 32)]
         assert lost[0] > lost[1] > lost[2]
@@ -62,14 +62,14 @@ def test_moving_on_leaves_nobody_behind_where_there_is_room():
 
 def test_batch_priority_seats_the_surest():
     """One slot each: token 1 is the surest; token 2's first choice comes before second ones."""
-    chosen = assignment.Choice(
+    chosen = assignment.TopKAssignment(
         jnp.array([[[0, 1], [0, 1], [1, 0]]]), jnp.array([[[0.4, 0.3], [0.7, 0.1], [0.3, 0.2]]])
     )
-    slots = assignment.seat(chosen, 2, 1, jnp.array([[0.4, 0.7, 0.3]]))
+    slots = assignment.assign_slots(chosen, 2, 1, jnp.array([[0.4, 0.7, 0.3]]))
     assert slots.token_GEC.tolist() == [[[1], [2]]]
     assert slots.slot_GSK.tolist() == [[[2, 2], [0, 2], [1, 2]]]
     np.testing.assert_allclose(slots.gate_GEC, [[[0.7], [0.3]]])
-    assert assignment.seat(chosen, 2, 1).token_GEC.tolist() == [[[0], [0]]]
+    assert assignment.assign_slots(chosen, 2, 1).token_GEC.tolist() == [[[0], [0]]]
 
 
 def test_the_surest_is_known_by_its_probability_and_not_by_its_gate():
@@ -82,23 +82,25 @@ def test_the_surest_is_known_by_its_probability_and_not_by_its_gate():
 
 
 def test_moving_on_does_not_hide_a_collapse():
-    """Balance and load count what tokens wished, though all found room in the end."""
+    """Balance and load count what tokens requested, though all found room in the end."""
     logits = np.array([[[3.0, 0.1, 0, -0.1]] * 8], np.float32)
     mask = np.ones((1, 8), bool)
-    tallies = {}
+    router_stats = {}
     for rounds in (0, 3):
-        routed = route("top_k", logits, mask, options={"rounds": rounds}, slots=2)
-        seats = assignment.seat(routed.assignment, 4, 2)
-        tallies[rounds] = tally.count(routed, seats, mask)
-    assert tallies[3].kept_KE.tolist() == [[2, 2, 2, 2]] and tallies[3].missed == 0
-    assert tallies[0].kept_KE.tolist() == [[2, 0, 0, 0]]
-    assert tallies[3].chosen_KE.tolist() == tallies[0].chosen_KE.tolist() == [[8, 0, 0, 0]]
-    assert tally.balance_loss(tallies[3]) == tally.balance_loss(tallies[0]) > 3
+        routed = route("top_k", logits, mask, options={"reroute_rounds": rounds}, slots=2)
+        slots = assignment.assign_slots(routed.assignment, 4, 2)
+        router_stats[rounds] = stats.compute(routed, slots, mask)
+    assert router_stats[3].kept_KE.tolist() == [[2, 2, 2, 2]] and router_stats[3].unrouted == 0
+    assert router_stats[0].kept_KE.tolist() == [[2, 0, 0, 0]]
+    assert (
+        router_stats[3].chosen_KE.tolist() == router_stats[0].chosen_KE.tolist() == [[8, 0, 0, 0]]
+    )
+    assert stats.balance_loss(router_stats[3]) == stats.balance_loss(router_stats[0]) > 3
 
 
 def test_moving_on_stays_inside_the_groups_that_a_token_may_use():
     logits = np.array([[[3.0, 2, 0, 0], [3.0, 2, 0, 0]]], np.float32)
-    options = {"expert_groups": 2, "rounds": 2}
+    options = {"expert_groups": 2, "reroute_rounds": 2}
     experts, _ = choice("top_k", logits, np.ones((1, 2), bool), k=2, options=options, slots=1)
     assert experts == [[[0, 1], [0, 1]]]
 
@@ -137,7 +139,7 @@ def test_noise_has_the_stated_deviation():
 
 def test_importance_and_load_losses_by_hand():
     own = {"importance_E": jnp.array([1.0, 3.0]), "load_E": jnp.array([2.0, 2.0])}
-    sums = tally.Tally(*[0.0] * 6, own=own)
+    sums = stats.RouterStats(*[0.0] * 6, extra=own)
     assert routing.noisy_top_k.importance_loss(sums) == 0.25
     assert routing.noisy_top_k.load_loss(sums) == 0
 
@@ -184,7 +186,7 @@ def test_top_p_takes_the_fewest_that_reach_p():
 
 def test_the_controller_moves_p_towards_its_target():
     options = routing.top_p.Options(target_k=1.5, rate=0.1)
-    sums = tally.Tally(*[jnp.zeros(2)] * 6)._replace(
+    sums = stats.RouterStats(*[jnp.zeros(2)] * 6)._replace(
         tokens=jnp.array([10.0, 10.0]), chosen_KE=jnp.array([[[10.0, 10.0]], [[5.0, 5.0]]])
     )
     got = routing.top_p.update({"mass": jnp.array([0.4, 0.4])}, sums, options)

@@ -14,8 +14,8 @@ from moe.routing import (
     contract,
     hashed,
     reinforce,
+    stats,
     tables,
-    tally,
 )
 from tests import tiny
 from tests.routing.by_hand import LOGITS, MASK, P, choice, route
@@ -40,8 +40,8 @@ def zipf(size=20_000, vocab=200):
 def test_tables(table):
     """Every id has an expert, every layer and bank its own table; balanced ones are balanced."""
     options = routing.ROUTERS["hash"].options(table=table)
-    moe = tiny.moe(router="hash", num_experts=8, k=2, options=options)
-    model = tiny.model(vocab_size=200, num_layers=4, every=2, moe=moe)
+    experts = tiny.moe_config(router="hash", num_experts=8, k=2, options=options)
+    model = tiny.model(vocab_size=200, num_layers=4, moe_every=2, experts=experts)
     ids = zipf()
     table_LVK = hashed.state(model, 0, ids)["table"]
     assert table_LVK.shape == (2, 200, 2) and table_LVK.dtype == np.int32
@@ -153,5 +153,5 @@ def test_hierarchical_by_hand():
 def test_the_load_of_an_expert_is_its_groups_times_its_share_of_it():
     """Loads 2, 1, 0.5, 0.5: variance 0.375 around a mean of 1 (Shazeer et al., equation 18)."""
     own = {"load_A": [3.0, 1.0], "inside_AW": [[2.0, 1.0], [0.5, 0.5]], "sent_A": [3.0, 1.0]}
-    sums = tally.Tally(*[None] * 6)._replace(own={k: jnp.array(x) for k, x in own.items()})
+    sums = stats.RouterStats(*[None] * 6)._replace(extra={k: jnp.array(x) for k, x in own.items()})
     np.testing.assert_allclose(routing.hierarchical.load_loss(sums), 0.375, rtol=1e-6)

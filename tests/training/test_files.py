@@ -36,17 +36,17 @@ class Outer:
 
 def test_a_workdir_remembers_its_config(tmp_path):
     workdir = tmp_path / "runs" / "one"
-    files.claim(workdir / "config.json", dataclasses.asdict(Outer()), "config")
+    files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     written = (workdir / "config.json").read_text()
     assert json.loads(written) == {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
-    files.claim(workdir / "config.json", dataclasses.asdict(Outer()), "config")
+    files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     assert (workdir / "config.json").read_text() == written
 
 
 def test_a_workdir_of_another_config_is_refused(tmp_path):
-    files.claim(tmp_path / "config.json", dataclasses.asdict(Outer()), "config")
+    files.check_or_write(tmp_path / "config.json", dataclasses.asdict(Outer()), "config")
     with pytest.raises(ValueError) as error:
-        files.claim(
+        files.check_or_write(
             tmp_path / "config.json", dataclasses.asdict(Outer(Inner(a=2), rate=0.2)), "config"
         )
     assert str(error.value).splitlines() == [

@@ -64,7 +64,7 @@ class Run:
     def state(self, run):
         """The state of the last checkpoint."""
         with jax.set_mesh(loop.sharding.make_mesh(run.mesh.data, run.mesh.expert)):
-            template = step.init(run.model, run.chain, 1)
+            template = step.init(run.model, run.tx, 1)
             with contextlib.closing(checkpoint.Checkpoints(self.workdir)) as checkpoints:
                 return tiny.host(checkpoints.restore(template)[0])
 
@@ -206,7 +206,10 @@ def test_a_finished_run_of_another_config_is_refused(whole):
             "batch_size / accumulate=4 is not divisible .*=8",
         ),
         ({"mesh": {"data": 1, "expert": 8}}, "num_experts=4 is not divisible .*expert=8"),
-        ({"model": {"moe": tiny.moe(group_size=16)}}, r"groups .*=4 is not divisible .*=8"),
+        (
+            {"model": {"experts": tiny.moe_config(group_size=16)}},
+            r"groups .*=4 is not divisible .*=8",
+        ),
     ],
     ids=["devices", "batch", "micro-batch", "experts", "groups"],
 )
@@ -250,7 +253,7 @@ def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
 def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
     """Three steps, none of which is due: the end is evaluated and saved nevertheless."""
     never = {"log_every": 100, "eval_every": 100, "checkpoint_every": 100, "steps": 3}
-    run = toys.run_config(model={"moe": None}, train=never, mesh={"data": 8, "expert": 1})
+    run = toys.run_config(model={"experts": None}, train=never, mesh={"data": 8, "expert": 1})
     result = loop.train(run, tmp_path)
     (record,) = metrics.read(tmp_path / "metrics.jsonl")
     assert (record["step"], record["split"]) == (3, "validation")
@@ -273,7 +276,9 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
     """A record is looked at one write later, and that may be an evaluation's."""
     seen = []
     monkeypatch.setattr(
-        observing.routing.Watch, "see", lambda self, record: seen.append(record["step"])
+        observing.routing.CollapseMonitor,
+        "update",
+        lambda self, record: seen.append(record["step"]),
     )
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
@@ -284,7 +289,7 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
 def test_more_domains_than_experts_are_refused(tmp_path, data, monkeypatch):
     many = dataclasses.replace(data, domain_names=tuple("abcde"))
     monkeypatch.setattr(loop.prepare, "prepare", lambda config: many)
-    run = toys.run_config(model={"moe": tiny.moe(router="domain")})
+    run = toys.run_config(model={"experts": tiny.moe_config(router="domain")})
     with pytest.raises(ValueError, match="'domain' has experts for 4 domains, and the data has 5"):
         loop.train(run, tmp_path)
 

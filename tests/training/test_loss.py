@@ -12,7 +12,7 @@ import pytest
 
 from moe import routing
 from moe.models import decoder
-from moe.routing import tally
+from moe.routing import stats
 from moe.training import loss
 from tests import tiny
 
@@ -39,13 +39,13 @@ def test_cross_entropy_of_huge_logits():
     np.testing.assert_allclose(nll_BT, [[0, 1e4]])
 
 
-def literal_tallies() -> tally.Tally:
+def literal_stats() -> stats.RouterStats:
     """Two layers of two experts: balance losses 1 and 10/9, router z 2 and 4."""
-    return tally.Tally(
+    return stats.RouterStats(
         tokens=jnp.array([3.0, 3]),
         chosen_KE=jnp.array([[[1.5, 1.5]], [[1, 2]]]),
         kept_KE=jnp.array([[[1.5, 1.5]], [[1, 1]]]),
-        missed=jnp.array([0.0, 1]),
+        unrouted=jnp.array([0.0, 1]),
         probability_E=jnp.array([[1.5, 1.5], [1, 2]]),
         entropy=jnp.array([0.0, 0]),
         gate=jnp.array([3.0, 3]),
@@ -56,9 +56,9 @@ def literal_tallies() -> tally.Tally:
 
 def test_the_total_by_hand():
     """6 nats over 3 tokens, plus the means over layers, each with its weight."""
-    sums = loss.Sums(jnp.float32(6), jnp.float32(3), literal_tallies())
-    moe = tiny.moe(balance_weight=0.5, z_weight=0.25)
-    value, metrics = loss.total(sums, moe)
+    sums = loss.Sums(jnp.float32(6), jnp.float32(3), literal_stats())
+    experts = tiny.moe_config(balance_weight=0.5, z_weight=0.25)
+    value, metrics = loss.total(sums, experts)
     np.testing.assert_allclose(value, 2 + 0.5 * (1 + 10 / 9) / 2 + 0.25 * 3, rtol=1e-6)
     np.testing.assert_allclose(metrics["nll"], 2)
     np.testing.assert_allclose(metrics["loss"], value)
@@ -83,7 +83,7 @@ def test_weights_of_zero_leave_the_cross_entropy():
 def silent(**changes):
     """One layer, without any router loss."""
     losses = {"balance_weight": 0.0, "z_weight": 0.0}
-    return tiny.model(num_layers=1, every=1, moe=tiny.moe(**losses, **changes))
+    return tiny.model(num_layers=1, moe_every=1, experts=tiny.moe_config(**losses, **changes))
 
 
 def test_the_task_alone_gives_the_router_a_gradient():
@@ -98,8 +98,8 @@ def test_a_policy_is_paid_in_log_probability():
     options = routing.reinforce.Options(policy_weight=0.5, baseline_weight=0.25)
     config = silent(router="reinforce", options=options)
     inputs = tiny.inputs()
-    counted_BT = (np.asarray(inputs.segment_BT) > 0) & (np.arange(T) % 3 > 0)
-    inputs = inputs._replace(counted_BT=jnp.asarray(counted_BT, jnp.int32))
+    loss_mask_BT = (np.asarray(inputs.segment_BT) > 0) & (np.arange(T) % 3 > 0)
+    inputs = inputs._replace(loss_mask_BT=jnp.asarray(loss_mask_BT, jnp.int32))
     (value, metrics), _ = tiny.value_and_grad(config, inputs)
 
     network, params, key = decoder.Decoder(config), tiny.params(config), jax.random.key(0)
@@ -110,8 +110,8 @@ def test_a_policy_is_paid_in_log_probability():
     )  # fmt: skip
     policy = decoder.sown(config, aux, "policy", "policy")
     log_p_BT, expected_BT = (np.asarray(x[0]) for x in policy)
-    surprise_N = (-nll_BT - expected_BT)[counted_BT]
-    taught = -(surprise_N * log_p_BT[counted_BT]).mean(), np.square(surprise_N).mean()
+    surprise_N = (-nll_BT - expected_BT)[loss_mask_BT]
+    taught = -(surprise_N * log_p_BT[loss_mask_BT]).mean(), np.square(surprise_N).mean()
     got = metrics["policy_loss"], metrics["baseline_loss"]
     np.testing.assert_allclose(got, taught, rtol=1e-4)
     np.testing.assert_allclose(
@@ -155,7 +155,9 @@ TOP_P = routing.top_p.Options(mass=0.6, target_k=1.5, entropy_weight=0.1)
 def test_micro_batches_make_the_whole_batch(group_size, accumulate, router):
     """Loss, all metrics and all gradients, though the balance loss is not linear."""
     sizes = {"group_size": group_size, "capacity_factor": 0.75 / router["k"] * 2}
-    config = tiny.model(num_layers=1, every=1, moe=tiny.moe(balance_weight=0.5, **sizes, **router))
+    config = tiny.model(
+        num_layers=1, moe_every=1, experts=tiny.moe_config(balance_weight=0.5, **sizes, **router)
+    )
     whole = tiny.value_and_grad(config, tiny.inputs())
     assert whole[0][1]["dropped"] > 0.05
     parts = tiny.value_and_grad(config, tiny.inputs(), accumulate=accumulate)
@@ -174,7 +176,7 @@ def test_micro_batches_keep_groups_together():
 
 @functools.cache
 def forward(config):
-    """The compiled (params, inputs) -> ((nll, tokens, tallies), gradients of nll)."""
+    """The compiled (params, inputs) -> ((nll, tokens, router_stats), gradients of nll)."""
     network = decoder.Decoder(config)
 
     def nll(params, inputs):
@@ -195,9 +197,9 @@ def assert_padding_changes_nothing(padded):
     params = tiny.params(CROWDED)
     sums, grads = tiny.host(forward(CROWDED)(params, tiny.inputs()))
     more, more_grads = tiny.host(forward(CROWDED)(params, padded))
-    assert sums.tallies.kept_KE.sum() < 0.9 * sums.tallies.chosen_KE.sum()
-    tiny.assert_close(more._replace(tallies=None), sums._replace(tallies=None))
-    tiny.assert_close(more.tallies._replace(slots=0), sums.tallies._replace(slots=0))
+    assert sums.router_stats.kept_KE.sum() < 0.9 * sums.router_stats.chosen_KE.sum()
+    tiny.assert_close(more._replace(router_stats=None), sums._replace(router_stats=None))
+    tiny.assert_close(more.router_stats._replace(slots=0), sums.router_stats._replace(slots=0))
     tiny.assert_close(more_grads, grads, atol=1e-5)
 
 
@@ -236,9 +238,9 @@ class Silent(nn.Module):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_sparse_model_without_a_tally_is_an_error(accumulate):
+def test_a_sparse_model_without_a_stats_is_an_error(accumulate):
     network = Silent(tiny.model())
-    with pytest.raises(ValueError, match="config.moe=MoEConfig.* but the network sowed None"):
+    with pytest.raises(ValueError, match="config.experts=MoEConfig.* but the network sowed None"):
         loss.value_and_grad(
             network, {"w": jnp.zeros(())}, {}, tiny.inputs(), jax.random.key(0), accumulate
         )
@@ -258,12 +260,12 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("config", "names", "message"),
     [
-        (tiny.model(moe=None), ("one",), "config.moe=None but the network sowed"),
+        (tiny.model(experts=None), ("one",), "config.experts=None but the network sowed"),
         (tiny.model(), ("one", "two"), "sowed"),
     ],
-    ids=["a dense model with a tally", "more tallies than one stack"],
+    ids=["a dense model with a router_stats", "more router_stats than one stack"],
 )
-def test_a_tally_that_nobody_reads_is_an_error(config, names, message):
+def test_a_stats_that_nobody_reads_is_an_error(config, names, message):
     network = Wrapped(config, names)
     params = dict.fromkeys(names, tiny.params(tiny.model()))
     with pytest.raises(ValueError, match=message):
@@ -276,7 +278,7 @@ def test_a_tally_that_nobody_reads_is_an_error(config, names, message):
 
 
 def test_every_moe_layer_counts():
-    """Four sparse layers: the tallies are stacked, and each has its own routing."""
-    config = tiny.model(every=1, num_layers=4)
+    """Four sparse layers: the router_stats are stacked, and each has its own routing."""
+    config = tiny.model(moe_every=1, num_layers=4)
     sums, _ = jax.eval_shape(forward(config), tiny.params(config), tiny.inputs())
-    assert sums.tallies.chosen_KE.shape == (4, 1, E) and sums.tallies.z.shape == (4,)
+    assert sums.router_stats.chosen_KE.shape == (4, 1, E) and sums.router_stats.z.shape == (4,)

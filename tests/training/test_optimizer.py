@@ -53,10 +53,10 @@ def test_decay_touches_matrices_only(position):
 
 def updates(name, grads, params, count=2, **changes):
     """The updates of the last of some equal steps; the first ones have a small learning rate."""
-    chain = optimizer.make(config(name=name, warmup_steps=1, **changes), 10)
-    state = chain.init(params)
+    tx = optimizer.make(config(name=name, warmup_steps=1, **changes), 10)
+    state = tx.init(params)
     for _ in range(count):
-        result, state = jax.jit(chain.update)(grads, state, params)
+        result, state = jax.jit(tx.update)(grads, state, params)
     return result, state
 
 
@@ -106,11 +106,11 @@ def is_adam(x):
 @NAMES
 def test_the_state_keeps_its_layout_on_a_mesh(name):
     """A step compiled once takes the state that it returns; experts stay with their devices."""
-    chain = optimizer.make(config(name=name, weight_decay=0.1), 10)
+    tx = optimizer.make(config(name=name, weight_decay=0.1), 10)
 
     def one(params, state):
         grads = jax.tree.map(jnp.sin, params)
-        changes, state = chain.update(grads, state, params)
+        changes, state = tx.update(grads, state, params)
         return optax.apply_updates(params, changes), state
 
     with tiny.on("2x4"):
@@ -119,7 +119,7 @@ def test_the_state_keeps_its_layout_on_a_mesh(name):
             "w_out": sharding.reshard(jnp.ones((1, 4, 8, 8)), ".EFD"),
             "scale": jnp.ones((1, 8)),
         }
-        state = jax.jit(chain.init)(params)
+        state = jax.jit(tx.init)(params)
         compiled = jax.jit(one).lower(params, state).compile()
         for _ in range(3):
             params, state = compiled(params, state)
@@ -129,11 +129,11 @@ def test_the_state_keeps_its_layout_on_a_mesh(name):
 
 def test_adafactor_trains():
     """Adam's turn is in test_step."""
-    model = tiny.model(num_layers=1, every=1)
-    chain = optimizer.make(config(name="adafactor", learning_rate=0.02, warmup_steps=1), 10)
+    model = tiny.model(num_layers=1, moe_every=1)
+    tx = optimizer.make(config(name="adafactor", learning_rate=0.02, warmup_steps=1), 10)
     params = tiny.params(model)
-    state = step.State(jnp.int32(0), params, jax.jit(chain.init)(params))
-    train_step = step.make_train_step(model, chain, 0)
+    state = step.State(jnp.int32(0), params, jax.jit(tx.init)(params))
+    train_step = step.make_train_step(model, tx, 0)
     losses = []
     for _ in range(6):
         state, metrics = train_step(state, tiny.inputs())

@@ -74,7 +74,7 @@ def trained(workdir):
     """Parameters and moments of the last checkpoint, and the logged losses."""
     run = toys.run_config()
     with sharding.on(loop.mesh_of(run)):
-        template = step.init(run.model, run.chain, 1)
+        template = step.init(run.model, run.tx, 1)
         with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
             state = tiny.host(checkpoints.restore(template)[0])
     records = metrics.read(workdir / "metrics.jsonl")
@@ -100,7 +100,7 @@ def test_two_processes_are_one(alone, tmp_path):
 
 
 def test_a_process_with_another_config_stops_all(alone, tmp_path):
-    """Neither hangs: each is told, and nothing is overwritten."""
+    """Neither hangs: each is output, and nothing is overwritten."""
     shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(AssertionError, match="train.seed: it has 0, you gave 1"):

@@ -13,7 +13,7 @@ from moe.models import decoder
 from moe.training import optimizer, step
 from tests import tiny
 
-MOE, DENSE = tiny.model(), tiny.model(moe=None)
+MOE, DENSE = tiny.model(), tiny.model(experts=None)
 CHAIN = optimizer.make(optimizer.OptimizerConfig(warmup_steps=1, learning_rate=1e-2), 10)
 
 
@@ -44,7 +44,7 @@ def steps(config, count=4):
 
 
 # The first step of seed 0. Other numbers are another model, router, loss or initial weight.
-GOLDEN = {"dense": (DENSE, 3.825266, 1.344457), "moe": (MOE, 3.812995, 1.342704)}
+GOLDEN = {"dense": (DENSE, 3.825266, 1.344457), "experts": (MOE, 3.812995, 1.342704)}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -116,10 +116,10 @@ def test_parameters_are_born_equal_on_a_mesh():
 
 def test_the_norm_is_that_of_the_gradients():
     """Which are what plain descent subtracts."""
-    config = tiny.model(num_layers=1, every=1)
-    params, chain = tiny.params(config), optax.sgd(1.0)
-    old, before = tiny.host(params), step.State(jnp.int32(0), params, chain.init(params))
-    after, metrics = step.make_train_step(config, chain, 0)(before, tiny.inputs())
+    config = tiny.model(num_layers=1, moe_every=1)
+    params, tx = tiny.params(config), optax.sgd(1.0)
+    old, before = tiny.host(params), step.State(jnp.int32(0), params, tx.init(params))
+    after, metrics = step.make_train_step(config, tx, 0)(before, tiny.inputs())
     moved = jax.tree.map(np.subtract, old, tiny.host(after.params))
     norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(moved)))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
@@ -135,15 +135,15 @@ def test_the_old_state_is_given_up():
 def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
     """A step is a pure function of seed, state and batch."""
     config = dataclasses.replace(
-        tiny.without_router_losses(tiny.model(num_layers=1, every=1)),
-        moe=tiny.moe(router="random"),
+        tiny.without_router_losses(tiny.model(num_layers=1, moe_every=1)),
+        experts=tiny.moe_config(router="random"),
     )
-    params, chain = tiny.host(tiny.params(config)), optax.sgd(0.0)
-    random_step = step.make_train_step(config, chain, 0)
+    params, tx = tiny.host(tiny.params(config)), optax.sgd(0.0)
+    random_step = step.make_train_step(config, tx, 0)
 
     def load(number):
         fresh = jax.tree.map(jnp.asarray, params)
-        now = step.State(jnp.int32(number), fresh, chain.init(fresh))
+        now = step.State(jnp.int32(number), fresh, tx.init(fresh))
         return np.asarray(random_step(now, tiny.inputs())[1]["load_LE"]).tolist()
 
     loads = [load(number) for number in range(4)]
@@ -152,12 +152,14 @@ def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
 
 def test_evaluation_is_a_forward_pass_with_its_own_capacity():
     config = tiny.model(
-        num_layers=1, every=1, moe=tiny.moe(eval_capacity_factor=4.0, capacity_factor=0.5)
+        num_layers=1,
+        moe_every=1,
+        experts=tiny.moe_config(eval_capacity_factor=4.0, capacity_factor=0.5),
     )
     inputs = tiny.inputs()
     sums, nll_BT, choices = step.make_eval_step(config)(tiny.state(config), inputs, jnp.int32(0))
     np.testing.assert_allclose(nll_BT.sum(), sums.nll, rtol=1e-5)
     assert not np.asarray(nll_BT)[np.asarray(inputs.segment_BT) == 0].any()
     assert sums.tokens == (inputs.segment_BT > 0).sum()
-    np.testing.assert_array_equal(sums.tallies.kept_KE, sums.tallies.chosen_KE)
+    np.testing.assert_array_equal(sums.router_stats.kept_KE, sums.router_stats.chosen_KE)
     assert choices.shape == (1, tiny.B, tiny.T, 1)

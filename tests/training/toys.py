@@ -31,9 +31,9 @@ def data() -> prepared.Prepared:
 def run_config(**sections) -> configs.RunConfig:
     """Sparse, with noise and a state in the router, on a mesh of 2 x 4."""
     losses = {"balance_weight": 0.01, "z_weight": 0.001}
-    experts = tiny.moe(router="sigmoid", k=2, jitter=0.1, **losses)
+    experts = tiny.moe_config(router="sigmoid", k=2, jitter=0.1, **losses)
     run = configs.RunConfig(
-        model=tiny.model(vocab_size=V, num_layers=1, every=1, moe=experts),
+        model=tiny.model(vocab_size=V, num_layers=1, moe_every=1, experts=experts),
         data=prepare.DataConfig(vocab_size=V),
         train=configs.TrainConfig(
             steps=STEPS, batch_size=8, seq_len=8, log_every=1, eval_every=2, eval_batches=1,

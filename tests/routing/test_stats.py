@@ -7,30 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.routing import assignment, contract, tally
+from moe.routing import assignment, contract, stats
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 # Softmaxes (1/4, 3/4), (1/2, 1/2), (1/4, 3/4); the last token is padding.
 LOGITS = np.array([[[0, LN3], [0, 0], [0, LN3], [7, 7]]], np.float32)
 MASK = np.array([[True, True, True, False]])
 
-statistics = jax.jit(tally.statistics)
+statistics = jax.jit(stats.metrics)
 
 
-def tallied(logits_GSE, mask_GS, chosen, slots) -> tally.Tally:
-    routed = contract.Routed(chosen, jax.nn.softmax(logits_GSE), logits_GSE)
-    return tally.count(routed, slots, mask_GS)
+def tallied(logits_GSE, mask_GS, chosen, slots) -> stats.RouterStats:
+    routed = contract.RouterOutput(chosen, jax.nn.softmax(logits_GSE), logits_GSE)
+    return stats.compute(routed, slots, mask_GS)
 
 
 count = jax.jit(tallied)
 
 
-def choice(expert_GSK, gate_GSK=1.0) -> assignment.Choice:
+def choice(expert_GSK, gate_GSK=1.0) -> assignment.TopKAssignment:
     expert_GSK = np.array(expert_GSK, np.int32)
-    return assignment.Choice(expert_GSK, np.zeros_like(expert_GSK, np.float32) + gate_GSK)
+    return assignment.TopKAssignment(expert_GSK, np.zeros_like(expert_GSK, np.float32) + gate_GSK)
 
 
-def seats(token_GEC, chosen) -> assignment.Slots:
+def slots(token_GEC, chosen) -> assignment.Slots:
     """Who sits where, S being nobody; each real pair that sits nowhere is dropped."""
     token_GEC = np.array(token_GEC, np.int32)
     _, E, C = token_GEC.shape
@@ -42,36 +42,36 @@ def seats(token_GEC, chosen) -> assignment.Slots:
     return assignment.Slots(token_GEC, np.ones(token_GEC.shape), slot_GSK)
 
 
-def switch() -> tally.Tally:
+def switch() -> stats.RouterStats:
     """Token 1 goes to expert 0, tokens 0 and 2 to expert 1, which has one slot."""
     gate_GSK = np.array([[[0.75], [0.5], [0.75], [0]]], np.float32)
     chosen = choice([[[1], [0], [1], [2]]], gate_GSK)
-    return count(LOGITS, MASK, chosen, seats([[[1], [0]]], chosen))
+    return count(LOGITS, MASK, chosen, slots([[[1], [0]]], chosen))
 
 
 def test_sums():
     got = switch()
-    want = tally.Tally(
+    want = stats.RouterStats(
         tokens=3,
         chosen_KE=[[1, 2]],
         kept_KE=[[1, 1]],
-        missed=1,
+        unrouted=1,
         probability_E=[1, 2],
         entropy=2 * (LN4 - 0.75 * LN3) + LN2,
         gate=2.0,
         z=2 * LN4**2 + LN2**2,
         slots=2,
     )
-    assert got.own == {}
+    assert got.extra == {}
     for name, a, b in zip(got._fields[:-1], got, want, strict=False):
         np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=name)
         assert a.dtype == jnp.float32
 
 
 def test_losses():
-    np.testing.assert_allclose(tally.z_loss(switch()), (2 * LN4**2 + LN2**2) / 3, rtol=1e-6)
+    np.testing.assert_allclose(stats.z_loss(switch()), (2 * LN4**2 + LN2**2) / 3, rtol=1e-6)
     # f = (1/3, 2/3), P = (1/3, 2/3): 2 * (1/9 + 4/9)
-    np.testing.assert_allclose(tally.balance_loss(switch()), 10 / 9, rtol=1e-6)
+    np.testing.assert_allclose(stats.balance_loss(switch()), 10 / 9, rtol=1e-6)
 
 
 def test_statistics():
@@ -80,7 +80,7 @@ def test_statistics():
         "load_E": [1 / 3, 2 / 3],
         "dropped": 1 / 3,
         "dropped_K": [1 / 3],
-        "missed": 1 / 3,
+        "unrouted": 1 / 3,
         "entropy": (2 * (LN4 - 0.75 * LN3) + LN2) / 3,
         "max_load": 4 / 3,
         "unused": 0,
@@ -97,11 +97,11 @@ def test_statistics():
 
 def test_statistics_of_two_choices_and_a_slot_too_many():
     chosen = choice([[[1, 0], [0, 1], [1, 0], [2, 2]]], np.array([[[0.5, 0.5]] * 3 + [[0, 0]]]))
-    taken = seats([[[0, 1, 2, 4], [0, 1, 2, 4]]], chosen)
+    taken = slots([[[0, 1, 2, 4], [0, 1, 2, 4]]], chosen)
     got = statistics(count(LOGITS, MASK, chosen, taken))
     want = {
         "dropped": 0,
-        "missed": 0,
+        "unrouted": 0,
         "max_load": 1,
         "gate": 0.5,
         "realised_k": 2,
@@ -115,7 +115,7 @@ def test_collapse():
     """All tokens to one of four experts with certainty: the balance loss is E."""
     logits = np.array([[[100.0, 0, 0, 0]] * 8], np.float32)
     chosen = choice([[[0]] * 8])
-    taken = seats([[[0, 1], [8, 8], [8, 8], [8, 8]]], chosen)
+    taken = slots([[[0, 1], [8, 8], [8, 8], [8, 8]]], chosen)
     got = statistics(count(logits, np.ones((1, 8), bool), chosen, taken))
     want = {"balance": 4, "max_load": 4, "unused": 3, "dropped": 0.75, "entropy": 0, "gate": 1}
     for name in want:
@@ -123,7 +123,7 @@ def test_collapse():
 
 
 def balanced(k, experts, padding):
-    """A tally of random probabilities under perfectly even choices, with padding between."""
+    """A router_stats of random probabilities under perfectly even choices, with padding between."""
     rng = np.random.default_rng(k + experts)
     tokens = 3 * experts
     place = np.sort(rng.permutation(tokens + padding)[:tokens])
@@ -133,7 +133,7 @@ def balanced(k, experts, padding):
     expert_GSK[0, place] = (np.arange(tokens)[:, None] + np.arange(k)[None]) % experts
     logits = rng.normal(size=(1, tokens + padding, experts)).astype(np.float32)
     chosen = choice(expert_GSK)
-    return count(logits, mask, chosen, seats(np.zeros((1, experts, 1)), chosen))
+    return count(logits, mask, chosen, slots(np.zeros((1, experts, 1)), chosen))
 
 
 @pytest.mark.parametrize("padding", [0, 17])
@@ -151,7 +151,7 @@ def test_the_balance_loss_pushes_down_the_loaded_expert():
 
     def balance(logits):
         mask = jnp.ones((1, 4), bool)
-        return tally.balance_loss(tallied(logits, mask, chosen, seats([[[0], [3]]], chosen)))
+        return stats.balance_loss(tallied(logits, mask, chosen, slots([[[0], [3]]], chosen)))
 
     grad_GSE = jax.jit(jax.grad(balance))(jnp.zeros((1, 4, 2)))
     # 2 * sum_e f_e dP_e, with dp_0/ds_0 = 1/4 and P a mean of 4
@@ -161,14 +161,14 @@ def test_the_balance_loss_pushes_down_the_loaded_expert():
 def test_gradients_at_balance_are_finite_and_those_of_padding_zero():
     def losses(logits):
         chosen = choice([[[0], [1], [0], [2]]])
-        got = tallied(logits, MASK, chosen, seats([[[0], [1]]], chosen))
-        return tally.balance_loss(got) + tally.z_loss(got) + got.entropy
+        got = tallied(logits, MASK, chosen, slots([[[0], [1]]], chosen))
+        return stats.balance_loss(got) + stats.z_loss(got) + got.entropy
 
     grad_GSE = np.asarray(jax.jit(jax.grad(losses))(jnp.zeros((1, 4, 2))))
     assert np.isfinite(grad_GSE).all() and not grad_GSE[0, 3].any() and grad_GSE[0, :3].all()
 
 
-def test_tallies_add_up_to_that_of_all_groups():
+def test_sums_add_up_to_that_of_all_groups():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4, 6, 3)).astype(np.float32)
     mask = rng.random((4, 6)) < 0.7
@@ -177,7 +177,7 @@ def test_tallies_add_up_to_that_of_all_groups():
 
     def part(g):
         chosen = choice(expert_GSK[g])
-        return count(logits[g], mask[g], chosen, seats(token_GEC[g], chosen))
+        return count(logits[g], mask[g], chosen, slots(token_GEC[g], chosen))
 
     sums = jax.tree.map(jnp.add, part(slice(0, 1)), part(slice(1, 4)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, part(slice(0, 4)))
@@ -186,7 +186,7 @@ def test_tallies_add_up_to_that_of_all_groups():
 def test_no_token_at_all():
     """Nothing is divided by zero, and of nothing nothing is dropped."""
     chosen = choice([[[2]] * 4], 0.0)
-    got = statistics(count(LOGITS, np.zeros((1, 4), bool), chosen, seats([[[4], [4]]], chosen)))
+    got = statistics(count(LOGITS, np.zeros((1, 4), bool), chosen, slots([[[4], [4]]], chosen)))
     assert all(np.isfinite(x).all() for x in got.values())
     assert got["balance"] == got["router_z"] == got["dropped"] == 0
 
@@ -194,11 +194,11 @@ def test_no_token_at_all():
 def test_drops_by_rank_of_choice():
     """Expert 0 has room for one: a first choice gets it, a first and a second choice do not."""
     chosen = choice([[[0, 1], [0, 1], [1, 0], [2, 2]]])
-    taken = seats([[[0, 4], [0, 1]]], chosen)
+    taken = slots([[[0, 4], [0, 1]]], chosen)
     got = statistics(count(LOGITS, MASK, chosen, taken))
     np.testing.assert_allclose(got["dropped_K"], [2 / 3, 1 / 3], rtol=1e-6)
     np.testing.assert_allclose(got["dropped"], 0.5, rtol=1e-6)
-    np.testing.assert_allclose(got["missed"], 1 / 3, rtol=1e-6)  # token 2
+    np.testing.assert_allclose(got["unrouted"], 1 / 3, rtol=1e-6)  # token 2
 
 
 def test_slots_that_chose_their_tokens():
@@ -206,9 +206,9 @@ def test_slots_that_chose_their_tokens():
     slots = assignment.Slots(
         np.array([[[0, 2], [0, 4]]]), np.array([[[0.5, 0.25], [0.5, 0]]]), None
     )
-    routed = contract.Routed(slots, jax.nn.softmax(LOGITS), LOGITS)
-    got = statistics(jax.jit(tally.count)(routed, slots, MASK))
-    want = {"load_E": [2 / 3, 1 / 3], "realised_k": 1, "dropped": 0, "missed": 1 / 3,
+    routed = contract.RouterOutput(slots, jax.nn.softmax(LOGITS), LOGITS)
+    got = statistics(jax.jit(stats.compute)(routed, slots, MASK))
+    want = {"load_E": [2 / 3, 1 / 3], "realised_k": 1, "dropped": 0, "unrouted": 1 / 3,
             "gate": 1.25 / 3, "realised_capacity": 4 / 3}  # fmt: skip
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-6, err_msg=name)
@@ -216,23 +216,23 @@ def test_slots_that_chose_their_tokens():
 
 def test_a_router_without_probabilities_has_no_statistics_of_them():
     chosen = choice([[[1], [0], [1], [2]]])
-    taken = seats([[[1], [0]]], chosen)
-    got = statistics(jax.jit(tally.count)(contract.Routed(chosen), taken, MASK))
+    taken = slots([[[1], [0]]], chosen)
+    got = statistics(jax.jit(stats.compute)(contract.RouterOutput(chosen), taken, MASK))
     assert not got.keys() & {"entropy", "balance", "router_z"} and got["realised_k"] == 1
 
 
 def test_squared_variation():
     """var / mean^2, and at balance a gradient that is a number."""
-    np.testing.assert_allclose(tally.squared_variation(jnp.array([1.0, 3.0])), 0.25)
-    assert tally.squared_variation(jnp.zeros(3)) == 0
-    gradient = jax.grad(tally.squared_variation)
+    np.testing.assert_allclose(stats.squared_variation(jnp.array([1.0, 3.0])), 0.25)
+    assert stats.squared_variation(jnp.zeros(3)) == 0
+    gradient = jax.grad(stats.squared_variation)
     assert not gradient(jnp.ones(3)).any() and not gradient(jnp.zeros(3)).any()
 
 
 def test_the_first_choice_balance_loss_looks_at_first_choices_alone():
     chosen = choice([[[0, 1], [0, 1], [0, 1], [2, 2]]])
-    got = count(LOGITS, MASK, chosen, seats([[[0, 1, 2], [0, 1, 2]]], chosen))
-    np.testing.assert_allclose(tally.balance_loss(got), 1, rtol=1e-6)
+    got = count(LOGITS, MASK, chosen, slots([[[0, 1, 2], [0, 1, 2]]], chosen))
+    np.testing.assert_allclose(stats.balance_loss(got), 1, rtol=1e-6)
     np.testing.assert_allclose(
-        tally.first_choice_balance_loss(got), 2 / 3, rtol=1e-6
+        stats.first_choice_balance_loss(got), 2 / 3, rtol=1e-6
     )  # 2 * 1 * P_0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.layers import bank, products
+from moe import ffn, matmul
 from tests import tiny
 
 SIZES = {"B": 8, "T": 3, "G": 8, "C": 3, "E": 4, "D": 5, "N": 2, "H": 6, "F": 7, "V": 9, "S": 3}
@@ -31,18 +31,16 @@ def test_it_is_the_plain_product(equation):
         y, transpose = jax.vjp(lambda x, w: einsum(equation, x, w), x, w)
         return y, transpose(jnp.cos(y))
 
-    tiny.assert_close(with_gradients(products.einsum), with_gradients(jnp.einsum))
+    tiny.assert_close(with_gradients(matmul.einsum), with_gradients(jnp.einsum))
 
 
 @pytest.mark.parametrize(("tokens", "experts"), [("BT", ""), ("EGC", "E")])
 def test_no_gradient_sums_over_two_axes_of_tokens(tokens, experts):
     """Which would be copied and transposed first, on CPUs."""
-    weights = bank.Weights(
-        draw(experts + "DF", 1), draw(experts + "FD", 2), draw(experts + "DF", 3)
-    )
+    weights = ffn.Weights(draw(experts + "DF", 1), draw(experts + "FD", 2), draw(experts + "DF", 3))
 
     def total(x, weights):
-        return bank.compute(x, weights, "swiglu", tokens, experts).sum()
+        return ffn.apply(x, weights, "swiglu", tokens, experts).sum()
 
     jaxpr = jax.make_jaxpr(jax.grad(total, (0, 1)))(draw(tokens + "D", 0), weights)
     summed = re.findall(r"dimension_numbers=\(\(\[([\d, ]*)\]", str(jaxpr))

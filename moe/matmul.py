@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from moe import sharding
 
 
-def to_float32(product: Callable) -> Callable:
+def with_float32_output(product: Callable) -> Callable:
     """product(a, b) in float32, whatever its factors are, which get gradients of their own type.
 
     Autodiff would multiply the float32 gradient with bfloat16 factors: in float32, on a GPU.
@@ -37,18 +37,18 @@ def to_float32(product: Callable) -> Callable:
 def einsum(equation: str, x, w, float32: bool = False, **how):
     """jnp.einsum(equation, x, w, **how), as of "BTD,DF->BTF", laid out as its letters say.
 
-    x's letters that w has not are its tokens, two neighbours. float32: see `to_float32`.
+    x's letters that w has not are its tokens, two neighbours. float32: see `with_float32_output`.
     """
     (of_x, of_w), gives = equation.split("->")[0].split(","), equation.split("->")[1]
     tokens = "".join(letter for letter in of_x if letter not in of_w)
     short = equation.replace(tokens, tokens[0])
-    layout = sharding.out(short.split("->")[1])
+    layout = sharding.out_sharding(short.split("->")[1])
     product = functools.partial(jnp.einsum, short, out_sharding=layout, **how)
-    product = to_float32(product) if float32 else product
-    return as_rows(lambda x: product(x, w), x, tokens, of_x, gives)
+    product = with_float32_output(product) if float32 else product
+    return flatten_tokens(lambda x: product(x, w), x, tokens, of_x, gives)
 
 
-def as_rows(fn: Callable, x, tokens: str, takes: str, gives: str):
+def flatten_tokens(fn: Callable, x, tokens: str, takes: str, gives: str):
     """fn(x) where x's two axes of tokens are one, and so are those of the result.
 
     Args:

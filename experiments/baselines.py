@@ -22,7 +22,7 @@ def require() -> None:
     """
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     configs.require(
-        not missing, f"--peers needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        not missing, f"--baselines needs {' and '.join(missing)}: pip install {' '.join(missing)}"
     )
 
 

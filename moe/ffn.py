@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
-from moe.layers import products
+from moe import matmul, sharding
 
 ACTIVATIONS = {  # name -> (function, gated)
     "relu": (jax.nn.relu, False),
@@ -34,7 +33,7 @@ def num_matrices(activation: str) -> int:
     return 3 if ACTIVATIONS[activation][1] else 2
 
 
-def compute(
+def apply(
     x, weights: Weights, activation: str, tokens: str, bank: str = "",
     *, between: Callable = lambda h: h, layout=None,
 ):  # fmt: skip
@@ -44,16 +43,17 @@ def compute(
       tokens: after the bank's letter none, one, or two, which are one meanwhile.
       bank: "E" if weights have an E axis.
       between: is done to hidden units.
-      layout: of the result, as of `sharding.out`; of two axes of tokens it is what they say.
+      layout: of the result, as of `sharding.out_sharding`; of two axes of tokens it is what they
+      say.
     """
     rows = tokens.removeprefix(bank)
     if len(rows) == 2:
         short, letters = bank + rows[0], tokens + "D"
-        layout = sharding.out(short + "D")
-        one = lambda x: compute(  # noqa: E731
+        layout = sharding.out_sharding(short + "D")
+        one = lambda x: apply(  # noqa: E731
             x, weights, activation, short, bank, between=between, layout=layout
         )
-        return products.as_rows(one, x, rows, letters, letters)
+        return matmul.flatten_tokens(one, x, rows, letters, letters)
     function, gated = ACTIVATIONS[activation]
     into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
     h = jnp.einsum(into, x, weights.w_in)
