@@ -41,6 +41,8 @@ A lower-case letter is the part of that axis that one device holds.
 MOE_SIMULATED_DEVICES=8 in the environment makes the CPU pose as so many devices.
 """
 
+__version__ = "0.1.0"
+
 import os
 
 

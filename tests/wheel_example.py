@@ -1,0 +1,32 @@
+"""What a stranger does first with the installed package: route tokens, carry them, compare.
+
+tests/test_wheel.py runs it from an empty folder, with nothing of the checkout importable.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe import dispatch, routing
+from moe.routing import assignment
+
+G, S, D, E, K, C = 2, 16, 8, 4, 2, 16  # slots for every token: nothing is dropped
+
+x_GSD = jax.random.normal(jax.random.key(0), (G, S, D))
+logits_GSE = jax.random.normal(jax.random.key(1), (G, S, E))
+mask_GS = jnp.ones((G, S), bool)
+
+routed = routing.route("top_k", logits_GSE, mask_GS, K)
+choice = routed.assignment
+assert choice.expert_GSK.shape == (G, S, K)
+np.testing.assert_allclose(choice.gate_GSK.sum(-1), 1.0, rtol=1e-6)
+
+# Experts that do nothing: a token comes back weighted by its gates, which sum to 1.
+slots = assignment.seat(choice, E, C)
+for name, dispatcher in dispatch.SLOTTED.items():
+    x_GECD = dispatcher.dispatch(x_GSD, slots)
+    assert x_GECD.shape == (G, E, C, D), name
+    y_GSD = dispatcher.combine(x_GECD, slots, tokens=S)
+    np.testing.assert_allclose(y_GSD, x_GSD, rtol=1e-5, atol=1e-6, err_msg=name)
+
+print(f"{len(dispatch.SLOTTED)} dispatchers agree on {jax.default_backend()}")
