@@ -24,6 +24,8 @@ Soft MoE and expert choice have other factors, said at their lines.
 from ml_collections import ConfigDict
 
 from configs import scaling
+from moe import config as configs
+from moe import objectives
 
 EXPERTS = 20
 DOMAINS = len(scaling.CORPUS)
@@ -109,7 +111,7 @@ def cpu() -> ConfigDict:
     config.name = "routers_cpu"
     config.decoder = setting("routers_cpu_decoder", decoder_variants())
     config.masked = setting("routers_cpu_masked", masked_variants())
-    config.masked.base.model.bidirectional = True
+    learn_masked_tokens(config.masked.base)
     return config
 
 
@@ -138,18 +140,26 @@ def shortened(study: ConfigDict) -> ConfigDict:
     return study
 
 
+def learn_masked_tokens(base: ConfigDict) -> None:
+    """Makes a run read both ways and learn masked tokens."""
+    base.model.causal = False
+    base.model.mask_embedding = True
+    base.objective = configs.complete(objectives.ObjectiveConfig, {"name": "masked_token"})
+
+
 def gpu() -> ConfigDict:
     """The model of `configs/scaling.py:gpu`, three paired seeds."""
     large = scaling.gpu()
     config = cpu()
     config.name = "routers_gpu"
     for study in (config.decoder, config.masked):
-        bidirectional = study.base.model.bidirectional
+        masked = study.base.objective.name == "masked_token"
         study.name = study.name.replace("cpu", "gpu")
         study.seeds, study.jobs, study.watts = 3, large.jobs, large.watts
         study.base = large.base.copy_and_resolve_references()
         study.base.data.source = scaling.CORPUS  # five domains
-        study.base.model.bidirectional = bidirectional
+        if masked:
+            learn_masked_tokens(study.base)
         for name, variant in study.variants.items():
             if name.endswith("by_sequence"):
                 variant.experts.group_size = study.base.train.seq_len

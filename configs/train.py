@@ -30,7 +30,9 @@ def get_config(router: str = "top_k") -> ConfigDict:
     if "jitter" in routing.ROUTERS[router].common:
         experts["jitter"] = 0.01
     experts |= NEEDS.get(router, {})
+    causal = routing.ROUTERS[router].causal == "always"
     run = {
+        "objective": {"name": "next_token" if causal else "masked_token"},
         "data": {"source": ("encyclopedia_en", "code", "cloud_docs"), "vocab_size": 1024},
         "model": {
             "vocab_size": 1024,
@@ -41,7 +43,8 @@ def get_config(router: str = "top_k") -> ConfigDict:
             "d_head": 32,
             "d_ff": 256,
             "dtype": "float32",
-            "bidirectional": routing.ROUTERS[router].causal != "always",
+            "causal": causal,
+            "mask_embedding": not causal,
             "experts": experts,
         },
         "optimizer": {"learning_rate": 0.008},

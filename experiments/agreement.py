@@ -17,12 +17,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import command, generate
+from experiments import command
 from moe import config as configs
 from moe.evaluation import routing
-from moe.models import decoder
 from moe.routing import assignment
-from moe.training import files, loop, loss
+from moe.training import files, loop, runs
 
 
 def compare(run, data, state, batches: int) -> dict:
@@ -37,13 +36,12 @@ def compare(run, data, state, batches: int) -> dict:
         "a model whose tokens choose experts was expected: a dense one, or one whose slots choose,"
         " has nothing to compare",
     )
-    network = decoder.Decoder(run.model)
 
     @functools.partial(jax.jit, static_argnums=2)
     def by(state, inputs, train):
         key = jax.random.key(0)
-        found = loss.forward(network, state.params, state.routing, inputs, key, train)
-        return found.sums.nll / found.sums.tokens, found.choices
+        found = run.task.forward(state.params, state.router_state, inputs, key, train)
+        return found.sums.nll / found.sums.targets, found.choices
 
     rows = []
     for i in tqdm.trange(batches, desc="batches"):
@@ -57,7 +55,7 @@ def compare(run, data, state, batches: int) -> dict:
 
 def main(workdir: str, batches: int) -> None:
     """Prints and writes what `compare` finds."""
-    run, data, state = generate.trained(pathlib.Path(workdir))
+    run, data, state = runs.load_run(workdir)
     text = json.dumps(compare(run, data, state, batches))
     files.write(pathlib.Path(workdir) / "agreement.json", text + "\n")
     print(text)

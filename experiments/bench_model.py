@@ -20,29 +20,30 @@ from absl import flags
 
 from experiments import command, scaling, timing
 from moe import config as configs
-from moe import counting, flops, generate
+from moe import counting, decoding, flops, models
 from moe.analysis import dispatching
+from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
-from moe.models import decoder
-from moe.training import files, loss, step
+from moe.models import contract
+from moe.training import files, step
 
 
-def batch(run) -> loss.Inputs:
+def batch(run) -> Batch:
     """Random tokens, one document a row."""
     t = run.train
     rng, shape = np.random.default_rng(0), (t.batch_size, t.seq_len)
     tokens, targets = rng.integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     ones, place = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1]), shape)
     fields = tokens, targets, ones, place.astype(np.int32)
-    return loss.Inputs(*map(jnp.asarray, fields))
+    return Batch(*map(jnp.asarray, fields))
 
 
 def floor(run, rounds: int, what: str) -> float:
     """Seconds of the matrix products of a training step, each shape by itself."""
     t = run.train
-    step_ = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
-    state = jax.eval_shape(lambda: step.init(run.model, run.tx, t.seed))
-    found = counting.products(step_, state, loss.input_shapes(t.batch_size, t.seq_len))
+    step_ = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    state = jax.eval_shape(lambda: step.init(run.task.model, run.tx, t.seed))
+    found = counting.products(step_, state, contract.batch_shapes(t.batch_size, t.seq_len))
     calls = {}
     for product in found:
         draw = [jax.random.normal(jax.random.key(0), shape, dtype) for shape, dtype in product.of]
@@ -60,8 +61,8 @@ def training(name: str, config, rounds: int) -> list[dict]:
     runs = scaling.variants(config)
     states, calls = {}, {}
     for variant, run in runs.items():
-        states[variant] = step.init(run.model, run.tx, 0)
-        fn = step.make_train_step(run.model, run.tx, 0, run.train.accumulate)
+        states[variant] = step.init(run.task.model, run.tx, 0)
+        fn = step.make_train_step(run.task, run.tx, 0, run.train.accumulate)
         compiled = fn.lower(states[variant], batch(run)).compile()
         calls[variant] = functools.partial(timing.advance, states, variant, compiled, batch(run))
     taken = timing.interleaved(calls, rounds, f"training {name}")
@@ -81,7 +82,7 @@ def training(name: str, config, rounds: int) -> list[dict]:
     return rows
 
 
-def models(config) -> dict[str, ModelConfig]:
+def decoding_models(config) -> dict[str, ModelConfig]:
     """The dense model and those with experts, of equal active size."""
     base = configs.from_config_dict(ModelConfig, config.base, "decoding.base.")
     found = {"dense": base}
@@ -94,11 +95,11 @@ def models(config) -> dict[str, ModelConfig]:
     return found
 
 
-def decoding(config, rounds: int) -> list[dict]:
+def decoding_rows(config, rounds: int) -> list[dict]:
     """One row for each model and batch."""
     rows = []
     for size in config.batches:
-        calls, known = {}, models(config)
+        calls, known = {}, decoding_models(config)
         for name, model in known.items():
             calls[name] = _one_token(model, size, config.length)
         taken = timing.interleaved(calls, rounds, f"decoding batch {size}")
@@ -117,11 +118,11 @@ def decoding(config, rounds: int) -> list[dict]:
 
 def _one_token(model, size, length):
     """A call that reads one token of each text; the state goes round in one place."""
-    weights = generate.prepare(decoder.init(model, jax.random.key(0)))
+    weights = decoding.prepare(model, models.init(model, jax.random.key(0)))
     prompt = np.random.default_rng(0).integers(1, model.vocab_size, (size, length // 2))
-    state = generate.prefill(model, weights, jnp.asarray(prompt), jax.random.key(0), length)
+    state = decoding.prefill(model, weights, jnp.asarray(prompt), jax.random.key(0), length)
     token_B = jnp.asarray(prompt[:, 0], jnp.int32)
-    compiled = generate.advance.lower(model, weights, state, token_B).compile()
+    compiled = decoding.advance.lower(model, weights, state, token_B).compile()
     at, box = state.at, [state]
 
     def call():
@@ -138,7 +139,7 @@ def main(config, workdir: str) -> None:
     rows = []
     for name, study in config.training.items():
         rows += training(name, study, config.rounds)
-    rows += decoding(config.decoding, config.rounds)
+    rows += decoding_rows(config.decoding, config.rounds)
     files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     tables = dispatching.models_table(rows), dispatching.models_targets(rows)
     text = "\n\n".join((*tables, str(files.machine()))) + "\n"

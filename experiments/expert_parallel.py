@@ -20,7 +20,8 @@ from experiments import command
 from moe import config as configs
 from moe import estimate, hlo, plan, sharding
 from moe.analysis import markdown, plots
-from moe.training import loop, loss, step
+from moe.batch import Batch
+from moe.training import loop, step
 from moe.training.config import RunConfig
 
 
@@ -39,9 +40,9 @@ def simulated(run: RunConfig) -> dict:
     ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     with sharding.on(mesh, run.layout):
-        state = step.init(run.model, run.tx, run.train.seed)
-        inputs = sharding.shard_batch(loss.Inputs(*ids, np.ones_like(place), place))
-        program = step.make_train_step(run.model, run.tx, 0).lower(state, inputs).compile()
+        state = step.init(run.task.model, run.tx, run.train.seed)
+        inputs = sharding.shard_batch(Batch(*ids, np.ones_like(place), place))
+        program = step.make_train_step(run.task, run.tx, 0).lower(state, inputs).compile()
         sizes = [estimate.bytes_per_device(tree) for tree in (state.params, state)]
         _, metrics = program(state, inputs)
     return {

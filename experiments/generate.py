@@ -5,9 +5,6 @@
 Reads the run's config.json, its data (for the tokenizer) and its last checkpoint.
 """
 
-import contextlib
-import json
-import pathlib
 import time
 
 import jax
@@ -16,28 +13,10 @@ from absl import flags
 
 from experiments import command
 from moe import config as configs
-from moe import generate, legacy
-from moe.data import prepare, tokenizer
-from moe.training import checkpoint, loop, step
+from moe import decoding
+from moe.data import tokenizer
+from moe.training import runs
 from moe.training.config import RunConfig
-
-
-def trained(workdir: pathlib.Path):
-    """(run, data, state) of a run, as of its last checkpoint.
-
-    Raises:
-      ValueError: if there is none, or the data is not what it was trained on.
-    """
-    path = workdir / "config.json"
-    configs.require(path.exists(), f"{workdir} has no config.json: --workdir is a run's folder")
-    run = configs.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
-    data = prepare.prepare(run.data)
-    loop.claim_workdir(run, workdir, data)
-    state = step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
-    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.restore(state)
-    configs.require(found is not None, f"{workdir} has no checkpoint yet")
-    return run, data, found[0]
 
 
 def domains(run: RunConfig, data, domain: str | None, number: int):
@@ -52,13 +31,13 @@ def domains(run: RunConfig, data, domain: str | None, number: int):
 
 def main(workdir: str, texts: list[str], tokens: int, domain: str | None = None, **how) -> None:
     """Prints every prompt with its continuation, and how fast it came."""
-    run, data, state = trained(pathlib.Path(workdir))
+    run, data, state = runs.load_run(workdir)
     words = tokenizer.load(data.tokenizer_path)
     prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in texts]
     domain_B = domains(run, data, domain, len(prompts))
-    weights = generate.prepare(state.params, state.routing)
+    weights = decoding.prepare(run.model, state.params, state.router_state)
     began = time.perf_counter()
-    added = generate.generate(run.model, weights, prompts, tokens, domain_B=domain_B, **how)
+    added = decoding.generate(run.model, weights, prompts, tokens, domain_B=domain_B, **how)
     seconds = time.perf_counter() - began
     for text, more in zip(texts, added, strict=True):
         print(f"{text}{words.decode(more.tolist())}\n")

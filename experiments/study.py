@@ -19,7 +19,8 @@ from experiments import timing
 from moe import config as configs
 from moe import counting, flops, legacy, plan, sharding
 from moe.data import prepare
-from moe.training import files, loop, loss, metrics, step
+from moe.models import contract
+from moe.training import files, loop, metrics, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # by variant, at seed 0
@@ -130,8 +131,10 @@ def _done(path):
 def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
     t, state = run.train, plan.state_shapes(run)
-    train_step = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
-    return counting.count(train_step, state, loss.input_shapes(t.batch_size, t.seq_len)).everything
+    train_step = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    return counting.count(
+        train_step, state, contract.batch_shapes(t.batch_size, t.seq_len)
+    ).everything
 
 
 def _timing(root):
@@ -251,7 +254,7 @@ def _time_steps(index, runs, root):
 
 
 def _state(run, data):
-    return step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
+    return step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
 
 
 def _ready(run, state, data):

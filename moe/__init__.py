@@ -2,10 +2,16 @@
 
 The map
 -------
-routing/     who goes where: logits (or ids) -> an assignment, a router_stats of what happened
+routing/     who goes where: logits (or ids) -> an assignment, statistics of what happened
 dispatch/    how tokens travel to the experts and back, on one device and across the mesh
 layers/      Linen modules that own parameters: attention, feed-forward, experts, MoE
-models/      whole networks built from the layers
+models/      whole networks built from the layers; MODELS is the list
+objectives/  what is learned: next token, masked tokens, classes; OBJECTIVES is the list
+ffn.py       what a feed-forward, or a bank of experts, computes
+matmul.py    products of tokens with weights
+batch.py     what a step reads
+decoding.py  text from a trained model, token by token, with a cache
+legacy.py    the names that earlier versions wrote into files
 presets.py   the published models by name
 compat.py    what differs between versions of JAX
 config.py    frozen dataclasses that validate themselves
@@ -18,7 +24,7 @@ plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
 training/    state, step, loop and what watches it, optimizer, checkpoints, metrics
-evaluation/  loss and bits per byte on held-out text, routers over time
+evaluation/  loss, text and routers on held-out batches; EVALUATORS is the list
 analysis/    paired statistics, tables, figures
 
 The letters
@@ -43,7 +49,9 @@ MOE_SIMULATED_DEVICES=8 in the environment makes the CPU pose as so many devices
 
 __version__ = "0.1.0"
 
+import importlib
 import os
+from typing import Any
 
 
 def _simulate(number: str) -> None:
@@ -63,3 +71,35 @@ def _simulate(number: str) -> None:
 
 if os.environ.get("MOE_SIMULATED_DEVICES"):
     _simulate(os.environ["MOE_SIMULATED_DEVICES"])
+
+
+# The public names, and where they live. They are imported when they are first asked for, so that
+# `import moe` starts no backend and reads no data.
+PUBLIC = {
+    "MoELayer": "moe.layers.moe_layer",
+    "MoEConfig": "moe.config",
+    "collect": "moe.layers.records",
+    "ModelConfig": "moe.config",
+    "Decoder": "moe.models.decoder",
+    "RunConfig": "moe.training.config",
+    "ROUTERS": "moe.routing",
+    "DISPATCHERS": "moe.dispatch",
+    "MODELS": "moe.models",
+    "OBJECTIVES": "moe.objectives",
+    "EVALUATORS": "moe.evaluation",
+    "train": "moe.training.loop",
+    "load_run": "moe.training.runs",
+    "generate": "moe.decoding",
+    "count": "moe.counting",
+    "match": "moe.flops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'moe' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

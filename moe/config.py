@@ -169,7 +169,8 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass
     scan_unroll: int = 1  # blocks unrolled in the scan: more program, less overhead on a CPU
-    bidirectional: bool = False  # sees whole documents; trained and judged on masked tokens
+    causal: bool = True  # attention sees no later token
+    mask_embedding: bool = False  # has a vector for masked tokens
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
     experts: MoEConfig | None = None
 
@@ -187,13 +188,13 @@ class ModelConfig:
         require(
             self.experts is None
             or self.experts.causal == "always"
-            or self.bidirectional
+            or not self.causal
             or self.allow_noncausal,
             f"experts.router={self.experts and self.experts.router!r} is not causal: it looks at"
             " later tokens,"
             f" which a decoder does not have when it generates ({_causal_when(self.experts)})."
             " Choose a"
-            " causal one, set model.bidirectional=True to learn masked tokens instead, or"
+            " causal one, set model.causal=False and learn masked tokens instead, or"
             " model.allow_noncausal=True if you know what its loss means",
         )
         require(
@@ -202,15 +203,14 @@ class ModelConfig:
             " MoE: use moe_every=2 or more, or leave it empty",
         )
         require(
-            not (self.bidirectional and self.experts and self.experts.routing.reads_ids),
+            not (self.mask_embedding and self.experts and self.experts.routing.reads_ids),
             f"experts.router={self.experts and self.experts.router!r} goes by token ids, which"
-            " are hidden in a"
-            " bidirectional model",
+            " are hidden in a",
         )
         require(
-            self.position == "rotary" or not self.bidirectional,
-            "model.position='relative' has buckets for earlier tokens only: use 'rotary' in a"
-            " bidirectional model",
+            self.position == "rotary" or self.causal,
+            "model.position='relative' has buckets for earlier tokens only: use 'rotary' with"
+            " model.causal=False",
         )
         not_negative(self, "model", ("num_dense_layers", "num_kv_heads"))
         in_blocks = self.num_layers - self.num_dense_layers

@@ -45,7 +45,7 @@ def activations(run, sizes):
     """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
     m, t, model = run.model, _tokens(run, sizes), sizes["model"]
     width, T = _width(run), run.train.seq_len
-    pairs = T * T if m.bidirectional else sum((b - a) * b for a, b in attention.blocks(T))
+    pairs = T * T if not m.causal else sum((b - a) * b for a, b in attention.blocks(T))
     scores = t * pairs / T * m.num_heads / model * (4 + width)
     attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
     dense = t * (m.d_model + 3 * m.d_ff / model) * width

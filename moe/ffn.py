@@ -1,7 +1,7 @@
-"""What a feed-forward computes: one dense layer, or a bank of E experts with packed weights.
+"""What a feed-forward computes: one dense layer, or E experts with packed weights.
 
 Plain: act(x W_in) W_out (Vaswani et al. 2017, equation 2). Gated: (act(x W_gate) * x W_in) W_out
-(Shazeer 2020, "GLU variants improve transformer"). A bank is the same with an E axis.
+(Shazeer 2020, "GLU variants improve transformer"). Experts are the same with an E axis.
 """
 
 from collections.abc import Callable
@@ -33,29 +33,48 @@ def num_matrices(activation: str) -> int:
     return 3 if ACTIVATIONS[activation][1] else 2
 
 
+def identity(h: jax.Array) -> jax.Array:
+    """The hidden units as they are."""
+    return h
+
+
 def apply(
-    x, weights: Weights, activation: str, tokens: str, bank: str = "",
-    *, between: Callable = lambda h: h, layout=None,
-):  # fmt: skip
-    """The feed-forward of x, whose letters are `tokens` + D; the result has the same.
+    x: jax.Array,
+    weights: Weights,
+    activation: str,
+    tokens: str,
+    experts: str = "",
+    *,
+    hidden_fn: Callable[[jax.Array], jax.Array] = identity,
+) -> jax.Array:
+    """The feed-forward of x, whose axes are `tokens` + D; the result has the same.
 
     Args:
-      tokens: after the bank's letter none, one, or two, which are one meanwhile.
-      bank: "E" if weights have an E axis.
-      between: is done to hidden units.
-      layout: of the result, as of `sharding.out_sharding`; of two axes of tokens it is what they
-      say.
+      x: of any number of token axes, up to two after an E.
+      weights: of one feed-forward, or of E.
+      activation: of `ACTIVATIONS`.
+      tokens: einsum letters of the leading axes of x, as "S", "BT", "EC" or "EGC". Two token axes
+        are flattened for the matrix products.
+      experts: "E" if weights have an E axis, which must then be the first of x.
+      hidden_fn: is applied to the hidden units, as dropout.
     """
-    rows = tokens.removeprefix(bank)
-    if len(rows) == 2:
-        short, letters = bank + rows[0], tokens + "D"
-        layout = sharding.out_sharding(short + "D")
-        one = lambda x: apply(  # noqa: E731
-            x, weights, activation, short, bank, between=between, layout=layout
-        )
-        return matmul.flatten_tokens(one, x, rows, letters, letters)
+    token_axes = tokens.removeprefix(experts)
+    if len(token_axes) < 2:
+        return _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, None)
+    flat = experts + token_axes[0]
+    layout = sharding.out_sharding(flat + "D")
+
+    def on_rows(x):
+        return _apply_to_rows(x, weights, activation, flat, experts, hidden_fn, layout)
+
+    return matmul.flatten_tokens(on_rows, x, token_axes, tokens + "D", tokens + "D")
+
+
+def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
+    """`apply` for at most one token axis; `layout` is that of the result on a mesh."""
     function, gated = ACTIVATIONS[activation]
-    into, out_of = f"{tokens}D,{bank}DF->{tokens}F", f"{tokens}F,{bank}FD->{tokens}D"
+    into = f"{tokens}D,{experts}DF->{tokens}F"
+    out_of = f"{tokens}F,{experts}FD->{tokens}D"
     h = jnp.einsum(into, x, weights.w_in)
     h = function(jnp.einsum(into, x, weights.w_gate)) * h if gated else function(h)
-    return jnp.einsum(out_of, between(h), weights.w_out, out_sharding=layout)
+    return jnp.einsum(out_of, hidden_fn(h), weights.w_out, out_sharding=layout)

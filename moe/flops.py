@@ -14,10 +14,10 @@ from typing import NamedTuple
 import jax
 
 from moe import config as configs
-from moe import counting, ffn
+from moe import counting, models, objectives
 from moe.config import ModelConfig
-from moe.models import decoder
-from moe.training import loss
+from moe.models import contract
+from moe.training import gradients
 
 
 class Parameters(NamedTuple):
@@ -49,7 +49,7 @@ def parameters(model: ModelConfig) -> Parameters:
 
     A token meets everything but the E - K experts of each layer that it was not sent to.
     """
-    shapes = decoder.parameter_shapes(model)
+    shapes = models.parameter_shapes(model)
     total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
     if model.experts is None:
         return Parameters(total, total)
@@ -64,65 +64,65 @@ def parameters(model: ModelConfig) -> Parameters:
 
 
 def ideal(model: ModelConfig, length: int) -> dict[str, float]:
-    """Ideal FLOPs per token of a training step by part, in closed form (3 x forward).
+    """Ideal FLOPs per token of a training step by part, in closed form: what the maths needs.
 
     Args:
+      model: the config of any model.
       length: T, over which causal attention averages.
-
-    Routed experts are as many as a token meets on average, or at most
-    (`Router.experts_per_token`): K for most.
     """
-    D, moe_layers = model.d_model, model.moe_layers
-    attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head
-    seen = 2 * length if model.bidirectional else length + 1  # twice the mean of positions seen
-    dense_matrices = ffn.num_matrices(model.dense_activation or model.activation)
-    forward = {
-        "attention": model.num_layers * (4 * D * (attended + keys) + 2 * attended * seen),
-        "dense_ffn": (model.num_layers - moe_layers) * 2 * dense_matrices * D * model.d_ff,
-        "head": 2 * D * model.vocab_size,
-    }
-    if model.experts:
-        matrices = ffn.num_matrices(model.activation)
-        used = model.experts.routing.experts_per_token(model.experts) + model.experts.shared_experts
-        forward["experts"] = moe_layers * used * 2 * matrices * D * model.experts.d_ff
-    return {part: 3.0 * flops for part, flops in forward.items()}
+    return models.build(model).ideal_flops(length)
 
 
 @functools.cache
-def executed(model: ModelConfig, batch: int, length: int, accumulate: int = 1) -> counting.Flops:
+def executed(
+    model: ModelConfig,
+    batch: int,
+    length: int,
+    accumulate: int = 1,
+    objective: objectives.ObjectiveConfig | None = None,
+) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 
     Of the grouped dispatcher the slots of its kernel 'blocks' are counted, whatever the kernel;
     what comes beyond them depends on the loads, and statistics tell it.
 
     Args:
+      model: the config of any model.
       batch: sequences in a step, over all devices and micro-batches.
+      length: T.
       accumulate: micro-batches; more than one costs a recomputed forward pass.
+      objective: what is learned; the model's usual one if it is None.
     """
-    network = decoder.Decoder(model)
+    task = objectives.task(model, objective)
 
-    def step(params, routing, inputs, key):
-        return loss.value_and_grad(network, params, routing, inputs, key, accumulate)
+    def step(params, router_state, inputs, key):
+        return gradients.value_and_grad(task, params, router_state, inputs, key, accumulate)
 
-    return _count(step, model, batch, length)
+    return _count(step, task.model, batch, length)
 
 
 @functools.cache
-def evaluating(model: ModelConfig, batch: int, length: int) -> counting.Flops:
+def evaluating(
+    model: ModelConfig,
+    batch: int,
+    length: int,
+    objective: objectives.ObjectiveConfig | None = None,
+) -> counting.Flops:
     """Executed FLOPs of evaluating `batch` x `length` tokens at the evaluation capacity."""
-    network = decoder.Decoder(model)
+    task = objectives.task(model, objective)
 
-    def forward(params, routing, inputs, key):
-        return loss.forward(network, params, routing, inputs, key, train=False)
+    def forward(params, router_state, inputs, key):
+        return task.forward(params, router_state, inputs, key, False)
 
-    return _count(forward, model, batch, length)
+    return _count(forward, task.model, batch, length)
 
 
 def _count(function, model, batch, length):
-    """FLOPs of function(params, routing, inputs, key), from shapes alone."""
+    """FLOPs of function(params, router_state, batch, key), from shapes alone."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, routing = decoder.parameter_shapes(model), decoder.routing_state(model)
-    return counting.count(function, params, routing, loss.input_shapes(batch, length), key)
+    params = contract.parameter_shapes(model)
+    inputs = contract.batch_shapes(batch, length)
+    return counting.count(function, params, model.router_state(), inputs, key)
 
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:

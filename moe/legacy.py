@@ -21,6 +21,9 @@ def run_config(content: dict) -> dict:
     content = dict(content)
     content["mesh"] = renamed(content.get("mesh", {}), MESH_FIELDS)
     model = renamed(content["model"], MODEL_FIELDS)
+    if model.pop("bidirectional", False):  # once meant both: sees all, and learns masked tokens
+        model |= {"causal": False, "mask_embedding": True}
+        content["objective"] = {"name": "masked_token"}
     if model.get("experts"):
         experts = renamed(model["experts"], MOE_FIELDS)
         if experts.get("options"):

@@ -21,7 +21,8 @@ from jax.sharding import NamedSharding
 from moe import chips, estimate, flops, hlo, sharding
 from moe import config as configs
 from moe.dispatch import grouped
-from moe.training import loss, step
+from moe.models import contract
+from moe.training import step
 from moe.training.config import RunConfig
 
 PLATFORM = "tpu"  # to lower for; lowering needs no compiler
@@ -159,15 +160,15 @@ def lower(run: RunConfig, mesh):
     """The whole training step, lowered for the mesh in use; no array is made."""
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
-    train_step = step.make_train_step(run.model, run.tx, t.seed, t.accumulate)
-    inputs = loss.input_shapes(t.batch_size, t.seq_len, layout)
+    train_step = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    inputs = contract.batch_shapes(t.batch_size, t.seq_len, layout)
     traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
 
 
 def state_shapes(run: RunConfig) -> step.State:
     """The training state as shapes with their shardings on the mesh in use."""
-    return jax.eval_shape(lambda: step.init(run.model, run.tx, run.train.seed))
+    return jax.eval_shape(lambda: step.init(run.task.model, run.tx, run.train.seed))
 
 
 def _refused(guess, error):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import generate, routing
+from moe import decoding, routing
 from moe.data import batches
-from moe.models import decoder
+from moe.models import contract, decoder
 from tests import tiny
 
 PROMPTS = [[3, 1, 0, 1, 5], [9, 2], [6]]  # 0 starts a document
@@ -40,13 +40,13 @@ def trained(config):
 
 
 def weights(config):
-    return generate.prepare(*trained(config))
+    return decoding.prepare(config, *trained(config))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(config, params, state, tokens_BT, *place):
     """logits of one text, by the scanned model that is trained."""
-    variables = {"params": params, **decoder.routing_variables(config, state)}
+    variables = {"params": params, **contract.router_variables(config, state)}
     return decoder.Decoder(config).apply(variables, tokens_BT, *place, False)
 
 
@@ -66,33 +66,33 @@ def by_forward_passes(config, prompt, steps):
 def test_as_many_forward_passes(name):
     """Prompts of different lengths together, each as if it were alone."""
     config = model(name)
-    got = generate.generate(config, weights(config), PROMPTS, STEPS)
-    without_drops = generate.dropless(config)
+    got = decoding.generate(config, weights(config), PROMPTS, STEPS)
+    without_drops = decoding.dropless(config)
     for prompt, tokens in zip(PROMPTS, got, strict=True):
         assert tokens.tolist() == by_forward_passes(without_drops, prompt, STEPS)[0]
 
 
 def test_logits_are_those_of_the_forward_pass():
-    config = generate.dropless(model(EXPERTS))
+    config = decoding.dropless(model(EXPERTS))
     prompt = PROMPTS[0]
     tokens, want = by_forward_passes(config, prompt, 3)
-    state = generate.prefill(
+    state = decoding.prefill(
         config, weights(config), jnp.array([prompt]), jax.random.key(0), len(prompt) + 3
     )
     for i in range(3):
         tiny.assert_close(state.logits_BV[0], want[i], rtol=1e-4, atol=1e-5)
-        state = generate.advance(config, weights(config), state, jnp.array(tokens[i : i + 1]))
+        state = decoding.advance(config, weights(config), state, jnp.array(tokens[i : i + 1]))
     assert state.at == len(prompt) + 3
 
 
 def test_one_token_reads_the_weights_of_its_own_experts_only():
     """The others are not numbers, and the program holds no copy of all of them."""
-    config = generate.dropless(model("few of many experts"))
-    start = generate.prefill(config, weights(config), jnp.array([[3, 1]]), jax.random.key(0), 8)
+    config = decoding.dropless(model("few of many experts"))
+    start = decoding.prefill(config, weights(config), jnp.array([[3, 1]]), jax.random.key(0), 8)
     token_B = jnp.array([4])
-    lowered = generate.advance.lower(config, weights(config), start, token_B)
+    lowered = decoding.advance.lower(config, weights(config), start, token_B)
     step = lowered.compile()
-    want = generate.advance(config, weights(config), jax.tree.map(jnp.copy, start), token_B)
+    want = decoding.advance(config, weights(config), jax.tree.map(jnp.copy, start), token_B)
     finite = 0
     for e in range(16):  # spoil one expert after the other
         spoilt = jax.tree_util.tree_map_with_path(
@@ -111,7 +111,7 @@ def test_one_token_reads_the_weights_of_its_own_experts_only():
 
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
     config = model(EXPERTS)
-    sample = functools.partial(generate.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
+    sample = functools.partial(decoding.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
     cold, hot = sample(), sample(temperature=3.0)
     assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
     np.testing.assert_array_equal(hot, sample(temperature=3.0))
@@ -120,16 +120,16 @@ def test_what_is_drawn_follows_the_seed_and_the_temperature():
 
 def test_draws_have_the_frequencies_of_the_softmax():
     logits_BV = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.2])), (20_000, 3))
-    drawn = np.bincount(generate.sample(logits_BV, 1.0, jax.random.key(0)), minlength=3) / 20_000
+    drawn = np.bincount(decoding.sample(logits_BV, 1.0, jax.random.key(0)), minlength=3) / 20_000
     np.testing.assert_allclose(drawn, [0.5, 0.3, 0.2], atol=0.012)  # three standard deviations
-    sharp = np.bincount(generate.sample(logits_BV, 0.5, jax.random.key(0)), minlength=3) / 20_000
+    sharp = np.bincount(decoding.sample(logits_BV, 0.5, jax.random.key(0)), minlength=3) / 20_000
     np.testing.assert_allclose(sharp, np.array([25, 9, 4]) / 38, atol=0.012)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bidirectional": True}, "bidirectional=True reads later tokens"),
+        ({"causal": False}, "causal=False reads later tokens"),
         (
             {"allow_noncausal": True, "experts": tiny.moe_config(router="expert_choice")},
             "'expert_choice' look",
@@ -138,17 +138,17 @@ def test_draws_have_the_frequencies_of_the_softmax():
 )
 def test_models_that_read_later_tokens_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        generate.generate(tiny.model(**changes), None, PROMPTS, 1)
+        decoding.generate(tiny.model(**changes), None, PROMPTS, 1)
 
 
 def test_what_makes_no_sense_is_refused():
     for wrong in (([], 3), ([[1], []], 3), ([[1]], 0)):
         with pytest.raises(ValueError, match="at least one token each"):
-            generate.generate(model(DENSE), None, *wrong)
+            decoding.generate(model(DENSE), None, *wrong)
     for ids in ([3, -1, 5], [tiny.model().vocab_size]):
         with pytest.raises(ValueError, match="expected token ids from 0 to"):
-            generate.generate(model(DENSE), None, [ids], 3)
+            decoding.generate(model(DENSE), None, [ids], 3)
     with pytest.raises(ValueError, match="'domain' reads domains: give domain_B"):
-        generate.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
+        decoding.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
-        generate.generate(model(DENSE), None, PROMPTS, 1)
+        decoding.generate(model(DENSE), None, PROMPTS, 1)

@@ -95,7 +95,11 @@ def test_traffic_is_that_of_the_compiled_program(remat):
     want = plan.arithmetic(run, "v5e", 8).traffic["all-to-all", "expert"]
     with tiny.on("2x4"):
         batch = tiny.put(tiny.inputs(16))
-        text = tiny.gradients(model).lower(tiny.params(model), batch, jax.random.key(0)).compile()
+        text = (
+            tiny.compiled_gradients(model)
+            .lower(tiny.params(model), batch, jax.random.key(0))
+            .compile()
+        )
     found = hlo.traffic(text.as_text(), {"data": 2, "expert": 4, "model": 1})
     assert found["all-to-all", "expert"] == want
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from moe import hlo, sharding
-from moe.layers import attention, moe_layer
+from moe.layers import attention
 from moe.training import step
 from tests import tiny
 
@@ -162,7 +162,7 @@ class First(NamedTuple):
 def first_step(config, mesh, accumulate=1, **layout) -> First:
     with tiny.on(mesh, **layout):
         state, batch = tiny.state(config, CHAIN), tiny.put(tiny.inputs(16))
-        train_step = step.make_train_step(config, CHAIN, 0, accumulate)
+        train_step = step.make_train_step(tiny.task_of(config), CHAIN, 0, accumulate)
         train_step = train_step.lower(state, batch).compile()
         state, metrics = train_step(state, batch)
         assert int(state.step) == 1
@@ -253,7 +253,7 @@ def layer_programs(name, transport):
     """The compiled texts of an MoE layer on 2 x 4: forward, and forward with backward."""
     factors = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0} if name == "grouped" else {}
     config = tiny.sparse(num_experts=8, k=2, dispatcher=name, **factors)
-    layer = moe_layer.MoELayer(config)
+    layer = tiny.layer_of(config)
 
     def forward(params, x_BTD, mask_BT):
         y_BTD, _ = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
@@ -293,7 +293,7 @@ def test_the_gathering_transport_sends_no_slots():
 def test_noise_is_drawn_where_it_is_used(router):
     """No device draws the random bits of the tokens of all the others."""
     changes = {"jitter": 0.1} if router == "top_k" else {}
-    layer = moe_layer.MoELayer(tiny.sparse(num_experts=8, router=router, **changes))
+    layer = tiny.layer_of(tiny.sparse(num_experts=8, router=router, **changes))
     groups = 24
 
     def forward(params, x_BTD, mask_BT, key):
@@ -361,7 +361,7 @@ def test_experts_and_their_gradients_stay_with_their_devices():
     with tiny.on("2x4"):
         params = tiny.params(config)
         shapes = jax.eval_shape(
-            tiny.gradients(config), params, tiny.put(tiny.inputs()), jax.random.key(0)
+            tiny.compiled_gradients(config), params, tiny.put(tiny.inputs()), jax.random.key(0)
         )[1]
         for tree in (params, shapes):
             experts = tree["block"]["layer_1"]["moe"]["experts"]

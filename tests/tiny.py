@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from moe import config as configs
-from moe import sharding
-from moe.models import decoder
-from moe.training import loss, step
+from moe import models, objectives, sharding
+from moe.batch import Batch
+from moe.layers import moe_layer
+from moe.training import gradients, step
 
 B, T, D, E, V = 8, 8, 8, 4, 32
 MESHES = ("1x1x1", "8x1x1", "1x8x1", "2x4x1", "2x2x2", "1x4x2")  # data x expert x model
@@ -55,28 +56,40 @@ def params(config: configs.ModelConfig, seed=0):
             return jnp.asarray(x)
         return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec))
 
-    return jax.tree_util.tree_map_with_path(draw, decoder.parameter_shapes(config))
+    return jax.tree_util.tree_map_with_path(draw, models.parameter_shapes(config))
 
 
 @functools.cache
-def gradients(config: configs.ModelConfig, accumulate=1):
+def compiled_gradients(config: configs.ModelConfig, accumulate=1):
     """The compiled (params, inputs, key) -> ((loss, metrics), gradients), one per test process."""
-    network = decoder.Decoder(config)
+    task = task_of(config)
 
     @jax.jit
     def function(params, batch, key):
-        (value, (metrics, _)), grads = loss.value_and_grad(
-            network, params, routing_state(config), batch, key, accumulate
+        (value, (metrics, _)), grads = gradients.value_and_grad(
+            task, params, routing_state(config), batch, key, accumulate
         )
         return (value, metrics), grads
 
     return function
 
 
+def task_of(config: configs.ModelConfig) -> objectives.contract.Task:
+    """What the model learns: the next token, or masked ones if it has a vector for them."""
+    name = "masked_token" if config.mask_embedding else "next_token"
+    return objectives.task(config, objectives.ObjectiveConfig(name=name))
+
+
+def layer_of(config: configs.ModelConfig) -> moe_layer.MoELayer:
+    """The MoE layer of a model, by itself."""
+    return moe_layer.MoELayer(config.experts, config.activation, config.init_scale, config.dtype)
+
+
 def routing_state(config: configs.ModelConfig):
     """The routers' state at the start, on the current mesh."""
     return jax.tree.map(
-        lambda x: sharding.reshard(jnp.asarray(x), "." * x.ndim), decoder.routing_state(config)
+        lambda x: sharding.reshard(jnp.asarray(x), "." * x.ndim),
+        models.build(config).router_state(),
     )
 
 
@@ -90,11 +103,11 @@ def state(config: configs.ModelConfig, tx=None) -> step.State:
 def value_and_grad(config, batch, mesh="none", accumulate=1, key=0):
     """((loss, metrics), gradients) of `params(config)` as NumPy arrays."""
     with on(mesh):
-        function = gradients(config, accumulate)
+        function = compiled_gradients(config, accumulate)
         return host(function(params(config), put(batch), jax.random.key(key)))
 
 
-def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
+def inputs(batch=B, length=T, seed=0, padded=True) -> Batch:
     """Random ids in rows of two documents of two domains, the last quarter of odd rows padding."""
     rng = np.random.default_rng(seed)
     tokens, targets = rng.integers(0, V, (2, batch, length))
@@ -106,7 +119,7 @@ def inputs(batch=B, length=T, seed=0, padded=True) -> loss.Inputs:
             (place >= length - length // 4) & (np.arange(batch) % 2)[:, None], 0, segment
         )
     fields = (tokens, targets, segment, place % cut, (place >= cut) * 1, segment > 0)
-    return loss.Inputs(*(jnp.asarray(x, jnp.int32) for x in fields))
+    return Batch(*(jnp.asarray(x, jnp.int32) for x in fields))
 
 
 @contextlib.contextmanager

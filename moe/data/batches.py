@@ -6,27 +6,12 @@ first token is predicted from its own <doc> alone: no loss term needs a look acr
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from grain import experimental as grain
 
+from moe.batch import Batch
 from moe.data import prepared, tokenizer
-
-
-class Batch(NamedTuple):
-    """int32 arrays [B, T].
-
-    segment_BT numbers the documents in a row from 1, and is 0 at padding (where all else is 0);
-    position_BT counts from 0 in each document, or from the row's start if that is later;
-    domain_BT is the source of the input token, an index into `Prepared.domain_names`.
-    """
-
-    tokens_BT: np.ndarray
-    targets_BT: np.ndarray
-    segment_BT: np.ndarray
-    position_BT: np.ndarray
-    domain_BT: np.ndarray
 
 
 def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
@@ -100,9 +85,14 @@ def eval_batches(
       ValueError: the split is shorter than a row.
     """
     rows = eval_rows(data, split, seq_len, max_batches * batch_size)
-    padded = np.append(rows, np.full(-len(rows) % batch_size, -1))
+    padded = padded_rows(rows, batch_size, padding=-1)
     # Returned, not yielded, so that the check above runs at the call.
-    return (_rows(data, split, some, seq_len) for some in padded.reshape(-1, batch_size))
+    return (_rows(data, split, some, seq_len) for some in padded)
+
+
+def padded_rows(rows: np.ndarray, batch_size: int, padding: int) -> np.ndarray:
+    """Numbers of rows by batch, [batches, batch_size], the last batch filled with `padding`."""
+    return np.append(rows, np.full(-len(rows) % batch_size, padding)).reshape(-1, batch_size)
 
 
 def eval_rows(data: prepared.Prepared, split: str, seq_len: int, most: int) -> np.ndarray:

@@ -1,1 +1,13 @@
-"""Judging models: held-out loss and bits per byte."""
+"""What is looked at. `EVALUATORS` is the whole list: a new evaluator is one file and one line here.
+
+`EVALUATORS[name](run, data, split) -> contract.Evaluator`; the loop calls those that
+`train.evaluators` names, and writes what they return.
+"""
+
+from moe.evaluation import held_out, routing, text
+
+EVALUATORS = {
+    "loss": held_out.loss,
+    "text": text.text,
+    "agreement": routing.agreement_over_a_step,
+}

@@ -2,9 +2,13 @@
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 
-from moe.routing import contract
+from moe import sharding
+from moe.evaluation import held_out
+from moe.evaluation.contract import Evaluator
+from moe.routing import assignment, contract
 
 
 class CollapseWarning(UserWarning):
@@ -20,6 +24,30 @@ def agreement(before, after, experts: int) -> list[float]:
     same = (after[..., :, None] == before[..., None, :]).any(-1) & (after < experts)
     axes = tuple(range(1, after.ndim))
     return (same.sum(axes) / np.maximum((after < experts).sum(axes), 1)).tolist()
+
+
+def agreement_over_a_step(run, data, split: str = "validation") -> Evaluator:
+    """`agreement_L`: the share of choices on fixed tokens that one more step did not change.
+
+    Nothing is logged of models in which tokens do not choose.
+    """
+    experts = run.model.experts
+    if experts is None or experts.routing.kind is not assignment.TopKAssignment:
+        return Evaluator(lambda state: {})
+    eval_step = held_out.eval_step_of(run.task)
+    batch = next(run.source(data).held_out(split, held_out.max_batches(run, split)))
+    before = []
+
+    def choices(state):
+        return np.asarray(eval_step(state, sharding.shard_batch(batch), jnp.int32(0)).choices)
+
+    def evaluate(state):
+        return {"agreement_L": agreement(before.pop(), choices(state), experts.num_experts)}
+
+    def before_step(state):
+        before[:] = [choices(state)]
+
+    return Evaluator(evaluate, before_step)
 
 
 class CollapseMonitor:

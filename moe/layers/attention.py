@@ -1,4 +1,4 @@
-"""Causal self-attention inside documents, with rotary or relative positions.
+"""Attention inside documents: causal or not, to oneself or to a context, with or without a cache.
 
 Grouped-query (Ainslie et al. 2023): N heads share fewer key and value heads, neighbours the same.
 
@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from moe import matmul, sharding
 from moe.layers import weights
 
-BUCKETS, FAR = 32, 128
-MOST, LEAST = 8, 64  # blocks of queries, and queries of a block
+BUCKETS = 32
+FAR = 128  # distances from here on share the last bucket
+MAX_BLOCKS = 8
+MIN_BLOCK = 64  # queries
 
 
 class KVCache(NamedTuple):
@@ -28,10 +30,25 @@ class KVCache(NamedTuple):
     at: jax.Array  # where the first new one lies
 
 
-class Attention(nn.Module):
-    """x_BTD -> y_BTD; a token attends to its own document, up to itself or all of it.
+class TokenInfo(NamedTuple):
+    """What a layer knows of each token beside its vector."""
 
-    With a cache, keys and values go into the collection "cache", and x attends to all in there.
+    segment_BT: jax.Array  # the number of its document, 0 for padding
+    position_BT: jax.Array  # in its document
+    tokens_BT: jax.Array | None = None  # ids, for routers that read them
+    domain_BT: jax.Array | None = None  # for routers that read it
+    kv_cache: KVCache | None = None  # in decoding
+
+
+class Attention(nn.Module):
+    """x_BTD -> y_BTD; a token attends to its own document, causal: up to itself.
+
+    Args of `__call__`:
+      x_BTD: what asks.
+      context_BUD: what is attended to, as an encoder's output; x itself if it is None.
+      q_info, kv_info: segments and positions of x and of the context.
+      cache: in decoding, keys and values go into the collection "cache", and x attends to all in
+        there.
     """
 
     num_heads: int
@@ -40,56 +57,80 @@ class Attention(nn.Module):
     position: str
     init_scale: float
     dtype: str
-    bidirectional: bool = False
+    causal: bool = True
 
     @nn.compact
-    def __call__(self, x_BTD, segment_BT, position_BT, cache: KVCache | None = None):
-        D, N, H = x_BTD.shape[-1], self.num_heads, self.d_head
-
-        def matrix(name, letters, *shape, fan_in):
-            return weights.weight(
-                self, name, letters, shape,
-                fan_in=fan_in, scale=self.init_scale, dtype=self.dtype,
-            )  # fmt: skip
-
-        q, k, v = (
-            matmul.einsum("BTD,DNH->BTNH", x_BTD, matrix(f"w_{name}", "DNH", D, n, H, fan_in=D))
-            for name, n in (("q", N), ("k", self.num_kv_heads), ("v", self.num_kv_heads))
-        )
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        context_BUD: jax.Array | None = None,
+        *,
+        q_info: TokenInfo,
+        kv_info: TokenInfo | None = None,
+        cache: KVCache | None = None,
+    ) -> jax.Array:
+        if context_BUD is None:
+            context_BUD = x_BTD
+            kv_info = q_info
+        assert kv_info is not None, "a context comes with the segments and positions of its tokens"
+        q = self.project(x_BTD, "w_q", self.num_heads)
+        k = self.project(context_BUD, "w_k", self.num_kv_heads)
+        v = self.project(context_BUD, "w_v", self.num_kv_heads)
         if self.position == "rotary":
-            q, k = rotate(q, position_BT), rotate(k, position_BT)
+            q = rotate(q, q_info.position_BT)
+            k = rotate(k, kv_info.position_BT)
+        kv_segment_BU = kv_info.segment_BT
         if cache is not None:
-            k, v = self.update_cache("k", k, cache), self.update_cache("v", v, cache)
-        k, v = share(k, N), share(v, N)
-        y_BTNH = self.attend(q, k, v, segment_BT, cache)
-        w_NHD = matrix("w_o", "NHD", N, H, D, fan_in=N * H)
+            k = self.update_cache("k", k, cache)
+            v = self.update_cache("v", v, cache)
+            kv_segment_BU = cache.segment_BU
+        k = share(k, self.num_heads)
+        v = share(v, self.num_heads)
+        first = None if cache is None else cache.at
+        y_BTNH = self.attend(q, k, v, q_info.segment_BT, kv_segment_BU, first)
+        D = x_BTD.shape[-1]
+        shape = (self.num_heads, self.d_head, D)
+        w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
         return matmul.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
+
+    def project(self, x_BTD, name, heads):
+        """x in so many heads, [B, T, N, H]."""
+        D = x_BTD.shape[-1]
+        w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
+        return matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
+
+    def matrix(self, name, letters, shape, fan_in):
+        return weights.weight(
+            self, name, letters, shape, fan_in=fan_in, scale=self.init_scale, dtype=self.dtype
+        )
 
     def update_cache(self, name, new_BTNH, cache):
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
-        shape = B, cache.segment_BU.shape[1], N, H
+        shape = (B, cache.segment_BU.shape[1], N, H)
         cached = self.variable("cache", name, jnp.zeros, shape, new_BTNH.dtype)
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 
-    def attend(self, q, k, v, segment_BT, cache):
-        if self.position == "rotary":
-            return attend(q, k, v, segment_BT, None, self.bidirectional, cache)
+    def attend(self, q, k, v, q_segment_BT, kv_segment_BU, first):
+        arrays = (q, k, v, q_segment_BT, kv_segment_BU)
+        if self.position != "relative":
+            return attend(*arrays, causal=self.causal, first=first)
 
         def zeros(_):
             return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
 
         # Each device on its own: what is summed over devices is the gradient of the table, which is
         # small, and not that of the bias of all pairs of positions.
-        table, arrays = self.param("relative", zeros), (q, k, v, segment_BT)
-        if cache is not None:
-            return attend_relative(*arrays, table, cache)
-        own = sharding.shard_mapped(attend_relative, (*["BTNH"] * 3, "BT", "N."), "BTNH")
-        return own(*arrays, table)
+        table = self.param("relative", zeros)
+        if first is not None:
+            return attend_relative(*arrays, table, first=first, causal=self.causal)
+        on_one_device = functools.partial(attend_relative, causal=self.causal)
+        letters = (*["BTNH"] * 3, "BT", "BT", "N.")
+        return sharding.shard_mapped(on_one_device, letters, "BTNH")(*arrays, table)
 
 
-def share(x_BTNH, heads: int):
+def share(x_BTNH: jax.Array, heads: int) -> jax.Array:
     """Key or value heads, each repeated for the query heads that share it."""
     B, T, N, H = x_BTNH.shape
     if heads == N:
@@ -98,42 +139,70 @@ def share(x_BTNH, heads: int):
     return sharding.reshape(x, (B, T, heads, H), "BTNH")
 
 
-def attend_relative(q_BTNH, k_BUNH, v_BUNH, segment_BT, table, cache=None):
+def attend_relative(
+    q_BTNH: jax.Array,
+    k_BUNH: jax.Array,
+    v_BUNH: jax.Array,
+    q_segment_BT: jax.Array,
+    kv_segment_BU: jax.Array,
+    table: jax.Array,
+    *,
+    causal: bool = True,
+    first: jax.Array | None = None,
+) -> jax.Array:
     """`attend` with the bias of a table [N, BUCKETS]."""
     table = sharding.pvary(table)  # here, not after the lookup, is its gradient summed
-    index_T, index_U = _places(q_BTNH, k_BUNH, cache)
+    index_T, index_U = _indices(q_BTNH, k_BUNH, first)
     bias_NTU = table[:, bucket(index_T[:, None] - index_U[None, :])]
-    return attend(q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU, cache=cache)
+    return attend(
+        q_BTNH, k_BUNH, v_BUNH, q_segment_BT, kv_segment_BU, bias_NTU, causal=causal, first=first
+    )
 
 
 def attend(
-    q_BTNH, k_BUNH, v_BUNH, segment_BT, bias_NTU=None, bidirectional=False, cache=None
-):  # fmt: skip
-    """Softmax attention over the tokens of the same segment, later ones only if bidirectional.
+    q_BTNH: jax.Array,
+    k_BUNH: jax.Array,
+    v_BUNH: jax.Array,
+    q_segment_BT: jax.Array,
+    kv_segment_BU: jax.Array,
+    bias_NTU: jax.Array | None = None,
+    *,
+    causal: bool = True,
+    first: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention over the tokens of the same segment; causal: not over later ones.
 
-    The softmax is in float32. In training, queries go in blocks that meet no key behind their last,
-    so of what lies in the future less than a block is computed.
+    The softmax is in float32. In causal training, queries go in blocks that meet no key behind
+    their last, so of what lies in the future less than a block is computed.
 
     Segment 0 is padding, which attends to padding: its rows are finite and never used.
+
+    Args:
+      q_BTNH, k_BUNH, v_BUNH: queries, keys and values.
+      q_segment_BT, kv_segment_BU: the documents of queries and of keys.
+      bias_NTU: is added to the scores.
+      causal: no token attends to a later one.
+      first: in decoding, where the first query lies among the keys.
     """
-    T, whole = q_BTNH.shape[1], cache is not None or bidirectional
-    index_T, index_U = _places(q_BTNH, k_BUNH, cache)
-    segment_BU = segment_BT if cache is None else cache.segment_BU
-    visible_BTU = segment_BT[:, :, None] == segment_BU[:, None, :]
-    if not bidirectional:
+    T = q_BTNH.shape[1]
+    index_T, index_U = _indices(q_BTNH, k_BUNH, first)
+    visible_BTU = q_segment_BT[:, :, None] == kv_segment_BU[:, None, :]
+    if causal:
         visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
+    in_blocks = causal and first is None
     y = []
-    for first, end in [(0, T)] if whole else blocks(T):
-        rows, seen = slice(first, end), slice(None if whole else end)
-        bias = None if bias_NTU is None else bias_NTU[:, rows, seen]
-        own = q_BTNH[:, rows], k_BUNH[:, seen], v_BUNH[:, seen], visible_BTU[:, rows, seen]
-        y.append(_attend(*own, bias))
+    for start, end in blocks(T) if in_blocks else [(0, T)]:
+        rows = slice(start, end)
+        keys = slice(end) if in_blocks else slice(None)
+        bias = None if bias_NTU is None else bias_NTU[:, rows, keys]
+        visible = visible_BTU[:, rows, keys]
+        y.append(_attend(q_BTNH[:, rows], k_BUNH[:, keys], v_BUNH[:, keys], visible, bias))
     return jnp.concatenate(y, axis=1)
 
 
 def blocks(length: int) -> list[tuple[int, int]]:
     """Where each block of queries begins and ends."""
-    size = max(LEAST, math.ceil(length / MOST))
+    size = max(MIN_BLOCK, math.ceil(length / MAX_BLOCKS))
     return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
@@ -147,10 +216,10 @@ def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
     return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
 
 
-def _places(q_BTNH, k_BUNH, cache):
+def _indices(q_BTNH, k_BUNH, first):
     """Where queries and keys lie in the sequence."""
-    first = 0 if cache is None else cache.at
-    return first + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
+    start = 0 if first is None else first
+    return start + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
 
 
 def rotate(x_BTNH, position_BT):

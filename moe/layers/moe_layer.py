@@ -1,9 +1,18 @@
 """The Mixture-of-Experts layer: logits, router, slots, dispatch, experts, combine.
 
-What happened leaves through `sow`: the collection "router" holds a `stats.RouterStats` per layer,
-"policy" what a router that learns from reward says, and "choices" expert_GSK and gate_GSK, where
-tokens choose. Given back as the collection "replayed", expert_GSK is replayed. A router's own state
-comes in as the collection "routing" (`decoder.routing_variables` wraps both).
+In someone else's Flax model:
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x_BTD):
+            experts = MoEConfig(num_experts=8, d_ff=512, k=2)
+            return x_BTD + MoELayer(experts, activation="swiglu")(x_BTD)
+
+    y_BTD, sown = Block().apply(variables, x_BTD, mutable=["router"])
+    record = records.collect(sown)  # statistics of all MoE layers, from which losses are made
+
+The layer sows one `records.RouterRecord`. A router's own state comes in as the collection
+"router_state", and recorded choices that are to be used again as the collection "replayed".
 """
 
 import functools
@@ -12,10 +21,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import dispatch, matmul, sharding
-from moe.config import ModelConfig
+from moe import dispatch, ffn, matmul, sharding
+from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
-from moe.layers import feed_forward, weights
+from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
 
 
@@ -23,140 +32,178 @@ class MoELayer(nn.Module):
     """x_BTD -> y_BTD. A dropped token gets zeros from experts: the residual connection carries it.
 
     Args of `__call__`:
-      mask_BT: True for real tokens.
+      x_BTD: tokens.
+      mask_BT: True for real tokens; all are if it is None.
+      train: training or evaluation (capacity factor, jitter, dropout).
       ids_BT, domain_BT: token ids and document domains, for routers that read them.
     """
 
-    config: ModelConfig
+    config: MoEConfig
+    activation: str = "gelu"
+    init_scale: float = 1.0
+    dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BTD, mask_BT, train: bool, ids_BT=None, domain_BT=None):
-        config = self.config.experts
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask_BT: jax.Array | None = None,
+        train: bool = False,
+        ids_BT: jax.Array | None = None,
+        domain_BT: jax.Array | None = None,
+    ) -> jax.Array:
         B, T, _ = x_BTD.shape
-        S = config.tokens_per_group(T)
-        x_GSD, mask_GS = groups.split(x_BTD, S), groups.split(mask_BT, S)
-        C = config.slots(S, train)
-
+        if mask_BT is None:
+            mask_BT = jnp.ones_like(x_BTD[..., 0], bool)
+        S = self.config.tokens_per_group(T)
+        x_GSD = groups.split(x_BTD, S)
+        mask_GS = groups.split(mask_BT, S)
         with jax.named_scope("router"):
-            settings = contract.RouterSettings(
-                config.num_experts, config.k, C, train, config.options
-            )
-            routed = config.routing.route(
-                self.seen(x_GSD, mask_GS, ids_BT, domain_BT, train), settings
-            )
-        if isinstance(routed.assignment, assignment.TopKAssignment):
-            for name, value in routed.assignment._asdict().items():
-                self.sow_last("choices", name, value)
-        if config.dropless:
-            y_GSD, slots = self.dropless(x_GSD, routed, train)
-        else:
-            y_GSD, slots = self.in_slots(x_GSD, routed, C, train)
+            routed = self.route(x_GSD, mask_GS, ids_BT, domain_BT, train)
+        y_GSD, slots = self.through_experts(x_GSD, routed, train)
         with jax.named_scope("router"):
-            self.sow_last("router", "router_stats", stats.compute(routed, slots, mask_GS))
-            if routed.policy is not None:
-                join = functools.partial(groups.join, batch=B, length=T)
-                self.sow_last("policy", "policy", jax.tree.map(join, routed.policy))
-        y_BTD = groups.join(y_GSD, B, T)
-        if not config.shared_experts:
-            return y_BTD
-        with jax.named_scope("experts"):
-            return y_BTD + self.experts(config.shared_experts * config.d_ff, None, "shared")(
-                x_BTD, train
-            )
+            self.record(routed, slots, mask_GS, B, T)
+        return self.add_shared_experts(groups.join(y_GSD, B, T), x_BTD, train)
 
-    def in_slots(self, x_GSD, routed, C, train):
-        """y_GSD by slots, and these: tokens that chose are given a slot, the others sit already."""
-        config = self.config.experts
-        dispatcher = dispatch.DISPATCHERS[config.dispatcher]
+    def route(self, x_GSD, mask_GS, ids_BT, domain_BT, train) -> contract.RouterOutput:
+        """Who goes where."""
+        config = self.config
+        C = config.slots(mask_GS.shape[1], train)
+        settings = contract.RouterSettings(config.num_experts, config.k, C, train, config.options)
+        inputs = self.router_inputs(x_GSD, mask_GS, ids_BT, domain_BT, train)
+        return config.routing.route(inputs, settings)
+
+    def through_experts(self, x_GSD, routed, train):
+        """y_GSD, and what became of every choice."""
+        if self.config.dropless:
+            return self.without_slots(x_GSD, routed)
+        return self.through_slots(x_GSD, routed, train)
+
+    def through_slots(self, x_GSD, routed, train):
+        """The capacity path: returns y_GSD and the slots, into which choices are first turned."""
+        dispatcher = dispatch.DISPATCHERS[self.config.dispatcher]
         with jax.named_scope("dispatch"):
-            slots = self.slots(routed, C)
+            slots = self.assign_slots(routed, self.config.slots(x_GSD.shape[1], train))
             x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots)
         with jax.named_scope("experts"):
-            y_EGCD = self.experts(config.d_ff, config.num_experts, "experts")(x_EGCD, train)
+            expert_weights = self.weights("experts", x_GSD.shape[-1])
+            y_EGCD = ffn.apply(
+                x_EGCD, expert_weights, self.activation, "EGC", "E",
+                hidden_fn=self.dropout(train, "EGF"),
+            )  # fmt: skip
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, slots), slots
 
-    def dropless(self, x_GSD, routed, train):
-        """y_GSD of every choice, and what became of them."""
-        config, activation = self.config.experts, self.config.activation
-
-        def by(x_GSD, weights):
-            return grouped.apply(x_GSD, routed.assignment, weights, activation)
-
+    def without_slots(self, x_GSD, routed):
+        """The dropless path: returns y_GSD and an `assignment.DispatchResult`."""
         with jax.named_scope("dispatch"):
-            return self.experts(config.d_ff, config.num_experts, "experts")(x_GSD, train, by)
+            expert_weights = self.weights("experts", x_GSD.shape[-1])
+            return grouped.apply(x_GSD, routed.assignment, expert_weights, self.activation)
 
-    def experts(self, d_ff, number, name):
-        """All E experts in packed weights, or those that every token meets as one."""
-        model = self.config
-        return feed_forward.FeedForward(
-            d_ff=d_ff,
-            activation=model.activation,
-            init_scale=model.init_scale,
-            dtype=model.dtype,
-            num_experts=number,
-            dropout=model.experts.expert_dropout,
+    def add_shared_experts(self, y_BTD, x_BTD, train):
+        """y_BTD and what the experts that see every token add to it."""
+        if not self.config.shared_experts:
+            return y_BTD
+        with jax.named_scope("experts"):
+            shared_weights = self.weights("shared", x_BTD.shape[-1])
+            drop = self.dropout(train, "BF")
+            return y_BTD + ffn.apply(x_BTD, shared_weights, self.activation, "BT", hidden_fn=drop)
+
+    def weights(self, name, d_model) -> ffn.Weights:
+        """The "experts", packed along E, or those "shared" by all tokens, as one feed-forward."""
+        shared = name == "shared"
+        return feed_forward.FeedForwardWeights(
+            d_ff=self.config.d_ff * (self.config.shared_experts if shared else 1),
+            activation=self.activation,
+            init_scale=self.init_scale,
+            dtype=self.dtype,
+            num_experts=None if shared else self.config.num_experts,
             name=name,
-        )
+        )(d_model)
 
-    def seen(self, x_GSD, mask_GS, ids_BT, domain_BT, train) -> contract.RouterInputs:
+    def dropout(self, train, letters):
+        """The function that drops hidden units, in training."""
+        rate = self.config.expert_dropout
+        if not (train and rate):
+            return ffn.identity
+        key = self.make_rng("dropout")
+        return functools.partial(feed_forward.dropout, rate=rate, key=key, letters=letters)
+
+    def router_inputs(self, x_GSD, mask_GS, ids_BT, domain_BT, train) -> contract.RouterInputs:
         """What the router may read."""
-        config, S = self.config.experts, mask_GS.shape[1]
-        split = lambda x_BT: None if x_BT is None else groups.split(x_BT, S)  # noqa: E731
+        S = mask_GS.shape[1]
         return contract.RouterInputs(
-            logits=self.logits(x_GSD, train) if config.routing.learned else {},
+            logits=self.logits(x_GSD, train) if self.config.routing.learned else {},
             mask_GS=mask_GS,
-            ids_GS=split(ids_BT),
-            domain_GS=split(domain_BT),
+            ids_GS=None if ids_BT is None else groups.split(ids_BT, S),
+            domain_GS=None if domain_BT is None else groups.split(domain_BT, S),
             key=self.make_rng("router") if self.has_rng("router") else None,
-            state=self.variables.get("routing", {}),
-            replayed=self.replayed(),
+            state=self.variables.get("router_state", {}),
+            replayed=self.replayed_choices(),
         )
 
-    def replayed(self):
-        """expert_GSK to replay, None if nothing is."""
+    def replayed_choices(self):
+        """expert_GSK to use again, None if the router is to choose."""
         found = self.variables.get("replayed", {}).get("expert_GSK")
-        if found is not None and self.config.experts.routing.kind is not assignment.TopKAssignment:
+        if found is not None and self.config.routing.kind is not assignment.TopKAssignment:
             raise ValueError(
-                f"tokens do not choose under {self.config.experts.router!r}: nothing to force"
+                f"tokens do not choose under {self.config.router!r}: there is nothing to replay"
             )
         return found
 
-    def logits(self, x_GSD, train):
+    def logits(self, x_GSD, train) -> dict[str, jax.Array]:
         """The router's scores in float32, from its own jittered copy of its input."""
-        config = self.config.experts
+        config = self.config
         x_GSD = x_GSD.astype(jnp.float32)
         if train and config.jitter:
-            noise_GSD = jax.random.uniform(
-                self.make_rng("router"),
-                x_GSD.shape,
-                minval=-1.0,
-                out_sharding=sharding.out_sharding("GSD"),
-            )
+            layout = sharding.out_sharding("GSD")
+            key = self.make_rng("router")
+            noise_GSD = jax.random.uniform(key, x_GSD.shape, minval=-1.0, out_sharding=layout)
             x_GSD *= 1 + config.jitter * noise_GSD
-        return {
-            name: self.score(x_GSD, name, columns)
-            for name, columns in config.routing.projections(config).items()
-        }
+        columns = config.routing.projections(config)
+        return {name: self.score(x_GSD, name, number) for name, number in columns.items()}
 
     def score(self, x_GSD, name, columns):
         # Replicated, not spread by E: every device routes its own tokens over all experts.
-        D, scale = x_GSD.shape[-1], self.config.experts.router_scale
-        if name in self.config.experts.routing.detached:
+        D = x_GSD.shape[-1]
+        if name in self.config.routing.detached:
             x_GSD = jax.lax.stop_gradient(x_GSD)
-        w = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
-        return matmul.einsum("GSD,DE->GSE", x_GSD, w, precision=jax.lax.Precision.HIGHEST)
+        scale = self.config.router_scale
+        w_DE = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
+        return matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=jax.lax.Precision.HIGHEST)
 
-    def slots(self, routed, C):
-        """Slots, or DispatchMasks."""
-        assigned = routed.assignment
-        if not isinstance(assigned, assignment.TopKAssignment):
-            return assigned
-        E, priority_GS = self.config.experts.num_experts, routed.priority_GS
-        seat = lambda choice, priority: assignment.assign_slots(choice, E, C, priority)  # noqa: E731
-        return sharding.map_groups(seat)(assigned, priority_GS)
+    def assign_slots(self, routed, C):
+        """Slots, or dense dispatch and combine masks where the router gives these."""
+        chosen = routed.assignment
+        if not isinstance(chosen, assignment.TopKAssignment):
+            return chosen
+        E = self.config.num_experts
 
-    def sow_last(self, collection, name, value):
-        """Leaves `value` to whoever asks for the collection."""
-        self.sow(collection, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        def assign(chosen, priority_GS):
+            return assignment.assign_slots(chosen, E, C, priority_GS)
+
+        return sharding.map_groups(assign)(chosen, routed.priority_GS)
+
+    def record(self, routed, slots, mask_GS, B, T):
+        """Sows the record of this layer."""
+        chosen = routed.assignment
+        policy = routed.policy
+        if policy is not None:
+            policy = jax.tree.map(lambda x_GS: groups.join(x_GS, B, T), policy)
+        record = records.RouterRecord(
+            stats=stats.compute(routed, slots, mask_GS),
+            assignment=chosen if isinstance(chosen, assignment.TopKAssignment) else None,
+            policy=policy,
+        )
+        self.sow(records.COLLECTION, "record", record, reduce_fn=_last, init_fn=_nothing)
+
+
+def _last(old, new):
+    """A record replaces the one that was there."""
+    del old
+    return new
+
+
+def _nothing():
+    return None

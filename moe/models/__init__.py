@@ -1,1 +1,48 @@
-"""Whole networks built from the layers."""
+"""Whole networks built from the layers. `MODELS` is the whole list.
+
+A model is a config and `build(config) -> contract.Model`; a new one is one file and one line here.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from moe.config import ModelConfig
+from moe.models import classifier, contract, decoder
+
+
+class Architecture(NamedTuple):
+    """One line of `MODELS`."""
+
+    config: type  # its sizes, a frozen dataclass
+    build: Callable[..., contract.Model]  # config -> Model
+
+
+MODELS = {
+    "decoder": Architecture(ModelConfig, decoder.build),
+    "classifier": Architecture(classifier.ClassifierConfig, classifier.build),
+}
+
+
+def build(config) -> contract.Model:
+    """The model of a config, whose type says which architecture it is.
+
+    Raises:
+      ValueError: if no architecture has such a config.
+    """
+    for architecture in MODELS.values():
+        if architecture.config is type(config):
+            return architecture.build(config)
+    known = ", ".join(f"{name} ({a.config.__name__})" for name, a in MODELS.items())
+    raise ValueError(f"no model is made from a {type(config).__name__}; there are {known}")
+
+
+def init(config, key: jax.Array) -> dict:
+    """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
+    return build(config).init(key)
+
+
+def parameter_shapes(config) -> dict:
+    """The parameters as ShapeDtypeStructs: no memory is taken, whatever the size."""
+    return contract.parameter_shapes(build(config))

@@ -1,76 +1,97 @@
-"""A GLaM-style decoder (Du et al. 2022, section 4), and its dense twin.
+"""A GLaM-style decoder (Du et al. 2022, section 4), and its dense baseline.
 
-Pre-norm, rotary or relative positions, tied embedding, MoE in every n-th layer. Layers are scanned
-in blocks of n, so the program's size does not grow with depth. With `experts=None` the same
-code is the dense baseline: same names, so the same key gives both the same shared weights.
+Pre-norm, rotary or relative positions, MoE in every n-th layer. Layers are scanned in blocks of n,
+so the program's size does not grow with depth. With `experts=None` the same code is the dense
+baseline: same names, so the same key gives both the same shared weights. With `causal=False` every
+token sees the whole of its document.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import matmul, sharding
+from moe import ffn, matmul
 from moe.config import ModelConfig
-from moe.data import masking
-from moe.layers import attention, embedding, feed_forward, moe_layer, weights
+from moe.layers import attention, embedding, feed_forward, moe_layer, records, weights
+from moe.models import contract
 
-SOWN = ("router", "policy", "choices")  # collections that an MoE layer leaves behind
-
-
-class TokenInfo(NamedTuple):
-    """What a layer knows of each token beside its vector, [B, T]."""
-
-    segment_BT: jax.Array
-    position_BT: jax.Array
-    tokens_BT: jax.Array
-    domain_BT: jax.Array | None
-    cache: attention.KVCache | None = None  # in decoding
+MASKED = -1  # the id that stands for a masked token
 
 
-class Decoder(nn.Module):
-    """Token ids to logits.
+class Trunk(nn.Module):
+    """What every network here shares: embedding and layers, tokens to vectors.
 
-    Args of `__call__`:
-      tokens_BT: int32 ids; -1 is hidden, in a bidirectional model.
+    Args of `__call__` of the networks that derive from it:
+      tokens_BT: int32 ids; MASKED stands for a masked token.
       segment_BT: the number of each token's document inside its row, 0 for padding.
       position_BT: position inside the document.
       train: training or evaluation (capacity factor, jitter).
       domain_BT: where each token's document comes from, for routers that read it.
-      cache: in decoding, see `moe.generate`; the tokens follow those in the collection "cache".
-
-    Returns:
-      logits_BTV, float32. `apply(..., mutable=["router"])` also returns a RouterStats per MoE
-      layer, stacked [L / every, ...] under `block/layer_<n>/moe/router_stats`.
+      kv_cache: in decoding, see `moe.decoding`; the tokens follow those in the collection "cache".
     """
 
     config: ModelConfig
     scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
-    @nn.compact
-    def __call__(
-        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, cache=None
-    ):  # fmt: skip
+    def embed(self, tokens_BT):
+        """x_BTD and the table of embeddings."""
         c = self.config
-        V, D = c.vocab_size, c.d_model
-        embed_VD = weights.weight(self, "embed", "VD", (V, D), fan_in=D, scale=1.0)
+        D = c.d_model
+        embed_VD = weights.weight(self, "embed", "VD", (c.vocab_size, D), fan_in=D, scale=1.0)
         # Looked up before it is cast, so that its gradient adds up in float32.
-        if c.bidirectional:
-            hidden_1D = weights.weight(self, "hidden", ".D", (1, D), fan_in=D, scale=1.0)
+        if c.mask_embedding:
+            mask_1D = weights.weight(self, "mask_embedding", ".D", (1, D), fan_in=D, scale=1.0)
             x_BTD = embedding.look_up(embed_VD, jnp.maximum(tokens_BT, 0))
-            x_BTD = jnp.where((tokens_BT == masking.HIDDEN)[..., None], hidden_1D[None], x_BTD)
+            x_BTD = jnp.where((tokens_BT == MASKED)[..., None], mask_1D[None], x_BTD)
         else:
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
-        x_BTD = x_BTD.astype(c.dtype) * D**0.5
+        return x_BTD.astype(c.dtype) * D**0.5, embed_VD
 
-        info = TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, cache), train
+    def layers(self, x_BTD, info, train):
+        """All layers: the dense ones that come first, then blocks, then the last norm."""
+        c = self.config
         if c.num_dense_layers:
             dense = dataclasses.replace(c, experts=None, moe_every=1)
-            x_BTD = self.layers(dense, c.num_dense_layers, "dense_block", x_BTD, *info)
-        x_BTD = self.layers(c, c.num_layers - c.num_dense_layers, "block", x_BTD, *info)
+            x_BTD = self.blocks(dense, c.num_dense_layers, "dense_block", x_BTD, info, train)
+        number = c.num_layers - c.num_dense_layers
+        return self.blocks(c, number, "block", x_BTD, info, train)
+
+    def blocks(self, config, number, name, x_BTD, info, train):
+        """`number` layers, scanned in blocks of `config.moe_every`."""
+        length = number // config.moe_every
+        if not self.scanned:
+            for i in range(length):
+                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, info, train)
+            return x_BTD
+        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
+        collections = ("params", records.COLLECTION, "router_state", "replayed")
+        scanned = nn.scan(
+            remat(Block) if config.remat else Block,
+            variable_axes=dict.fromkeys(collections, 0),
+            split_rngs={"params": True, "router": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=length,
+            unroll=config.scan_unroll,
+        )
+        return scanned(config, name=name)(x_BTD, info, train)[0]
+
+
+class Decoder(Trunk):
+    """Token ids to logits_BTV, float32."""
+
+    @nn.compact
+    def __call__(
+        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, kv_cache=None
+    ):  # fmt: skip
+        c = self.config
+        V = c.vocab_size
+        D = c.d_model
+        x_BTD, embed_VD = self.embed(tokens_BT)
+        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, kv_cache)
+        x_BTD = self.layers(x_BTD, info, train)
         with jax.named_scope("head"):
             x_BTD = norm(c.dtype, "norm")(x_BTD)
             w_VD = embed_VD.astype(c.dtype)
@@ -79,23 +100,6 @@ class Decoder(nn.Module):
                     self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
                 )
             return matmul.einsum("BTD,VD->BTV", x_BTD, w_VD, float32=True)
-
-    def layers(self, config, number, name, x_BTD, *info):
-        """`number` layers, scanned in blocks of `config.moe_every`."""
-        if not self.scanned:
-            for i in range(number // config.moe_every):
-                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, *info)
-            return x_BTD
-        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
-        scanned = nn.scan(
-            remat(Block) if config.remat else Block,
-            variable_axes=dict.fromkeys(("params", *SOWN, "routing", "replayed"), 0),
-            split_rngs={"params": True, "router": True},
-            in_axes=nn.broadcast,
-            length=number // config.moe_every,
-            unroll=config.scan_unroll,
-        )
-        return scanned(config, name=name)(x_BTD, *info)[0]
 
 
 class Block(nn.Module):
@@ -122,67 +126,109 @@ class Layer(nn.Module):
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(
-                c.num_heads,
-                c.kv_heads,
-                c.d_head,
-                c.position,
-                c.init_scale,
-                c.dtype,
-                c.bidirectional,
+                num_heads=c.num_heads,
+                num_kv_heads=c.kv_heads,
+                d_head=c.d_head,
+                position=c.position,
+                init_scale=c.init_scale,
+                dtype=c.dtype,
+                causal=c.causal,
                 name="attention",
             )
             h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
-            x_BTD += attend(h_BTD, info.segment_BT, info.position_BT, info.cache)
+            x_BTD += attend(h_BTD, q_info=info, cache=info.kv_cache)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
         if self.is_moe:
-            layer, real_BT = moe_layer.MoELayer(c, name="moe"), info.segment_BT > 0
+            layer = moe_layer.MoELayer(c.experts, c.activation, c.init_scale, c.dtype, name="moe")
+            real_BT = info.segment_BT > 0
             return x_BTD + layer(h_BTD, real_BT, train, info.tokens_BT, info.domain_BT)
         with jax.named_scope("dense_ffn"):
             activation = c.dense_activation or c.activation
-            ffn = feed_forward.FeedForward(c.d_ff, activation, c.init_scale, c.dtype, name="ffn")
-            return x_BTD + ffn(h_BTD)
+            dense = feed_forward.FeedForwardWeights(
+                c.d_ff, activation, c.init_scale, c.dtype, name="ffn"
+            )
+            return x_BTD + ffn.apply(h_BTD, dense(c.d_model), activation, "BT")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init(model: ModelConfig, key):
-    """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
-    # One group a row, and two tokens: JAX lets go of the sharding of an array of one element.
-    shape = (
-        sharding.num_devices(sharding.TOKENS),
-        max(2, model.experts.group_size if model.experts else 0),
+@functools.cache
+def build(config: ModelConfig) -> contract.Model:
+    """The decoder of these sizes."""
+    return contract.of_network(
+        config,
+        Decoder(config),
+        functools.partial(ideal_flops, config),
+        contract.Decoding(unstacked, functools.partial(decode, config)),
     )
-    ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
-    state = jax.tree.map(jnp.zeros_like, routing_state(model))
-    _, variables = Decoder(model).apply(
-        routing_variables(model, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
-        rngs={"params": key, "router": key}, mutable=["params"],
+
+
+def ideal_flops(config: ModelConfig, length: int) -> dict[str, float]:
+    """Ideal FLOPs per token of a training step by part, in closed form (3 x forward).
+
+    Args:
+      config: of the model.
+      length: T, over which causal attention averages.
+
+    Routed experts are as many as a token meets on average, or at most
+    (`Router.experts_per_token`): K for most.
+    """
+    D = config.d_model
+    forward = {
+        "attention": config.num_layers * _attention_flops(config, length),
+        "dense_ffn": (config.num_layers - config.moe_layers) * _dense_flops(config),
+        "head": 2 * D * config.vocab_size,
+    }
+    if config.experts:
+        matrices = ffn.num_matrices(config.activation)
+        met = config.experts.routing.experts_per_token(config.experts)
+        one = 2 * matrices * D * config.experts.d_ff
+        forward["experts"] = config.moe_layers * (met + config.experts.shared_experts) * one
+    return {part: 3.0 * flops for part, flops in forward.items()}
+
+
+def _attention_flops(config, length):
+    attended = config.num_heads * config.d_head
+    keys = config.kv_heads * config.d_head
+    # Twice the mean number of positions that a token attends to.
+    twice_attended = length + 1 if config.causal else 2 * length
+    return 4 * config.d_model * (attended + keys) + 2 * attended * twice_attended
+
+
+def _dense_flops(config):
+    matrices = ffn.num_matrices(config.dense_activation or config.activation)
+    return 2 * matrices * config.d_model * config.d_ff
+
+
+def decode(
+    config: ModelConfig,
+    params: dict,
+    router_state: dict,
+    tokens_BT: jax.Array,
+    segment_BT: jax.Array,
+    position_BT: jax.Array,
+    domain_BT: jax.Array | None,
+    cache: dict,
+    kv_cache: attention.KVCache,
+    key: jax.Array,
+) -> tuple[jax.Array, dict]:
+    """(logits_BTV, cache) of tokens that follow those in the cache.
+
+    Args:
+      config: of the model.
+      params: of `unstacked`.
+      router_state: the routers' state.
+      tokens_BT, segment_BT, position_BT, domain_BT: as of `Trunk`.
+      cache: keys and values of every layer, {} at first.
+      kv_cache: where the new ones go.
+      key: of what routers draw.
+    """
+    found = contract.router_variables(config, router_state)
+    logits_BTV, after = Decoder(config, scanned=False).apply(
+        {"params": params, "cache": cache}
+        | {name: unstacked(part) for name, part in found.items()},
+        tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache,
+        rngs={"router": key}, mutable=["cache"],
     )  # fmt: skip
-    return variables["params"]
-
-
-def routing_state(model: ModelConfig, seed: int = 0, ids=None) -> dict:
-    """What the routers hold beside weights, host arrays [MoE layers, ...]; {} for most.
-
-    Args:
-      seed: of what is drawn.
-      ids: the training text, for tables made from it; without it every id counts the same.
-    """
-    if model.experts is None or model.experts.routing.state is None:
-        return {}
-    return model.experts.routing.state(model, seed, ids)
-
-
-def routing_variables(model: ModelConfig, state, replayed=None) -> dict:
-    """The collections "routing" and "replayed" for `Decoder.apply`.
-
-    Args:
-      state: as of `routing_state`.
-      replayed: expert_GSK to replay, [MoE layers, G, S, K], which `mutable=["choices"]` returns as
-        `choices(...)`.
-    """
-    inside = lambda x: {"block": {f"layer_{model.moe_every - 1}": {"moe": x}}}  # noqa: E731
-    found = {"routing": inside(dict(state))} if state else {}
-    return found if replayed is None else found | {"replayed": inside({"expert_GSK": replayed})}
+    return logits_BTV, after["cache"]
 
 
 def unstacked(variables: dict) -> dict:
@@ -198,19 +244,6 @@ def unstacked(variables: dict) -> dict:
         for i in range(len(jax.tree.leaves(part)[0])):
             found[f"{name}_{i}"] = jax.tree.map(lambda x: x[i], part)  # noqa: B023, at once
     return found
-
-
-def sown(model: ModelConfig, variables, collection: str, name: str):
-    """What the MoE layers left in a collection, [MoE layers, ...], None if nothing."""
-    try:
-        return variables[collection]["block"][f"layer_{model.moe_every - 1}"]["moe"][name]
-    except KeyError:
-        return None
-
-
-def parameter_shapes(model: ModelConfig):
-    """The parameters as ShapeDtypeStructs: no cache is taken, whatever the size."""
-    return jax.eval_shape(lambda key: init(model, key), jax.eval_shape(jax.random.key, 0))
 
 
 def norm(dtype, name):

@@ -6,6 +6,8 @@ import pathlib
 import jax
 from orbax.checkpoint.experimental import v1 as orbax
 
+FILE_NAMES = {"router_state": "routing"}  # of fields that were called otherwise at first
+
 policies = orbax.training.preservation_policies
 
 
@@ -43,7 +45,7 @@ class Checkpoints:
                 f" {sorted((wanted - saved).elements())}. Start over in another workdir"
             )
         loaded = self._checkpointer.load(latest.step, _tree(template))
-        return template._replace(**loaded), metadata.custom_metadata["seconds"]
+        return _state(template, loaded), metadata.custom_metadata["seconds"]
 
     def close(self) -> None:
         """Waits for writes to end."""
@@ -51,8 +53,15 @@ class Checkpoints:
 
 
 def _tree(state):
-    """The state by name, without a routing state that is empty: so it was before there was one."""
-    return {name: part for name, part in state._asdict().items() if name != "routing" or part}
+    """The state as files name it, without a router state that is empty: once there was none."""
+    parts = {FILE_NAMES.get(name, name): part for name, part in state._asdict().items()}
+    return {name: part for name, part in parts.items() if name != "routing" or part}
+
+
+def _state(template, parts):
+    """The training state of what a file holds."""
+    names = {FILE_NAMES.get(name, name): name for name in template._fields}
+    return template._replace(**{names[name]: part for name, part in parts.items()})
 
 
 def _shapes(tree):

@@ -1,12 +1,14 @@
 """The configuration of one run: model, data, optimizer, training, mesh."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import optax
 
 from moe import config as configs
-from moe import sharding
+from moe import evaluation, models, objectives, sharding
 from moe.config import ModelConfig
 from moe.data import prepare
 from moe.dispatch import grouped, groups, transport
@@ -28,6 +30,7 @@ class TrainConfig:
     eval_batches: int = 8  # of the validation split, each of batch_size / accumulate sequences
     test_batches: int = 64  # of the test split, at the end; 0 is all of it
     checkpoint_every: int = 1000
+    evaluators: tuple[str, ...] = ("loss", "agreement")  # of `evaluation.EVALUATORS`; "name:every"
     collapse_steps: int = 500  # a router that has been collapsed for so long is warned of
 
     def __post_init__(self):
@@ -35,10 +38,28 @@ class TrainConfig:
         more = ("eval_batches", "checkpoint_every", "collapse_steps")
         configs.positive(self, "train", (*positive, *more))
         configs.not_negative(self, "train", ("seed", "test_batches"))
+        self.evaluator_intervals()
         configs.require(
             self.batch_size % self.accumulate == 0,
             f"train.batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}",
         )
+
+    def evaluator_intervals(self) -> dict[str, int]:
+        """After how many steps each evaluator is called: `eval_every`, or what follows its name.
+
+        Raises:
+          ValueError: for an evaluator that is none, or an interval that is no positive number.
+        """
+        intervals = {}
+        for entry in self.evaluators:
+            name, _, every = entry.partition(":")
+            configs.one_of("train.evaluators", name, evaluation.EVALUATORS)
+            configs.require(
+                not every or (every.isdigit() and int(every) > 0),
+                f"train.evaluators has {entry!r}: expected a name, or name:steps as 'loss:500'",
+            )
+            intervals[name] = int(every or self.eval_every)
+        return intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +84,30 @@ class MeshConfig:
 class RunConfig:
     """One training run. The vocabulary of the model is that of the data."""
 
+    architecture: str = "decoder"  # of `models.MODELS`; says what the fields of `model` are
     model: ModelConfig
+    objective: objectives.ObjectiveConfig = field(default_factory=objectives.ObjectiveConfig)
     train: TrainConfig
     data: prepare.DataConfig = field(default_factory=prepare.DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
+    @classmethod
+    def types(cls, given: Mapping) -> dict[str, Any]:
+        """The type of `model` is that of the architecture."""
+        name = given.get("architecture", cls.architecture)
+        configs.one_of("architecture", name, models.MODELS)
+        return {"model": models.MODELS[name].config}
+
     def __post_init__(self):
+        configs.one_of("architecture", self.architecture, models.MODELS)
+        kind = models.MODELS[self.architecture].config
+        configs.require(
+            type(self.model) is kind,
+            f"architecture={self.architecture!r} wants a {kind.__name__} as its model, not a"
+            f" {type(self.model).__name__}",
+        )
+        self.objective.check(self.model)
         configs.require(
             self.model.vocab_size == self.data.vocab_size,
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
@@ -90,6 +128,15 @@ class RunConfig:
                 + (" with" if dropless else " without")
                 + f" experts.dispatcher='grouped': leave it at {default!r}",
             )
+
+    @property
+    def task(self) -> objectives.contract.Task:
+        """The model and what it learns."""
+        return objectives.task(self.model, self.objective)
+
+    def source(self, data) -> objectives.contract.BatchSource:
+        """What is read of the prepared data."""
+        return self.objective.objective.source(self, data)
 
     @property
     def micro_batch(self) -> int:

@@ -5,15 +5,14 @@ import json
 import pathlib
 
 import jax
-import numpy as np
 import tqdm
 
 from moe import config as configs
-from moe import legacy, sharding
+from moe import evaluation, legacy, sharding
 from moe import routing as routers
-from moe.data import batches, masking, prepare
+from moe.batch import Batch
+from moe.data import batches, prepare
 from moe.dispatch import grouped
-from moe.evaluation import text
 from moe.training import checkpoint, files, metrics, observing, step
 from moe.training.config import RunConfig
 
@@ -135,98 +134,63 @@ def identity(data) -> dict:
 
 
 def _train(run, workdir, data, name, line):
-    state = step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
+    state = step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
-        train_step, evaluator = compiled(run, state, data), observing.Evaluator(run, data)
-        path, first = workdir / "metrics.jsonl", int(state.step)
-        with contextlib.closing(metrics.Writer(path, first)) as writer:
-            state, seconds = _loop(
-                run,
-                data,
-                state,
-                train_step,
-                observing.Clock(seconds),
-                evaluator,
-                writer,
-                checkpoints,
-                name,
-                line,
-            )
+        train_step = compiled(run, state, data)
+        path = workdir / "metrics.jsonl"
+        with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
+            watch = observing.Watch(run, data, name, writer, observing.Clock(seconds))
+            bar = progress(run, int(state.step), name, line)
+            state, seconds = _loop(run, data, state, train_step, watch, checkpoints, bar)
         checkpoints.save(run.train.steps, state, seconds)
-        final = evaluator.score(state, "test", run.train.test_batches)
-    return summary(final, seconds, run.train.steps)
+        result = evaluation.EVALUATORS[run.objective.objective.result](run, data, "test")
+        return summary(run, result.evaluate(state), seconds)
 
 
-def _loop(run, data, state, train_step, clock, evaluator, writer, checkpoints, name, line):
-    t, first = run.train, int(state.step)
-    bar = tqdm.trange(
-        first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
+def progress(run: RunConfig, first: int, name: str, line: int) -> tqdm.tqdm:
+    """The progress bar over the steps that are left."""
+    steps = run.train.steps
+    return tqdm.trange(
+        first, steps, initial=first, total=steps, desc=name, mininterval=5, position=line
     )
-    log = observing.Log(writer, run)
-    clock.start()
+
+
+def _loop(run, data, state, train_step, watch, checkpoints, bar):
+    """The steps that are left: batch, step, and now and then a look or a checkpoint."""
+    watch.clock.start()
     for i in bar:
         n = i + 1
-        judged = n % t.eval_every == 0 or n == t.steps
-        if judged:
-            clock.stop(state)
-            before = evaluator.choices(state)
-            clock.start()
+        watch.before_step(n, state)
         state, measured = train_step(state, batch(run, data, i))
-        if n % t.log_every == 0:
-            log.write({"step": n, "split": "train", **measured})
-        if judged:
-            seconds = clock.stop(state)
-            scored, found = evaluator.validate(state, before)
-            log.write({"step": n, "split": "validation", "seconds": seconds, **found})
-            rate = n * t.batch_size * t.seq_len / seconds
-            if not np.isfinite(scored.nll):
-                raise FloatingPointError(
-                    f"{name}: validation loss is {scored.nll} at step {n}. Lower"
-                    " optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
-                )
-            log.shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
-            clock.start()
-        bar.set_postfix(log.shown, refresh=False)
-        if n % t.checkpoint_every == 0:
-            writer.flush()
-            checkpoints.save(n, state, clock.stop(state))
-            clock.start()
-    return state, clock.stop(state)
+        watch.after_step(n, state, measured)
+        bar.set_postfix(watch.shown, refresh=False)
+        if n % run.train.checkpoint_every == 0:
+            watch.flush()
+            checkpoints.save(n, state, watch.clock.stop(state))
+            watch.clock.start()
+    return state, watch.clock.stop(state)
 
 
 def compiled(run: RunConfig, state, data):
     """The training step, compiled ahead so that no compilation is timed."""
-    jitted = step.make_train_step(run.model, run.tx, run.train.seed, run.train.accumulate)
+    jitted = step.make_train_step(run.task, run.tx, run.train.seed, run.train.accumulate)
     return jitted.lower(state, batch(run, data, 0)).compile()
 
 
-def batch(run: RunConfig, data, i: int):
-    """The inputs of step i on the devices, a pure function of (seed, i)."""
-    t = run.train
+def batch(run: RunConfig, data, i: int) -> Batch:
+    """The batch of step i on the devices, a pure function of (seed, i)."""
+    source = run.source(data)
 
     def rows(numbers):
-        size = {"batch_size": t.batch_size, "seq_len": t.seq_len}
-        made = batches.train_batch(data, **size, seed=t.seed, step=i, numbers=numbers)
-        if not run.model.bidirectional:
-            return text.inputs(made)
-        return text.inputs(made, masking.hidden(t.seed, i, (t.batch_size, t.seq_len))[numbers])
+        return source.train(i, numbers)
 
-    return sharding.shard_rows(rows, t.batch_size)
+    return sharding.shard_rows(rows, run.train.batch_size)
 
 
-def summary(final: text.Score, seconds: float, steps: int) -> dict:
-    """result.json: the test score, by document for paired intervals, and what the run took."""
-    documents, which_R = np.unique(final.document_R, return_inverse=True)
-    return {
-        "steps": steps,
-        "seconds": seconds,
-        "machine": files.machine(),
-        "test_nll": final.nll,
-        "test_bits_per_byte": final.bits_per_byte,
-        "test_domain_nll": final.domain_nll,
-        "test": metrics.plain(final.metrics),
-        "test_documents": documents.tolist(),
-        "test_documents_nll": np.round(np.bincount(which_R, final.nll_R), 3).tolist(),
-        "test_documents_tokens": np.bincount(which_R, final.tokens_R).astype(int).tolist(),
-    }
+def summary(run: RunConfig, found: dict, seconds: float) -> dict:
+    """result.json: what the objective's evaluator found on the test split, and what it took."""
+    parts = {k: metrics.plain(v) if k == "test" else v for k, v in found.items()}
+    if "test" not in parts:  # the evaluator's metrics are all there is
+        parts = {"test_nll": float(found["nll"]), "test": metrics.plain(found)}
+    return {"steps": run.train.steps, "seconds": seconds, "machine": files.machine(), **parts}

@@ -1,12 +1,13 @@
-"""What the loop watches a run with: a clock, a judge of held-out text, and a log."""
+"""What the loop watches a run with: a clock, its evaluators and a log."""
 
 import time
 
 import jax
+import numpy as np
 
-from moe.evaluation import routing, text
-from moe.routing import assignment
-from moe.training import metrics, step
+from moe import evaluation
+from moe.evaluation import routing
+from moe.training import metrics
 from moe.training.config import RunConfig
 
 
@@ -29,53 +30,75 @@ class Clock:
         return self.seconds
 
 
-class Evaluator:
-    """Scores states on held-out text."""
+class Watch:
+    """Logs the steps of a run, and calls its evaluators at their intervals and at the end."""
 
-    def __init__(self, run: RunConfig, data):
-        self._run, self._data = run, data
-        self._eval_step = step.make_eval_step(run.model)
-        self._size = {"batch_size": run.micro_batch, "seq_len": run.train.seq_len}
+    def __init__(self, run: RunConfig, data, name: str, writer: metrics.Writer, clock: Clock):
+        self.clock = clock
+        self.shown: dict[str, str] = {}  # beside the progress bar
+        self._run = run
+        self._name = name
+        self._log = Log(writer, run)
+        self._intervals = run.train.evaluator_intervals()
+        self._evaluators = {
+            evaluator: evaluation.EVALUATORS[evaluator](run, data, "validation")
+            for evaluator in self._intervals
+        }
+        self.flush = writer.flush
 
-    def score(self, state, split: str, max_batches: int) -> text.Score:
-        """On the fixed batches of a split."""
-        return text.score(
-            self._eval_step, state, self._data, self._run.model, split, **self._size,
-            max_batches=max_batches,
-        )  # fmt: skip
+    def before_step(self, n: int, state) -> None:
+        """Shows the state before step n to the evaluators that will look after it."""
+        due = self._due(n)
+        if due:
+            self.clock.stop(state)
+            for name in due:
+                self._evaluators[name].before_step(state)
+            self.clock.start()
 
-    def choices(self, state):
-        """The experts that validation's first batch chooses, None if no token does."""
-        experts = self._run.model.experts
-        if experts is None or experts.routing.kind is not assignment.TopKAssignment:
-            return None
-        return text.choices(
-            self._eval_step, state, self._data, self._run.model, **self._size,
-            max_batches=self._run.train.eval_batches,
-        )  # fmt: skip
+    def after_step(self, n: int, state, measured: dict) -> None:
+        """Logs what was measured in step n, and what evaluators find after it."""
+        if n % self._run.train.log_every == 0:
+            self._log.write({"step": n, "split": "train", **measured})
+            self.shown |= self._log.shown
+        due = self._due(n)
+        if due:
+            self._evaluate(n, state, due)
 
-    def validate(self, state, before) -> tuple[text.Score, dict]:
-        """The score on validation, and what to log of it.
+    def _due(self, n):
+        last = n == self._run.train.steps
+        return [name for name, every in self._intervals.items() if last or n % every == 0]
 
-        Args:
-          before: `choices` one step earlier.
-        """
-        scored = self.score(state, "validation", self._run.train.eval_batches)
-        if before is None:
-            return scored, scored.metrics
-        same = routing.agreement(before, scored.choices, self._run.model.experts.num_experts)
-        return scored, {**scored.metrics, "agreement_L": same}
+    def _evaluate(self, n, state, due):
+        seconds = self.clock.stop(state)
+        found = {}
+        for name in due:
+            found |= self._evaluators[name].evaluate(state)
+        self._log.write({"step": n, "split": "validation", "seconds": seconds, **found})
+        if "nll" in found:
+            self._check(n, float(found["nll"]))
+            self.shown["validation"] = f"{float(found['nll']):.3f}"
+        tokens = n * self._run.train.batch_size * self._run.train.seq_len
+        self.shown["tokens/s"] = f"{tokens / seconds:,.0f}"
+        self.clock.start()
+
+    def _check(self, n, nll):
+        if not np.isfinite(nll):
+            raise FloatingPointError(
+                f"{self._name}: validation loss is {nll} at step {n}. Lower"
+                " optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
+            )
 
 
 class Log:
     """Writes records, and looks at those of training one write later, when they are ready."""
 
     def __init__(self, writer: metrics.Writer, run: RunConfig):
-        self.shown = {}  # beside the progress bar
-        self._writer, experts = writer, run.model.experts
-        self._monitor = experts and routing.CollapseMonitor(
-            run.train.collapse_steps, experts.routing
-        )
+        self.shown: dict[str, str] = {}  # beside the progress bar
+        self._writer = writer
+        experts = run.model.experts
+        self._monitor = None
+        if experts is not None:
+            self._monitor = routing.CollapseMonitor(run.train.collapse_steps, experts.routing)
 
     def write(self, record: dict) -> None:
         """Takes one record."""

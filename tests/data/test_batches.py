@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from moe.batch import Batch
 from moe.data import batches, prepared
 
 
@@ -26,7 +27,7 @@ def counting(rows: int, seq_len: int) -> prepared.Prepared:
     return toy(np.arange(1, rows * seq_len + 2))
 
 
-def row_numbers(batch: batches.Batch) -> list[int]:
+def row_numbers(batch: Batch) -> list[int]:
     return ((batch.tokens_BT[:, 0] - 1) // batch.tokens_BT.shape[1]).tolist()
 
 
@@ -45,7 +46,7 @@ def test_packing_by_hand():
     rows = batches.eval_rows(data, "test", 6, 0)
     assert sorted(rows) == [0, 1, 2]
     assert batches.document_of(data, "test", np.arange(3), 6).tolist() == [0, 1, 3]
-    batch = batches.Batch(*(array[[*np.argsort(rows), 3]] for array in batch))
+    batch = Batch(*(array[[*np.argsort(rows), 3]] for array in batch[:5]))
     zeros = [0] * 6
     assert batch.tokens_BT.tolist() == [
         [0, 5, 6, 7, 8, 9],
@@ -72,7 +73,7 @@ def test_packing_by_hand():
         zeros,
     ]
     assert batch.domain_BT.tolist() == [zeros, [1, 1, 0, 0, 0, 1], [1] * 6, zeros]
-    assert all(array.dtype == np.int32 and array.shape == (4, 6) for array in batch)
+    assert all(array.dtype == np.int32 and array.shape == (4, 6) for array in batch[:5])
 
 
 def test_a_row_that_starts_inside_a_document():
@@ -128,7 +129,7 @@ def test_rows_by_number_are_those_of_the_batch():
     data, numbers = counting(50, 8), np.array([7, 0, 11, 3])
     whole = train(data, step=5, batch_size=12)
     some = train(data, step=5, batch_size=12, numbers=numbers)
-    for array, part in zip(whole, some, strict=True):
+    for array, part in zip(whole[:5], some[:5], strict=True):
         np.testing.assert_array_equal(array[numbers], part)
 
 
@@ -142,7 +143,7 @@ def test_eval_covers_the_split_and_pads_the_last():
     assert len(got) == 3
     rows = row_numbers(got[0]) + row_numbers(got[1]) + row_numbers(got[2])[:2]
     assert sorted(rows) == list(range(10)) and rows != list(range(10))
-    for array in got[2]:
+    for array in got[2][:5]:
         assert array.shape == (4, 8) and not array[2:].any()
     assert (got[2].segment_BT[:2] == 1).all()
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from moe import dispatch
-from moe.layers import moe_layer
 from moe.routing import assignment
 from tests import tiny
 
@@ -138,12 +137,12 @@ BATCH, LENGTH = 16, 8
 def through_layer(name, k, group_size, mesh):
     """(y, router_stats), and the gradients for x, router and experts, of a layer with 8 experts."""
     config = tiny.sparse(num_experts=8, k=k, dispatcher=name, group_size=group_size)
-    layer = moe_layer.MoELayer(config)
+    layer = tiny.layer_of(config)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
         y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
-        return (y * weight_BTD).sum(), (y, aux["router"]["router_stats"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["record"].stats)
 
     with tiny.on(mesh):
         inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))

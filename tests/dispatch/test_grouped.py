@@ -10,7 +10,6 @@ import pytest
 
 from moe import counting, ffn, hlo, sharding
 from moe.dispatch import blocks, grouped
-from moe.layers import moe_layer
 from moe.routing import assignment
 from tests import tiny
 
@@ -187,12 +186,12 @@ def through_layer(dispatcher, mesh, factor, k=2, **layout):
         num_experts=EXPERTS, k=k, dispatcher=dispatcher, capacity_factor=factor,
         eval_capacity_factor=factor,
     )  # fmt: skip
-    layer = moe_layer.MoELayer(config)
+    layer = tiny.layer_of(config)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
         y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
-        return (y * weight_BTD).sum(), (y, aux["router"]["router_stats"])
+        return (y * weight_BTD).sum(), (y, aux["router"]["record"].stats)
 
     with tiny.on(mesh, **layout):
         inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))

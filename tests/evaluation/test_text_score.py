@@ -2,15 +2,17 @@
 
 import math
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe import objectives
 from moe.data import batches, prepared
-from moe.evaluation import text
-from moe.training import loss, step
+from moe.evaluation import held_out, text
+from moe.objectives import next_token
 from tests import tiny
 
 
@@ -35,16 +37,21 @@ def two_bits(params, inputs, index):
     """A model that loses two bits a token."""
     real_BT = inputs.segment_BT > 0
     nll_BT = jnp.where(real_BT, 2 * math.log(2), 0.0)
-    sums = loss.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None)
-    return loss.ForwardOutput(sums, nll_BT, None)
+    sums = objectives.contract.Sums(nll_BT.sum(), real_BT.sum().astype(jnp.float32), None)
+    return objectives.contract.ForwardOutput(sums, nll_BT, None)
 
 
 DENSE = tiny.model(experts=None)
 
 
-def score(eval_step=two_bits, **changes):
-    size = {"batch_size": 2, "seq_len": 2, "max_batches": 0}
-    return text.score(eval_step, {}, DATA, DENSE, "test", **{**size, **changes})
+def score(eval_step=two_bits, state=None, model=DENSE, batch_size=2, max_batches=0):
+    """The score of a run of rows of two tokens."""
+    train = types.SimpleNamespace(
+        seq_len=2, batch_size=batch_size, seed=0, test_batches=max_batches
+    )
+    run = types.SimpleNamespace(train=train, micro_batch=batch_size, model=model)
+    source = next_token.source(run, DATA)
+    return text.score(eval_step, source, state, DATA, "test", run=run)
 
 
 def test_by_hand():
@@ -81,8 +88,8 @@ def test_rows_keep_their_order():
     def by_token(params, inputs, index):
         nll_BT = jnp.where(inputs.segment_BT > 0, inputs.tokens_BT, 0).astype(jnp.float32)
         nll_BT = nll_BT.at[:, 1].set(0)
-        sums = loss.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None)
-        return loss.ForwardOutput(sums, nll_BT, None)
+        sums = objectives.contract.Sums(nll_BT.sum(), (inputs.segment_BT > 0).sum() * 1.0, None)
+        return objectives.contract.ForwardOutput(sums, nll_BT, None)
 
     rows = batches.eval_rows(DATA, "test", 2, 0)
     assert score(by_token).nll_R.tolist() == [[0, 2, 3, 1, 0][row] for row in rows]
@@ -111,10 +118,7 @@ def test_a_uniform_model_pays_log_v_for_every_token():
     """A real network, all of whose weights are zero, with statistics of its router."""
     config = tiny.model(num_layers=1, moe_every=1)
     state = jax.tree.map(jnp.zeros_like, tiny.state(config))
-    got = text.score(
-        step.make_eval_step(config), state, DATA, config, "test",
-        batch_size=2, seq_len=2, max_batches=0,
-    )  # fmt: skip
+    got = score(held_out.eval_step_of(tiny.task_of(config)), state, config)
     assert got.bits_per_byte == pytest.approx(10 * math.log2(tiny.V) / 16, rel=1e-5)
     assert got.metrics["entropy"] == pytest.approx(math.log(tiny.E), rel=1e-5)
     assert got.metrics["realised_k"] == 1 and got.metrics["load_LE"].shape == (1, tiny.E)

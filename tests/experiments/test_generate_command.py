@@ -10,7 +10,7 @@ import pytest
 from experiments import agreement, generate
 from moe import config as configs
 from moe.data import tokenizer
-from moe.training import checkpoint, loop
+from moe.training import checkpoint, loop, runs
 from tests import tiny
 from tests.training import toys
 
@@ -19,7 +19,7 @@ from tests.training import toys
 def run(monkeypatch):
     """A run on the toy corpus whose tokenizer knows bytes alone."""
     words = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
-    monkeypatch.setattr(generate.prepare, "prepare", lambda config: toys.data())
+    monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
     monkeypatch.setattr(generate.tokenizer, "load", lambda path: words)
     return toys.run_config()
 
@@ -56,11 +56,11 @@ def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, 
 
 def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
-        generate.trained(tmp_path)
+        runs.load_run(tmp_path)
     loop.claim_workdir(run, tmp_path, toys.data())
     assert json.loads((tmp_path / "config.json").read_text())["model"] == configs.to_dict(run.model)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
-        generate.trained(tmp_path)
+        runs.load_run(tmp_path)
 
 
 def test_domains_are_named_where_they_are_read(run):

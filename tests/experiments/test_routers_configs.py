@@ -33,7 +33,7 @@ def test_every_base_is_a_run(size):
     config = routers.get_config(size)
     for name in ("decoder", "masked"):
         run = configs.from_config_dict(RunConfig, config[name].base)
-        assert run.model.bidirectional == (name == "masked")
+        assert run.model.causal == (name != "masked")
 
 
 @pytest.mark.parametrize(

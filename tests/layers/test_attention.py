@@ -31,6 +31,12 @@ def random_params(position):
     return {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
 
 
+def apply(layer, params, x_BTD, segment_BT, position_BT):
+    """Self-attention."""
+    info = attention.TokenInfo(segment_BT, position_BT)
+    return layer.apply({"params": params}, x_BTD, q_info=info)
+
+
 def by_loop(q, k, v, bias_NTT):
     """softmax(q k / sqrt(H) + bias) v over earlier positions of the same segment."""
     y = np.zeros((B, T, N, H))
@@ -45,8 +51,10 @@ def by_loop(q, k, v, bias_NTT):
 def test_against_the_loop():
     q, k, v = qkv()
     bias_NTT = np.random.default_rng(1).normal(size=(N, T, T)).astype(np.float32)
-    tiny.assert_close(attend(q, k, v, SEGMENT, bias_NTT), by_loop(q, k, v, bias_NTT), rtol=1e-4)
-    tiny.assert_close(attend(q, k, v, SEGMENT), by_loop(q, k, v, 0 * bias_NTT), rtol=1e-4)
+    tiny.assert_close(
+        attend(q, k, v, SEGMENT, SEGMENT, bias_NTT), by_loop(q, k, v, bias_NTT), rtol=1e-4
+    )
+    tiny.assert_close(attend(q, k, v, SEGMENT, SEGMENT), by_loop(q, k, v, 0 * bias_NTT), rtol=1e-4)
 
 
 def test_softmax_is_float32_whatever_the_input():
@@ -54,10 +62,10 @@ def test_softmax_is_float32_whatever_the_input():
     length = 4000
     zeros = jnp.zeros((1, length, 1, 2), jnp.bfloat16)
     segment = jnp.ones((1, length), jnp.int32)
-    y = jax.eval_shape(attention.attend, zeros, zeros, zeros, segment)
+    y = jax.eval_shape(attention.attend, zeros, zeros, zeros, segment, segment)
     assert y.dtype == jnp.bfloat16
-    jaxpr = str(jax.make_jaxpr(attention.attend)(zeros, zeros, zeros, segment))
-    assert f"f32[1,1,{length // attention.MOST},{length}] = exp" in jaxpr
+    jaxpr = str(jax.make_jaxpr(attention.attend)(zeros, zeros, zeros, segment, segment))
+    assert f"f32[1,1,{length // attention.MAX_BLOCKS},{length}] = exp" in jaxpr
     assert not re.search(r"bf16\[[\d,]*\] = exp", jaxpr)
 
 
@@ -79,7 +87,7 @@ def test_blocks_of_queries_are_the_whole():
         y, transpose = jax.vjp(fn, q, k, v, bias)
         return y, transpose(jnp.cos(v))
 
-    got = with_gradients(lambda q, k, v, bias: attention.attend(q, k, v, segment, bias))
+    got = with_gradients(lambda q, k, v, bias: attention.attend(q, k, v, segment, segment, bias))
     tiny.assert_close(got, with_gradients(plain), rtol=1e-4, atol=1e-5)
 
 
@@ -88,8 +96,10 @@ def test_little_of_the_future_is_computed():
     x = jax.ShapeDtypeStruct((1, 512, 1, 2), jnp.float32)
     segment = jax.ShapeDtypeStruct((1, 512), jnp.int32)
     found = [
-        counting.count(functools.partial(attention.attend, bidirectional=both), x, x, x, segment)
-        for both in (False, True)
+        counting.count(
+            functools.partial(attention.attend, causal=causal), x, x, x, segment, segment
+        )
+        for causal in (True, False)
     ]
     assert found[0].total == found[1].total * 36 / 64
 
@@ -102,7 +112,7 @@ def test_no_gradient_from_the_future_or_another_document(position):
     params = random_params(position)
 
     def row(x_TD, b):
-        y = layer.apply({"params": params}, x_TD[None], SEGMENT[b][None], POSITION[b][None])
+        y = apply(layer, params, x_TD[None], SEGMENT[b][None], POSITION[b][None])
         return y[0].sum(-1)
 
     for b in range(B):
@@ -117,9 +127,9 @@ def test_a_document_does_not_know_where_in_the_row_it_stands():
     layer = attention.Attention(N, N, H, "rotary", 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(1, T, D)).astype(np.float32)
     params = random_params("rotary")
-    apply = jax.jit(functools.partial(layer.apply, {"params": params}))
-    together = apply(x_BTD, SEGMENT[:1], POSITION[:1])
-    swapped = apply(np.roll(x_BTD, 3, axis=1), SEGMENT[:1], POSITION[:1])
+    on_rows = jax.jit(functools.partial(apply, layer, params))
+    together = on_rows(x_BTD, SEGMENT[:1], POSITION[:1])
+    swapped = on_rows(np.roll(x_BTD, 3, axis=1), SEGMENT[:1], POSITION[:1])
     tiny.assert_close(np.roll(swapped, 3, axis=1), together, atol=1e-5)
 
 
@@ -185,7 +195,7 @@ def test_the_relative_bias_is_that_of_the_distance():
     }
     layer = attention.Attention(1, 1, length, "relative", 1.0, "float32")
     ones = jnp.ones((1, length), jnp.int32)
-    p_TU = np.asarray(jax.jit(layer.apply)({"params": params}, eye[None], ones, ones))[0]
+    p_TU = np.asarray(jax.jit(functools.partial(apply, layer))(params, eye[None], ones, ones))[0]
     np.testing.assert_allclose(p_TU.sum(-1), 1, rtol=1e-5)
     for t, u in [(5, 0), (5, 4), (15, 0), (16, 0), (39, 0), (39, 24), (39, 23), (30, 0)]:
         want = bias_X[T5_BUCKETS.get(t - u, t - u)] - bias_X[0]
@@ -198,11 +208,12 @@ def test_grouped_queries_are_as_many_heads_with_shared_keys(heads):
     few = attention.Attention(4, heads, H, "rotary", 1.0, "float32")
     many = attention.Attention(4, 4, H, "rotary", 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
-    params = jax.jit(few.init)(jax.random.key(0), x_BTD, SEGMENT, POSITION)["params"]
+    info = attention.TokenInfo(SEGMENT, POSITION)
+    params = few.init(jax.random.key(0), x_BTD, q_info=info)["params"]
     assert params["w_k"].shape == params["w_v"].shape == (D, heads, H)
     repeated = {n: jnp.repeat(params[n], 4 // heads, axis=1) for n in ("w_k", "w_v")}
     got, want = (
-        jax.jit(layer.apply)({"params": p}, x_BTD, SEGMENT, POSITION)
+        jax.jit(functools.partial(apply, layer))(p, x_BTD, SEGMENT, POSITION)
         for layer, p in ((few, params), (many, {**params, **repeated}))
     )
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.layers import moe_layer
 from moe.routing import stats
 from tests import tiny
 
@@ -15,10 +14,10 @@ B, T = 4, 8
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def apply(config, params, x_BTD, mask_BT, key, train=True):
-    y_BTD, aux = moe_layer.MoELayer(config).apply(
+    y_BTD, aux = tiny.layer_of(config).apply(
         {"params": params}, x_BTD, mask_BT, train, rngs={"router": key}, mutable=["router"]
     )
-    return y_BTD, aux["router"]["router_stats"]
+    return y_BTD, aux["router"]["record"].stats
 
 
 def run(config, mesh="none", key=0, train=True, batch=B):

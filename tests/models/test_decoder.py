@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from moe import config as configs
-from moe import counting, routing
-from moe.models import decoder
-from moe.training import loss
+from moe import counting, models, routing
+from moe.layers import attention
+from moe.models import contract, decoder
+from moe.training import gradients
 from tests import tiny
 
 B, T = 4, 8
@@ -27,7 +28,7 @@ def tight(router: str, group_size: int) -> configs.ModelConfig:
 
 def place_of(batch):
     fields = tiny.inputs(batch, T, padded=False)
-    return decoder.TokenInfo(fields.segment_BT, fields.position_BT, fields.tokens_BT, None)
+    return attention.TokenInfo(fields.segment_BT, fields.position_BT, fields.tokens_BT, None)
 
 
 @functools.cache
@@ -205,7 +206,7 @@ def test_layers_are_scanned_in_their_order(dense):
     @jax.jit
     def by_hand(params, inputs):
         x_BTD = params["embed"][inputs.tokens_BT] * tiny.D**0.5
-        place = decoder.TokenInfo(inputs.segment_BT, inputs.position_BT, inputs.tokens_BT, None)
+        place = attention.TokenInfo(inputs.segment_BT, inputs.position_BT, inputs.tokens_BT, None)
         without = dataclasses.replace(config, experts=None)
         blocks = [("dense_block", 0, without)] * dense + [("block", i, config) for i in range(2)]
         for name, i, layer in blocks:
@@ -243,13 +244,13 @@ def test_low_precision_ends_at_the_logits():
 
 def test_shapes_are_known_without_memory():
     huge = tiny.model(d_model=2**14, experts=tiny.moe_config(num_experts=2048, d_ff=2**16))
-    experts = decoder.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]
+    experts = models.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]
     assert experts["w_in"].shape == (1, 2048, 2**14, 2**16)
 
 
 def test_a_group_need_not_be_even():
     odd, even = (tiny.model(experts=tiny.moe_config(group_size=size)) for size in (3, 8))
-    assert decoder.parameter_shapes(odd) == decoder.parameter_shapes(even)
+    assert models.parameter_shapes(odd) == models.parameter_shapes(even)
 
 
 @pytest.mark.parametrize("experts", [None, tiny.moe_config(num_experts=5, dispatcher="gather")])
@@ -258,10 +259,12 @@ def test_products_of_bfloat16_are_of_bfloat16_in_gradients_too(experts):
     config = tiny.model(experts=experts, dtype="bfloat16")
 
     def step(params, inputs, key):
-        return loss.value_and_grad(decoder.Decoder(config), params, {}, inputs, key)
+        return gradients.value_and_grad(tiny.task_of(config), params, {}, inputs, key)
 
     key = jax.eval_shape(jax.random.key, 0)
-    found = counting.products(step, decoder.parameter_shapes(config), loss.input_shapes(4, 8), key)
+    found = counting.products(
+        step, models.parameter_shapes(config), contract.batch_shapes(4, 8), key
+    )
     wide = [product for product in found if "float32" in {dtype for _, dtype in product.of}]
     routers = {(tiny.D, 5), (32, 5)}  # its matrix, and logits
     assert len(found) > 15 and bool(wide) == bool(experts)

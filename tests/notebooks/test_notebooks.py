@@ -11,10 +11,10 @@ import nbformat
 import pytest
 
 from experiments import study
-from moe import routing
+from moe import objectives, routing
 from moe.data import prepare
 from moe.routing import assignment, stats
-from moe.training import config, files, loss, metrics
+from moe.training import config, files, metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -82,9 +82,9 @@ def write_run(path, experts, seed):
 
 def routed(experts, seed):
     """What a training step of two MoE layers measures; the loss falls with the seed."""
-    sums = loss.Sums(tiny.B * (6.0 - 0.1 * seed), float(tiny.B), None)
+    sums = objectives.contract.Sums(tiny.B * (6.0 - 0.1 * seed), float(tiny.B), None)
     if experts is None:
-        return loss.total(sums, None)[1]
+        return objectives.contract.total(sums, None)[1]
     logits_LGSE = 2 * jax.random.normal(jax.random.key(seed), (2, 2, 16, experts.num_experts))
     return total(sums, logits_LGSE, experts)
 
@@ -92,7 +92,7 @@ def routed(experts, seed):
 @functools.partial(jax.jit, static_argnames="experts")
 def total(sums, logits_LGSE, experts):
     router_stats = jax.vmap(lambda logits_GSE: count(logits_GSE, experts))(logits_LGSE)
-    return loss.total(sums._replace(router_stats=router_stats), experts)[1]
+    return objectives.contract.total(sums._replace(router_stats=router_stats), experts)[1]
 
 
 def count(logits_GSE, experts):

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import config as configs
-from moe import routing, sharding
-from moe.layers import moe_layer
-from moe.models import decoder
+from moe import models, routing, sharding
 from moe.routing import assignment, reinforce, stats
 from tests import tiny
 
@@ -114,24 +112,25 @@ def compiled(config, train):
 
     The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
     """
-    layer, moe_config = moe_layer.MoELayer(config), config.experts
+    layer, moe_config = tiny.layer_of(config), config.experts
 
     def weighted(params, x_BTD, read, at_BTD, losses):
         inputs, variables, key = read
         _, mask_BT, ids_BT, domain_BT = inputs
         y_BTD, aux = layer.apply(
             {"params": params, **variables}, x_BTD, mask_BT, train, ids_BT, domain_BT,
-            rngs={"router": key}, mutable=decoder.SOWN,
+            rngs={"router": key, "dropout": key}, mutable=["router"],
         )  # fmt: skip
-        router_stats = aux["router"]["router_stats"]
-        if "policy" in aux:
-            own = reinforce.learn(aux["policy"]["policy"], at_BTD[..., 0], mask_BT)
+        record = aux["router"]["record"]
+        router_stats = record.stats
+        if record.policy is not None:
+            own = reinforce.learn(record.policy, at_BTD[..., 0], mask_BT)
             router_stats = router_stats._replace(extra=own)
         of_router = sum(fn(router_stats) for fn in moe_config.routing.losses.values())
         return (y_BTD * at_BTD).sum() + losses * of_router, (
             y_BTD,
             router_stats,
-            aux.get("choices"),
+            record.assignment and record.assignment._asdict(),
         )
 
     return jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True) if train else weighted)
@@ -154,14 +153,14 @@ def call(config, given=None, train=True, weights=None, key=0, replayed=None, at=
     given = inputs() if given is None else given
     given = Inputs(*tiny.put(tuple(np.asarray(x) for x in given)))
     replayed = {} if replayed is None else {"expert_GSK": jnp.asarray(replayed)}
-    read = given, {"routing": state, "replayed": replayed}, jax.random.key(key)
+    read = given, {"router_state": state, "replayed": replayed}, jax.random.key(key)
     weights = params(config) if weights is None else weights
     at = tiny.put(weight() if at is None else at)
     return compiled(config, train), weights, given.x_BTD, read, at, losses
 
 
 def state_of(config):
-    return jax.tree.map(jnp.asarray, decoder.routing_state(config))
+    return jax.tree.map(jnp.asarray, models.build(config).router_state())
 
 
 def experts_of(result) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_the_training_config_can_ask_for_it(name):
     config = train_config.get_config(name)
     run = configs.from_config_dict(RunConfig, config)
     assert run.model.experts.router == name
-    assert run.model.bidirectional == (run.model.experts.causal != "always")
+    assert run.model.causal == (run.model.experts.causal == "always")
 
 
 # Who goes where.

@@ -69,16 +69,16 @@ def test_a_checkpoint_from_before_routers_had_a_state(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
     restored, seconds = checkpoints.restore(state(0, seed=1))
     checkpoints.close()
-    assert seconds == 1.5 and restored.routing == {}
+    assert seconds == 1.5 and restored.router_state == {}
     tiny.assert_equal(tiny.host(restored), tiny.host(saved))
 
 
 def test_the_routers_state_comes_back(tmp_path):
-    saved = state(7)._replace(routing={"bias": jnp.arange(4.0)})
+    saved = state(7)._replace(router_state={"bias": jnp.arange(4.0)})
     checkpoints = checkpoint.Checkpoints(tmp_path)
     checkpoints.save(7, saved, seconds=1.5)
-    restored, _ = checkpoints.restore(state(0)._replace(routing={"bias": jnp.zeros(4)}))
-    tiny.assert_equal(restored.routing, saved.routing)
+    restored, _ = checkpoints.restore(state(0)._replace(router_state={"bias": jnp.zeros(4)}))
+    tiny.assert_equal(restored.router_state, saved.router_state)
     with pytest.raises(ValueError, match="saved by other code"):
         checkpoints.restore(state(0))
     checkpoints.close()

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import routing
-from moe.models import decoder
+from moe import objectives, routing
+from moe.models import contract, decoder
+from moe.objectives import cross_entropy, next_token
 from moe.routing import stats
-from moe.training import loss
+from moe.training import gradients, loss
 from tests import tiny
 
 B, T, E = tiny.B, tiny.T, tiny.E
@@ -21,7 +22,7 @@ B, T, E = tiny.B, tiny.T, tiny.E
 
 def test_cross_entropy_by_hand():
     p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
-    nll_BT = loss.cross_entropy(jnp.log(p) + 7, jnp.array([[0, 2]]))
+    nll_BT = cross_entropy.cross_entropy(jnp.log(p) + 7, jnp.array([[0, 2]]))
     np.testing.assert_allclose(nll_BT, [[math.log(2), -math.log(0.7)]], rtol=1e-5)
 
 
@@ -29,13 +30,13 @@ def test_the_gradient_of_cross_entropy_by_hand():
     """p - 1 at the target, p elsewhere, times what comes from above."""
     p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
     above_BT = jnp.array([[2.0, -1.0]])
-    fn = lambda logits: (loss.cross_entropy(logits, jnp.array([[0, 2]])) * above_BT).sum()  # noqa: E731
+    fn = lambda logits: (cross_entropy.cross_entropy(logits, jnp.array([[0, 2]])) * above_BT).sum()  # noqa: E731
     want = [[[-1.0, 0.5, 0.5], [-0.1, -0.2, 0.3]]]
     np.testing.assert_allclose(jax.grad(fn)(jnp.log(p) + 7), want, rtol=1e-5)
 
 
 def test_cross_entropy_of_huge_logits():
-    nll_BT = loss.cross_entropy(jnp.array([[[1e4, 0.0]] * 2]), jnp.array([[0, 1]]))
+    nll_BT = cross_entropy.cross_entropy(jnp.array([[[1e4, 0.0]] * 2]), jnp.array([[0, 1]]))
     np.testing.assert_allclose(nll_BT, [[0, 1e4]])
 
 
@@ -56,9 +57,9 @@ def literal_stats() -> stats.RouterStats:
 
 def test_the_total_by_hand():
     """6 nats over 3 tokens, plus the means over layers, each with its weight."""
-    sums = loss.Sums(jnp.float32(6), jnp.float32(3), literal_stats())
+    sums = objectives.contract.Sums(jnp.float32(6), jnp.float32(3), literal_stats())
     experts = tiny.moe_config(balance_weight=0.5, z_weight=0.25)
-    value, metrics = loss.total(sums, experts)
+    value, metrics = objectives.contract.total(sums, experts)
     np.testing.assert_allclose(value, 2 + 0.5 * (1 + 10 / 9) / 2 + 0.25 * 3, rtol=1e-6)
     np.testing.assert_allclose(metrics["nll"], 2)
     np.testing.assert_allclose(metrics["loss"], value)
@@ -71,7 +72,9 @@ def test_the_total_by_hand():
 
 
 def test_the_total_of_a_dense_model():
-    value, metrics = loss.total(loss.Sums(jnp.float32(6), jnp.float32(3), None), None)
+    value, metrics = objectives.contract.total(
+        objectives.contract.Sums(jnp.float32(6), jnp.float32(3), None), None
+    )
     assert value == 2 and metrics.keys() == {"loss", "nll"}
 
 
@@ -102,13 +105,9 @@ def test_a_policy_is_paid_in_log_probability():
     inputs = inputs._replace(loss_mask_BT=jnp.asarray(loss_mask_BT, jnp.int32))
     (value, metrics), _ = tiny.value_and_grad(config, inputs)
 
-    network, params, key = decoder.Decoder(config), tiny.params(config), jax.random.key(0)
-    nll_BT = np.asarray(loss.forward(network, params, {}, inputs, key, True).nll_BT)
-    _, aux = network.apply(
-        {"params": params}, inputs.tokens_BT, inputs.segment_BT, inputs.position_BT, True,
-        rngs={"router": key}, mutable=decoder.SOWN,
-    )  # fmt: skip
-    policy = decoder.sown(config, aux, "policy", "policy")
+    task, params, key = tiny.task_of(config), tiny.params(config), jax.random.key(0)
+    nll_BT = np.asarray(task.forward(params, {}, inputs, key, True).nll)
+    policy = task.model.apply(params, {}, inputs, key=key, train=True).policy
     log_p_BT, expected_BT = (np.asarray(x[0]) for x in policy)
     surprise_N = (-nll_BT - expected_BT)[loss_mask_BT]
     taught = -(surprise_N * log_p_BT[loss_mask_BT]).mean(), np.square(surprise_N).mean()
@@ -124,7 +123,7 @@ def test_an_expert_without_tokens_gets_exactly_zero():
     params = tiny.params(silent())
     params["block"]["layer_0"]["ffn_norm"]["scale"] *= 0.0  # all logits 0: ties go to expert 0
     (_, metrics), grads = tiny.host(
-        tiny.gradients(silent())(params, tiny.inputs(), jax.random.key(0))
+        tiny.compiled_gradients(silent())(params, tiny.inputs(), jax.random.key(0))
     )
     assert metrics["unused"] == E - 1 and metrics["max_load"] == E
     experts = tiny.value_and_grad(silent(), tiny.inputs())[1]["block"]["layer_0"]["moe"]["experts"]
@@ -137,7 +136,7 @@ def test_all_of_it_is_float32():
     """In a bfloat16 model: loss, metrics and gradients."""
     config = dataclasses.replace(silent(), dtype="bfloat16")
     (value, metrics), grads = jax.eval_shape(
-        tiny.gradients(config), tiny.params(config), tiny.inputs(), jax.random.key(0)
+        tiny.compiled_gradients(config), tiny.params(config), tiny.inputs(), jax.random.key(0)
     )
     assert {x.dtype for x in jax.tree.leaves((value, metrics, grads))} == {np.dtype("float32")}
 
@@ -177,10 +176,10 @@ def test_micro_batches_keep_groups_together():
 @functools.cache
 def forward(config):
     """The compiled (params, inputs) -> ((nll, tokens, router_stats), gradients of nll)."""
-    network = decoder.Decoder(config)
+    task = tiny.task_of(config)
 
     def nll(params, inputs):
-        sums = loss.forward(network, params, {}, inputs, jax.random.key(0), True).sums
+        sums = task.forward(params, {}, inputs, jax.random.key(0), True).sums
         return sums.nll, sums
 
     def run(params, inputs):
@@ -237,12 +236,19 @@ class Silent(nn.Module):
         return jnp.zeros((*tokens_BT.shape, tiny.V)) + self.param("w", nn.initializers.zeros, ())
 
 
+def task_of(network):
+    """The next-token task of any network."""
+    model = contract.of_network(network.config, network, lambda length: {})
+    forward = functools.partial(next_token.forward, model, None)
+    return objectives.contract.Task(model, forward)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_sparse_model_without_a_stats_is_an_error(accumulate):
     network = Silent(tiny.model())
     with pytest.raises(ValueError, match="config.experts=MoEConfig.* but the network sowed None"):
-        loss.value_and_grad(
-            network, {"w": jnp.zeros(())}, {}, tiny.inputs(), jax.random.key(0), accumulate
+        gradients.value_and_grad(
+            task_of(network), {"w": jnp.zeros(())}, {}, tiny.inputs(), jax.random.key(0), accumulate
         )
 
 
@@ -257,24 +263,21 @@ class Wrapped(nn.Module):
         return sum(decoder.Decoder(tiny.model(), name=name)(*inputs) for name in self.names)
 
 
-@pytest.mark.parametrize(
-    ("config", "names", "message"),
-    [
-        (tiny.model(experts=None), ("one",), "config.experts=None but the network sowed"),
-        (tiny.model(), ("one", "two"), "sowed"),
-    ],
-    ids=["a dense model with a router_stats", "more router_stats than one stack"],
-)
-def test_a_stats_that_nobody_reads_is_an_error(config, names, message):
-    network = Wrapped(config, names)
-    params = dict.fromkeys(names, tiny.params(tiny.model()))
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(
-            lambda params: loss.forward(
-                network, params, {}, tiny.inputs(), jax.random.key(0), True
-            ),
-            params,
-        )
+def test_statistics_that_nobody_reads_are_an_error():
+    network = Wrapped(tiny.model(experts=None), ("one",))
+    params = {"one": tiny.params(tiny.model())}
+    forward = task_of(network).forward
+    with pytest.raises(ValueError, match="config.experts=None but the network sowed"):
+        jax.eval_shape(lambda p: forward(p, {}, tiny.inputs(), jax.random.key(0), True), params)
+
+
+def test_the_layers_of_several_stacks_are_stacked():
+    """A network of two decoders, as an encoder and a decoder, has the layers of both."""
+    network = Wrapped(tiny.model(), ("one", "two"))
+    params = dict.fromkeys(network.names, tiny.params(tiny.model()))
+    forward = task_of(network).forward
+    found = jax.eval_shape(lambda p: forward(p, {}, tiny.inputs(), jax.random.key(0), True), params)
+    assert found.sums.router_stats.chosen_KE.shape == (2, 1, E)
 
 
 def test_every_moe_layer_counts():

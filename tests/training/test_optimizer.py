@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from moe import sharding
-from moe.models import decoder
+from moe import models, sharding
 from moe.training import optimizer, step
 from tests import tiny
 
@@ -41,7 +40,7 @@ def test_a_run_shorter_than_its_warmup():
 
 @pytest.mark.parametrize("position", ["rotary", "relative"])
 def test_decay_touches_matrices_only(position):
-    shapes = decoder.parameter_shapes(tiny.model(position=position))
+    shapes = models.parameter_shapes(tiny.model(position=position))
     decayed = jax.tree_util.tree_leaves_with_path(optimizer.decayed(shapes))
     spared = {jax.tree_util.keystr(path[-1:]) for path, yes in decayed if not yes}
     touched = {jax.tree_util.keystr(path[-1:]) for path, yes in decayed if yes}
@@ -133,7 +132,7 @@ def test_adafactor_trains():
     tx = optimizer.make(config(name="adafactor", learning_rate=0.02, warmup_steps=1), 10)
     params = tiny.params(model)
     state = step.State(jnp.int32(0), params, jax.jit(tx.init)(params))
-    train_step = step.make_train_step(model, tx, 0)
+    train_step = step.make_train_step(tiny.task_of(model), tx, 0)
     losses = []
     for _ in range(6):
         state, metrics = train_step(state, tiny.inputs())

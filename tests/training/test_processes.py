@@ -74,7 +74,7 @@ def trained(workdir):
     """Parameters and moments of the last checkpoint, and the logged losses."""
     run = toys.run_config()
     with sharding.on(loop.mesh_of(run)):
-        template = step.init(run.model, run.tx, 1)
+        template = step.init(run.task.model, run.tx, 1)
         with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
             state = tiny.host(checkpoints.restore(template)[0])
     records = metrics.read(workdir / "metrics.jsonl")

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from moe.models import decoder
+from moe import models
+from moe.evaluation import held_out
 from moe.training import optimizer, step
 from tests import tiny
 
@@ -20,7 +21,7 @@ CHAIN = optimizer.make(optimizer.OptimizerConfig(warmup_steps=1, learning_rate=1
 @functools.cache
 def initial(config, seed=0):
     """The parameters at step 0, as NumPy arrays: a step donates those it is given."""
-    return tiny.host(step.init(config, CHAIN, seed).params)
+    return tiny.host(step.init(models.build(config), CHAIN, seed).params)
 
 
 def state(config) -> step.State:
@@ -30,7 +31,7 @@ def state(config) -> step.State:
 
 @functools.cache
 def train_step(config):
-    return step.make_train_step(config, CHAIN, 0)
+    return step.make_train_step(tiny.task_of(config), CHAIN, 0)
 
 
 @functools.cache
@@ -97,7 +98,7 @@ def test_no_two_weights_are_born_equal():
 
 def test_parameters_are_float32_and_born_as_their_shapes_say():
     params = initial(MOE)
-    shapes = decoder.parameter_shapes(MOE)
+    shapes = models.parameter_shapes(MOE)
     jax.tree.map(lambda x, s: np.testing.assert_equal((x.shape, x.dtype), (s.shape, s.dtype)),
                  params, shapes)  # fmt: skip
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
@@ -105,7 +106,7 @@ def test_parameters_are_float32_and_born_as_their_shapes_say():
 
 def test_parameters_are_born_equal_on_a_mesh():
     with tiny.on("2x4"):
-        born = step.init(MOE, CHAIN, 0)
+        born = step.init(models.build(MOE), CHAIN, 0)
         experts = born.params["block"]["layer_1"]["moe"]["experts"]["w_in"]
         assert experts.sharding.spec == jax.sharding.PartitionSpec(None, "expert", None, "model")
         moments = jax.tree.leaves(born.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
@@ -119,7 +120,7 @@ def test_the_norm_is_that_of_the_gradients():
     config = tiny.model(num_layers=1, moe_every=1)
     params, tx = tiny.params(config), optax.sgd(1.0)
     old, before = tiny.host(params), step.State(jnp.int32(0), params, tx.init(params))
-    after, metrics = step.make_train_step(config, tx, 0)(before, tiny.inputs())
+    after, metrics = step.make_train_step(tiny.task_of(config), tx, 0)(before, tiny.inputs())
     moved = jax.tree.map(np.subtract, old, tiny.host(after.params))
     norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(moved)))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
@@ -139,7 +140,7 @@ def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
         experts=tiny.moe_config(router="random"),
     )
     params, tx = tiny.host(tiny.params(config)), optax.sgd(0.0)
-    random_step = step.make_train_step(config, tx, 0)
+    random_step = step.make_train_step(tiny.task_of(config), tx, 0)
 
     def load(number):
         fresh = jax.tree.map(jnp.asarray, params)
@@ -157,9 +158,11 @@ def test_evaluation_is_a_forward_pass_with_its_own_capacity():
         experts=tiny.moe_config(eval_capacity_factor=4.0, capacity_factor=0.5),
     )
     inputs = tiny.inputs()
-    sums, nll_BT, choices = step.make_eval_step(config)(tiny.state(config), inputs, jnp.int32(0))
+    sums, nll_BT, choices = held_out.eval_step_of(tiny.task_of(config))(
+        tiny.state(config), inputs, jnp.int32(0)
+    )
     np.testing.assert_allclose(nll_BT.sum(), sums.nll, rtol=1e-5)
     assert not np.asarray(nll_BT)[np.asarray(inputs.segment_BT) == 0].any()
-    assert sums.tokens == (inputs.segment_BT > 0).sum()
+    assert sums.targets == (inputs.segment_BT > 0).sum()
     np.testing.assert_array_equal(sums.router_stats.kept_KE, sums.router_stats.chosen_KE)
     assert choices.shape == (1, tiny.B, tiny.T, 1)

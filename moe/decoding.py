@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import config as configs
-from moe import sharding
+from moe import models, sharding
 from moe.config import ModelConfig
 from moe.data import tokenizer
 from moe.layers import attention
-from moe.models import decoder
 
 
-class State(NamedTuple):
+class DecodingState(NamedTuple):
     """Between two tokens."""
 
     cache: dict  # keys and values of every layer
@@ -44,8 +43,8 @@ def dropless(model: ModelConfig) -> ModelConfig:
       ValueError: if it reads later tokens.
     """
     configs.require(
-        not model.bidirectional,
-        "model.bidirectional=True reads later tokens, which are not there yet: it cannot generate",
+        model.causal,
+        "model.causal=False reads later tokens, which are not there yet: it cannot generate",
     )
     if model.experts is None:
         return model
@@ -65,17 +64,26 @@ def dropless(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, experts=experts)
 
 
-def prepare(params: dict, routing: dict | None = None):
-    """(params, routing) of a training state, each layer on its own; do it once.
+def prepare(model: ModelConfig, params: dict, router_state: dict | None = None):
+    """(params, router_state) of a training state, each layer on its own; do it once.
 
     Args:
-      params, routing: of `training.step.State`.
+      model: the config of the model.
+      params, router_state: of `training.step.State`.
+
+    Raises:
+      ValueError: for a model that does not generate.
     """
-    return decoder.unstacked(params), routing or {}
+    decoding = models.build(model).decoding
+    if decoding is None:
+        raise ValueError(f"a {type(model).__name__} does not generate text")
+    return decoding.unstack(params), router_state or {}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def prefill(model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None) -> State:
+def prefill(
+    model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None
+) -> DecodingState:
     """Reads the prompts, all at once.
 
     Args:
@@ -90,12 +98,14 @@ def prefill(model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=N
     real_BT, none_B = prompt_BT >= 0, jnp.zeros(B, jnp.int32)
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
     empty_BU = jnp.zeros((B, length), jnp.int32)
-    start = State({}, empty_BU, jnp.int32(0), none_B, none_B, None, key)
+    start = DecodingState({}, empty_BU, jnp.int32(0), none_B, none_B, None, key)
     return _read(model, weights, start, prompt_BT, first_BT, domain_B)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def advance(model: ModelConfig, weights, state: State, token_B, domain_B=None) -> State:
+def advance(
+    model: ModelConfig, weights, state: DecodingState, token_B, domain_B=None
+) -> DecodingState:
     """Reads one token of each text, at batch 1 the weights of its K experts only."""
     return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool), domain_B)
 
@@ -110,24 +120,25 @@ def _number(state, token_BT, start_BT):
 
 
 def _read(model, weights, state, token_BT, start_BT, domain_B):
-    (params, routing), (_, T) = weights, token_BT.shape
+    params, router_state = weights
     segment_BT, position_BT = _number(state, token_BT, start_BT)
-    mark = jax.lax.dynamic_update_slice_in_dim
-    segment_BU = mark(state.segment_BU, segment_BT, state.at, axis=1)
+    segment_BU = jax.lax.dynamic_update_slice_in_dim(state.segment_BU, segment_BT, state.at, axis=1)
     tokens_BT = jnp.maximum(token_BT, 0)
     domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
-    network = decoder.Decoder(model, scanned=False)
-    found = decoder.routing_variables(model, routing)
-    logits_BTV, after = network.apply(
-        {"params": params, "cache": state.cache}
-        | {name: decoder.unstacked(part) for name, part in found.items()},
-        tokens_BT, segment_BT, position_BT, False, domain_BT,
-        attention.KVCache(segment_BU, state.at),
-        rngs={"router": own}, mutable=["cache"],
+    logits_BTV, cache = models.build(model).decoding.step(
+        params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, state.cache,
+        attention.KVCache(segment_BU, state.at), own,
     )  # fmt: skip
-    last = position_BT[:, -1] + 1, segment_BT[:, -1], logits_BTV[:, -1]
-    return State(after["cache"], segment_BU, state.at + T, *last, key)
+    return DecodingState(
+        cache=cache,
+        segment_BU=segment_BU,
+        at=state.at + token_BT.shape[1],
+        position_B=position_BT[:, -1] + 1,
+        document_B=segment_BT[:, -1],
+        logits_BV=logits_BTV[:, -1],
+        key=key,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))

@@ -1,0 +1,27 @@
+"""What one step reads: the type that data, models and objectives share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:  # data is read where there is no jax
+    import jax
+
+
+class Batch(NamedTuple):
+    """Rows of text, int32 [B, T].
+
+    A field that an objective does not need may be None. `segment_BT` numbers the documents in a row
+    from 1 and is 0 at padding, where all else is 0. `position_BT` counts from 0 in each document,
+    or from the row's start if that is later. `domain_BT` says where each token's document comes
+    from. `loss_mask_BT` is nonzero where the target counts; None counts every real token.
+    """
+
+    tokens_BT: jax.Array | np.ndarray
+    targets_BT: jax.Array | np.ndarray
+    segment_BT: jax.Array | np.ndarray
+    position_BT: jax.Array | np.ndarray
+    domain_BT: jax.Array | np.ndarray | None = None
+    loss_mask_BT: jax.Array | np.ndarray | None = None

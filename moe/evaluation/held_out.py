@@ -1,0 +1,73 @@
+"""Held-out loss on the fixed batches of a split, whatever the objective is."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.batch import Batch
+from moe.evaluation.contract import Evaluator
+from moe.objectives import contract
+
+
+def outputs(
+    eval_step, source: contract.BatchSource, state: Any, split: str, max_batches: int
+) -> Iterator[tuple[Batch, contract.ForwardOutput]]:
+    """(host batch, its forward pass) of the fixed batches of a split, the same for every model.
+
+    Args:
+      eval_step: of `eval_step_of`.
+      source: what is read.
+      state: its parameters and router state are used.
+      split: "validation" or "test".
+      max_batches: 0 is the whole split.
+    """
+    for index, batch in enumerate(source.held_out(split, max_batches)):
+        yield batch, eval_step(state, sharding.shard_batch(batch), jnp.int32(index))
+
+
+def add(sums: contract.Sums | None, more: contract.Sums) -> contract.Sums:
+    """The sums of both."""
+    return more if sums is None else jax.tree.map(jnp.add, sums, more)
+
+
+@functools.cache
+def eval_step_of(task: contract.Task):
+    """The jitted (state, batch, index) -> ForwardOutput; what routers draw follows the index."""
+
+    @jax.jit
+    def eval_step(params, router_state, batch, index):
+        key = jax.random.fold_in(jax.random.key(contract.EVALUATION_SEED), index)
+        output = task.forward(params, router_state, batch, key, False)
+        # Every process sees every row.
+        return output._replace(
+            nll=sharding.reshard(output.nll, "." * output.nll.ndim),
+            choices=jax.tree.map(lambda x: sharding.reshard(x, "...."), output.choices),
+        )
+
+    def on_state(state, batch, index) -> contract.ForwardOutput:
+        return eval_step(state.params, state.router_state, batch, index)
+
+    return on_state
+
+
+def max_batches(run, split: str) -> int:
+    """How many batches of a split the run's config asks for."""
+    return run.train.eval_batches if split == "validation" else run.train.test_batches
+
+
+def loss(run, data, split: str = "validation") -> Evaluator:
+    """The loss of the run's objective on a split, with the router statistics of all its tokens."""
+    eval_step = eval_step_of(run.task)
+    source = run.source(data)
+
+    def evaluate(state):
+        sums = None
+        for _, output in outputs(eval_step, source, state, split, max_batches(run, split)):
+            sums = add(sums, output.sums)
+        return contract.total(sums, run.model.experts)[1]
+
+    return Evaluator(evaluate)

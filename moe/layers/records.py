@@ -1,0 +1,60 @@
+"""What MoE layers leave behind, and the one way in which it is found.
+
+Every MoE layer sows one `RouterRecord` into the collection "router". `collect` gathers the records
+of a whole network, scanned or not, whatever its modules are called.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moe.routing import assignment, contract, stats
+
+COLLECTION = "router"
+
+
+class RouterRecord(NamedTuple):
+    """The routing of one MoE layer, or of L layers with a leading axis L."""
+
+    stats: stats.RouterStats
+    assignment: assignment.TopKAssignment | None  # where tokens choose experts
+    policy: contract.Policy | None  # of routers that learn from reward, [B, T]
+
+
+def collect(variables: dict[str, Any]) -> RouterRecord | None:
+    """The records of all MoE layers in the order of their paths, [L, ...]; None if there are none.
+
+    Args:
+      variables: what `apply(..., mutable=["router"])` returned beside the output.
+
+    Raises:
+      ValueError: if layers differ in shape, as with different numbers of experts.
+    """
+    found = jax.tree_util.tree_leaves_with_path(
+        variables.get(COLLECTION, {}), is_leaf=lambda x: isinstance(x, RouterRecord)
+    )
+    found = sorted(found, key=lambda item: _natural(jax.tree_util.keystr(item[0])))
+    layers = [_with_layer_axis(record) for _, record in found]
+    if len(layers) <= 1:
+        return layers[0] if layers else None
+    shapes = {tuple(x.shape[1:] for x in jax.tree.leaves(record)) for record in layers}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the MoE layers {[jax.tree_util.keystr(path) for path, _ in found]} differ in their"
+            " numbers of experts, choices or tokens: their statistics cannot be stacked"
+        )
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *layers)
+
+
+def _with_layer_axis(record: RouterRecord) -> RouterRecord:
+    """A record with a leading axis of layers, which a scan has already given it."""
+    if record.stats.tokens.ndim:
+        return record
+    return jax.tree.map(lambda x: x[None], record)
+
+
+def _natural(path: str) -> list[tuple[str, int]]:
+    """A sort key in which block_2 comes before block_10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path)]

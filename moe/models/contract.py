@@ -1,0 +1,154 @@
+"""What a model is: pure functions around a network, the same for every architecture.
+
+The step, the loop, the FLOP counter, the planner, studies and generation know a model by this
+contract only. A new architecture is one new file that makes a `Model`, and one line in
+`moe.models.MODELS`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moe import sharding
+from moe.batch import Batch
+from moe.layers import records
+from moe.routing import contract, stats
+
+
+class Output(NamedTuple):
+    """What a forward pass returns."""
+
+    logits: jax.Array  # float32; [B, T, V] of a language model, [B, classes] of a classifier
+    router_stats: stats.RouterStats | None = None  # sums of every MoE layer, [L, ...]
+    choices: jax.Array | None = None  # expert_LGSK, where tokens choose experts
+    policy: contract.Policy | None = None  # of routers that learn from reward, [L, B, T]
+
+
+class Decoding(NamedTuple):
+    """What a model that can generate offers beside its forward pass."""
+
+    unstack: Callable[[dict], dict]  # parameters -> the same, each layer an array of its own
+    # (params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, cache, kv_cache, key)
+    # -> (logits_BTV, cache)
+    step: Callable[..., tuple[jax.Array, dict]]
+
+
+class Model(NamedTuple):
+    """An architecture with its sizes. `config.experts` is None for a dense model."""
+
+    config: Any
+    init: Callable[[jax.Array], dict]  # key -> parameters, born sharded on the current mesh
+    # (params, router_state, batch, *, key, train, replayed=None) -> Output
+    apply: Callable[..., Output]
+    ideal_flops: Callable[[int], dict[str, float]]  # T -> FLOPs per token of a step, by part
+    router_state: Callable[..., dict]  # (seed, ids of the training text) -> host arrays [L, ...]
+    decoding: Decoding | None = None
+
+
+def of_network(
+    config: Any,
+    network: nn.Module,
+    ideal_flops: Callable[[int], dict[str, float]],
+    decoding: Decoding | None = None,
+) -> Model:
+    """The Model of a Linen network.
+
+    Args:
+      config: the dataclass of its sizes.
+      network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> logits, whose MoE layers
+        lie under `router_path(config)`.
+      ideal_flops: see `Model`.
+      decoding: see `Model`.
+    """
+    return Model(
+        config=config,
+        init=functools.partial(_init, config, network),
+        apply=functools.partial(_apply, config, network),
+        ideal_flops=ideal_flops,
+        router_state=functools.partial(router_state, config),
+        decoding=decoding,
+    )
+
+
+def parameter_shapes(model: Model) -> dict:
+    """The parameters as ShapeDtypeStructs: no memory is taken, whatever the size."""
+    return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))
+
+
+def batch_shapes(batch: int, length: int, layout: jax.sharding.Sharding | None = None) -> Batch:
+    """A Batch of [batch, length] as shapes, with their sharding if there is one."""
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
+    return Batch(*[ids] * len(Batch._fields))
+
+
+def router_state(config: Any, seed: int = 0, ids: Any = None) -> dict:
+    """What the routers hold beside weights, host arrays [MoE layers, ...]; {} for most.
+
+    Args:
+      config: of the model.
+      seed: of what is drawn.
+      ids: the training text, for tables made from it; without it every id counts the same.
+    """
+    if config.experts is None or config.experts.routing.state is None:
+        return {}
+    return config.experts.routing.state(config, seed, ids)
+
+
+def router_variables(config: Any, state: dict, replayed: jax.Array | None = None) -> dict:
+    """The collections "router_state" and "replayed" for `network.apply`.
+
+    Args:
+      config: of the model.
+      state: as of `router_state`.
+      replayed: expert_GSK of every MoE layer, [L, G, S, K], to use instead of the router's choices.
+    """
+    found = {}
+    if state:
+        found["router_state"] = _inside(config, dict(state))
+    if replayed is not None:
+        found["replayed"] = _inside(config, {"expert_GSK": replayed})
+    return found
+
+
+def _inside(config, arrays):
+    """Arrays [L, ...] where the MoE layers of a scanned network look for them."""
+    return {"block": {f"layer_{config.moe_every - 1}": {"moe": arrays}}}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(config, network, key):
+    # One group a row, and two tokens: JAX lets go of the sharding of an array of one element.
+    experts = config.experts
+    shape = sharding.num_devices(sharding.TOKENS), max(2, experts.group_size if experts else 0)
+    ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
+    state = jax.tree.map(jnp.zeros_like, router_state(config))
+    _, variables = network.apply(
+        router_variables(config, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
+        rngs={"params": key, "router": key, "dropout": key}, mutable=["params"],
+    )  # fmt: skip
+    return variables["params"]
+
+
+def _apply(config, network, params, router_state, batch: Batch, *, key, train, replayed=None):
+    """One forward pass.
+
+    Raises:
+      ValueError: if a model with MoE layers returns no statistics, or a dense one some, so that no
+        loss is silently zero.
+    """
+    logits, sown = network.apply(
+        {"params": params, **router_variables(config, router_state, replayed)},
+        batch.tokens_BT, batch.segment_BT, batch.position_BT, train, batch.domain_BT,
+        rngs={"router": key, "dropout": jax.random.fold_in(key, 1)}, mutable=[records.COLLECTION],
+    )  # fmt: skip
+    record = records.collect(sown)
+    if (record is None) != (config.experts is None):
+        raise ValueError(f"config.experts={config.experts} but the network sowed {record}")
+    if record is None:
+        return Output(logits)
+    choices = None if record.assignment is None else record.assignment.expert_GSK
+    return Output(logits, record.stats, choices, record.policy)

@@ -1,0 +1,70 @@
+"""What is learned. `OBJECTIVES` is the whole list: a new objective is one file and one line here.
+
+See `contract` for what an objective is, and `next_token` for the smallest.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moe import config as configs
+from moe import models
+from moe.objectives import classification, contract, masked_token, next_token
+
+OBJECTIVES = {
+    "next_token": next_token.OBJECTIVE,
+    "masked_token": masked_token.OBJECTIVE,
+    "classification": classification.OBJECTIVE,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Which objective, and its own options."""
+
+    name: str = "next_token"
+    options: contract.Options | None = None  # None: the objective's defaults
+
+    @classmethod
+    def types(cls, given: Mapping) -> dict[str, Any]:
+        """The options are those of the objective that is named."""
+        name = given.get("name", cls.name)
+        configs.one_of("objective.name", name, OBJECTIVES)
+        return {"options": OBJECTIVES[name].options | None}
+
+    def __post_init__(self):
+        configs.one_of("objective.name", self.name, OBJECTIVES)
+        if self.options is None:
+            object.__setattr__(self, "options", self.objective.options())
+        configs.require(
+            type(self.options) is self.objective.options,
+            f"objective.options={self.options} are not those of {self.name!r}",
+        )
+
+    @property
+    def objective(self) -> contract.Objective:
+        """The objective."""
+        return OBJECTIVES[self.name]
+
+    def check(self, model_config: Any) -> None:
+        """Refuses a model that cannot learn this."""
+        if self.objective.check:
+            self.objective.check(model_config, self.options)
+
+
+@functools.cache
+def task(model_config: Any, objective: ObjectiveConfig | None = None) -> contract.Task:
+    """The model of a config with what it learns.
+
+    Args:
+      model_config: of any model of `models.MODELS`.
+      objective: by default what costs the same as all of its kind: classes for a model that has
+        them, the next token for the others.
+    """
+    if objective is None:
+        name = "classification" if hasattr(model_config, "num_classes") else "next_token"
+        objective = ObjectiveConfig(name=name)
+    model = models.build(model_config)
+    forward = functools.partial(objective.objective.forward, model, objective.options)
+    return contract.Task(model, forward)

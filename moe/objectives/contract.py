@@ -1,0 +1,121 @@
+"""What an objective is: what a model learns, and from what it is read.
+
+An objective is a pure function of parameters, router state, batch, key and train, which returns
+sums. Sums of micro-batches, groups and devices are added, and only their total becomes a loss: so
+gradient accumulation leaves the balance loss, which is not linear, exactly what it is on the whole
+batch (routers that draw noise draw it afresh in each micro-batch).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe.batch import Batch
+from moe.models.contract import Model, Output
+from moe.routing import reinforce, stats
+
+BY_LAYER = ("dropped", "max_load", "unused", "realised_k")
+EVALUATION_SEED = 2**31 - 1  # of what is drawn in evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of an objective that has none; those of the others derive from it."""
+
+
+class Sums(NamedTuple):
+    """Sums over the targets of a batch; they add across micro-batches."""
+
+    nll: jax.Array  # nats
+    targets: jax.Array  # how many count
+    router_stats: stats.RouterStats | None  # stacked over the MoE layers, None for a dense model
+    extra: dict[str, jax.Array] = {}  # of this objective; a metric is the sum over the targets
+
+
+class ForwardOutput(NamedTuple):
+    """What one forward pass of an objective returns."""
+
+    sums: Sums
+    nll: jax.Array  # of each target, nats, 0 where it does not count: [B, T] or [B]
+    choices: jax.Array | None  # expert_LGSK, if tokens choose
+
+
+class BatchSource(NamedTuple):
+    """What is read; host arrays."""
+
+    # (step, rows) -> those rows of the step's batch: a pure function of (seed, step)
+    train: Callable[[int, np.ndarray], Batch]
+    # (split, max_batches) -> the fixed batches of a split, the last one padded; 0 is all of it
+    held_out: Callable[[str, int], Iterator[Batch]]
+
+
+class Objective(NamedTuple):
+    """One line of `OBJECTIVES`."""
+
+    # (model, options, params, router_state, batch, key, train) -> ForwardOutput
+    forward: Callable[..., ForwardOutput]
+    source: Callable[..., BatchSource]  # (run, data) -> what is read
+    options: type = Options
+    check: Callable[[Any, Any], None] | None = None  # (model config, options), or ValueError
+    result: str = "text"  # the evaluator that makes result.json
+
+
+class Task(NamedTuple):
+    """A model and what it learns: all that a step knows."""
+
+    model: Model
+    forward: Callable[..., ForwardOutput]  # (params, router_state, batch, key, train)
+
+
+def sums_of(
+    model: Model,
+    output: Output,
+    nll: jax.Array,
+    loss_mask: jax.Array,
+    extra: dict[str, jax.Array] | None = None,
+) -> Sums:
+    """The sums of a forward pass; routers that learn from reward are paid with -nll.
+
+    Args:
+      model: which made the output.
+      output: of its forward pass.
+      nll: of each target, 0 where it does not count.
+      loss_mask: True where a target counts.
+      extra: other sums of the objective.
+    """
+    router_stats = output.router_stats
+    if output.policy is not None and router_stats is not None:
+        learn = jax.vmap(reinforce.learn, (0, None, None))
+        router_stats = router_stats._replace(extra=learn(output.policy, nll, loss_mask))
+    return Sums(nll.sum(), loss_mask.sum().astype(jnp.float32), router_stats, extra or {})
+
+
+def total(sums: Sums, experts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss to minimise and its metrics, from the sums of a whole batch.
+
+    Router losses and scalar statistics are means over the MoE layers; what has an axis of its own
+    is kept by layer, [L, ...], and so are the numbers that a mean would hide.
+
+    Args:
+      sums: of the whole batch.
+      experts: the model's MoEConfig, None for a dense model.
+    """
+    targets = jnp.maximum(sums.targets, 1.0)
+    nll = sums.nll / targets
+    metrics = {name: value / targets for name, value in sums.extra.items()}
+    if experts is None:
+        return nll, {"loss": nll, "nll": nll, **metrics}
+    by_layer = jax.vmap(stats.metrics)(sums.router_stats)
+    losses = {
+        name: jax.vmap(fn)(sums.router_stats).mean() for name, fn in experts.routing.losses.items()
+    }
+    loss = nll + sum(experts.weight(name) * value for name, value in losses.items())
+    metrics |= {name: value.mean() for name, value in by_layer.items() if value.ndim == 1}
+    metrics |= {f"{name[:-2]}_L{name[-1]}": x for name, x in by_layer.items() if x.ndim > 1}
+    metrics |= {f"{name}_L": by_layer[name] for name in BY_LAYER}
+    metrics |= {f"{name}_loss": value for name, value in losses.items()}
+    return loss, {"loss": loss, "nll": nll, **metrics}

@@ -1,0 +1,57 @@
+"""Next token: what follows each token of a document, in nats."""
+
+import jax
+
+from moe.batch import Batch
+from moe.data import batches
+from moe.models.contract import Model
+from moe.objectives import contract
+from moe.objectives.cross_entropy import cross_entropy
+
+
+def forward(
+    model: Model,
+    options: contract.Options,
+    params: dict,
+    router_state: dict,
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+) -> contract.ForwardOutput:
+    """Cross-entropy of every target that the batch's loss mask counts."""
+    del options
+    output = model.apply(params, router_state, batch, key=key, train=train)
+    real_BT = batch.segment_BT > 0
+    loss_mask_BT = real_BT if batch.loss_mask_BT is None else real_BT & (batch.loss_mask_BT > 0)
+    nll_BT = cross_entropy(output.logits, batch.targets_BT) * loss_mask_BT
+    sums = contract.sums_of(model, output, nll_BT, loss_mask_BT)
+    return contract.ForwardOutput(sums, nll_BT, output.choices)
+
+
+def source(run, data) -> contract.BatchSource:
+    """Rows of text with the next tokens as targets."""
+    t = run.train
+
+    def train(step, rows):
+        return batches.train_batch(
+            data, batch_size=t.batch_size, seq_len=t.seq_len, seed=t.seed, step=step, numbers=rows
+        )
+
+    def held_out(split, max_batches):
+        size = {"batch_size": run.micro_batch, "seq_len": t.seq_len, "max_batches": max_batches}
+        return batches.eval_batches(data, split, **size)
+
+    return contract.BatchSource(train, held_out)
+
+
+def check(config, options) -> None:
+    """Refuses a model that sees what it is to predict."""
+    del options
+    if not config.causal:
+        raise ValueError(
+            "objective.name='next_token' with model.causal=False: the model would see the token"
+            " that it is to predict. Use objective.name='masked_token', or model.causal=True"
+        )
+
+
+OBJECTIVE = contract.Objective(forward, source, check=check)

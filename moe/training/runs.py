@@ -1,0 +1,49 @@
+"""Finished and unfinished runs, opened again: `load_run` is the one way."""
+
+import contextlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from moe import config as configs
+from moe import legacy
+from moe.data import prepare
+from moe.training import checkpoint, loop, step
+from moe.training.config import RunConfig
+
+
+class LoadedRun(NamedTuple):
+    """A run as of its last checkpoint."""
+
+    run: RunConfig
+    data: Any  # prepared, the same that it was trained on
+    state: step.State
+
+
+def read_config(workdir: pathlib.Path) -> RunConfig:
+    """The config of a run, whichever version wrote it.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    configs.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
+    return configs.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
+
+
+def load_run(workdir: pathlib.Path | str) -> LoadedRun:
+    """The config, the data and the last state of the run in a folder.
+
+    Raises:
+      ValueError: if there is no run or no checkpoint, or the data is not what it was trained on.
+    """
+    workdir = pathlib.Path(workdir)
+    run = read_config(workdir)
+    data = prepare.prepare(run.data)
+    loop.claim_workdir(run, workdir, data)
+    state = step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        found = checkpoints.restore(state)
+    if found is None:
+        raise ValueError(f"{workdir} has no checkpoint yet")
+    return LoadedRun(run, data, found[0])
