@@ -205,7 +205,7 @@ class ModelConfig:
         require(
             not (self.mask_embedding and self.experts and self.experts.routing.reads_ids),
             f"experts.router={self.experts and self.experts.router!r} goes by token ids, which"
-            " are hidden in a",
+            " are hidden where tokens are masked (model.mask_embedding=True)",
         )
         require(
             self.position == "rotary" or self.causal,

@@ -370,7 +370,7 @@ def test_a_router_that_looks_ahead_is_refused(monkeypatch):
         tiny.sparse(router="base")
     with pytest.raises(ValueError, match="'top_k' is not causal"):
         tiny.sparse(options=routing.ranked.Options(batch_priority=True))
-    with pytest.raises(ValueError, match="'hash' goes by token ids, which are not"):
+    with pytest.raises(ValueError, match="'hash' goes by token ids, which are hidden"):
         tiny.model(mask_embedding=True, experts=tiny.moe_config(router="hash"))
     for consent in ({"causal": False}, {"allow_noncausal": True}):
         assert tiny.model(experts=tiny.moe_config(router="peeking"), **consent)

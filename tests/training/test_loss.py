@@ -14,7 +14,7 @@ from moe import objectives, routing
 from moe.models import contract, decoder
 from moe.objectives import cross_entropy, next_token
 from moe.routing import stats
-from moe.training import gradients, loss
+from moe.training import gradients
 from tests import tiny
 
 B, T, E = tiny.B, tiny.T, tiny.E
@@ -166,7 +166,7 @@ def test_micro_batches_make_the_whole_batch(group_size, accumulate, router):
 def test_micro_batches_keep_groups_together():
     """Groups of two rows in two micro-batches: rows 0, 1, 4, 5, and then the others."""
     rows = jnp.arange(8)[:, None] * jnp.ones((1, T), jnp.int32)
-    parts = [loss._micro_batch(rows, i, 2, 2)[:, 0].tolist() for i in range(2)]
+    parts = [gradients._micro_batch(rows, i, 2, 2)[:, 0].tolist() for i in range(2)]
     assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
