@@ -64,7 +64,8 @@ class Decoder(nn.Module):
             x_BTD = jnp.where((tokens_BT == masking.HIDDEN)[..., None], hidden_1D[None], x_BTD)
         else:
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
-        x_BTD = x_BTD.astype(c.dtype) * D**0.5
+        # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
+        x_BTD = (x_BTD * D**0.5).astype(c.dtype)
 
         info = TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, cache), train
         if c.num_dense_layers:

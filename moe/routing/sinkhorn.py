@@ -39,7 +39,7 @@ def route(
         return assignment.largest(plan_GSE, settings.k)[1]
 
     expert_GSK = inputs.chosen(choose)
-    gate_GSK = contract.normalised(contract.pick(p_GSE, expert_GSK))
+    gate_GSK = contract.gates(p_GSE, logits_GSE, expert_GSK)
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     return contract.RouterOutput(choice, p_GSE, logits_GSE)
 

@@ -17,7 +17,7 @@ def route(
     """Sends each token to its K most probable experts."""
     logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
-    routed = ranked.route(inputs, settings, p_GSE, p_GSE)
+    routed = ranked.route(inputs, settings, p_GSE, p_GSE, logits_GSE)
     return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
 
 
