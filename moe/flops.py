@@ -70,7 +70,8 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
       length: T, over which causal attention averages.
 
     Routed experts are as many as a token meets on average, or at most
-    (`Router.experts_per_token`): K for most.
+    (`Router.experts_per_token`): K for most. What a capacity factor below 1 drops is not taken off:
+    then fewer may be executed.
     """
     D, moe_layers = model.d_model, model.moe_layers
     attended, keys = model.num_heads * model.d_head, model.kv_heads * model.d_head

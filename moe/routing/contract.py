@@ -109,6 +109,7 @@ class Router(NamedTuple):
     )  # moe -> routed experts a token, at most on average
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
     check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
+    idle: Callable | None = None  # moe -> None, or ValueError for an option that does nothing
 
     @property
     def learned(self) -> bool:

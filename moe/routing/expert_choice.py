@@ -118,20 +118,28 @@ def _first(able, order, room):
     return jnp.take_along_axis(sorted_, jnp.argsort(order, axis=-1), axis=-1)
 
 
+def experts_per_token(config) -> float:
+    """On average; a token can't meet more experts than there are, whatever the factor."""
+    return min(config.num_experts, config.k * config.capacity_factor)
+
+
 def check(config) -> None:
-    """Refuses a cap that cannot hold, or holds by itself."""
-    o, mean = (
-        config.options,
-        config.k * max(config.capacity_factor, config.eval_capacity_factor),
-    )
-    if not o.most and o.iterations != Options.iterations:
-        raise ValueError(f"experts.options: {o.iterations=} does nothing without `most`")
+    """Refuses a cap that cannot hold."""
+    o = config.options
+    mean = config.k * max(config.capacity_factor, config.eval_capacity_factor)
     if o.most < 0 or o.iterations < 1 or 0 < o.most < mean:
         raise ValueError(
             f"experts.options: {o.most=} must be 0 (no cap) or at least k *"
             f" capacity_factor={mean:g},"
             f" the mean number of experts a token, and {o.iterations=} above 0"
         )
+
+
+def idle(config) -> None:
+    """Refuses a cap that holds by itself, and turns where nothing turns."""
+    o = config.options
+    if not o.most and o.iterations != Options.iterations:
+        raise ValueError(f"experts.options: {o.iterations=} does nothing without `most`")
     if o.most >= config.num_experts:
         raise ValueError(
             f"experts.options: {o.most=} caps nothing with {config.num_experts} experts"
@@ -144,7 +152,8 @@ ROUTER = contract.Router(
     options=Options,
     common={"z_weight": 0.0, "jitter": 0.0, "router_scale": 0.1},
     causal="never",
-    experts_per_token=lambda config: config.k * config.capacity_factor,
+    experts_per_token=experts_per_token,
     losses={"z": stats.z_loss},
     check=check,
+    idle=idle,
 )

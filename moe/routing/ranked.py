@@ -122,6 +122,11 @@ def check(config) -> None:
         )
     if o.reroute_rounds and o.batch_priority:
         raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
+
+
+def idle(config) -> None:
+    """Refuses groups that change no choice."""
+    o = config.options
     if o.groups_used == o.expert_groups > 1:
         raise ValueError(
             "experts.options: groups_used = expert_groups limits nothing: leave both out"

@@ -64,4 +64,5 @@ ROUTER = contract.Router(
     state=state,
     update=update,
     check=check,
+    idle=ranked.idle,
 )

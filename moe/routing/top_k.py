@@ -25,5 +25,10 @@ LEARNED = {"balance_weight": 0.01, "z_weight": 0.001, "jitter": 0.0, "router_sca
 LOSSES = {"balance": stats.balance_loss, "z": stats.z_loss}
 
 ROUTER = contract.Router(
-    route, options=ranked.Options, common=LEARNED, losses=LOSSES, check=ranked.check
+    route,
+    options=ranked.Options,
+    common=LEARNED,
+    losses=LOSSES,
+    check=ranked.check,
+    idle=ranked.idle,
 )
