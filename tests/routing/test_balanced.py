@@ -196,6 +196,48 @@ def test_the_cap_holds_and_costs_no_more_than_it_must(liked, C, most):
     assert (taken_ES * p_GES[0]).sum() > 0.995 * -best.fun
 
 
+def most_of_all(p_ES, share, most):
+    """The value of the best capped choice, by scipy: at most so many a row, and a column."""
+    E, S = p_ES.shape
+    rows, columns = np.kron(np.eye(E), np.ones(S)), np.kron(np.ones(E), np.eye(S))
+    found = scipy.optimize.linprog(
+        -p_ES.astype(float).ravel(), bounds=(0, 1), A_ub=np.concatenate([rows, columns]),
+        b_ub=np.concatenate([np.full(E, share), np.full(S, most)]),
+    )  # fmt: skip
+    return -found.fun
+
+
+@pytest.mark.parametrize(
+    ("S", "n", "E", "C", "most"),
+    [(2, 1, 3, 2, 2), (8, 1, 8, 2, 2), (8, 3, 8, 2, 2), (16, 5, 8, 4, 2), (16, 13, 6, 6, 3),
+     (64, 30, 10, 12, 2), (64, 64, 10, 13, 2), (64, 64, 8, 16, 2), (64, 50, 8, 16, 2)],
+)  # fmt: skip
+@pytest.mark.parametrize(("turns", "mean", "worst"), [(100, 0.025, 0.04), (400, 0.003, 0.01)])
+def test_the_cap_holds_in_padded_and_odd_groups(S, n, E, C, most, turns, mean, worst):
+    """Tight caps, and groups whose experts want more than tokens may give."""
+    rng, groups = np.random.default_rng(0), 8
+    logits = 2 * rng.normal(size=(groups, S, E)).astype(np.float32)
+    mask = np.argsort(rng.random((groups, S)), axis=1) < n
+    options = {"most": most, "iterations": turns}
+    slots = route("expert_choice", logits, mask, k=most, slots=C, options=options).assignment
+    p_GES = np.asarray(jax.nn.softmax(logits)).swapaxes(1, 2)
+    share, lost = -(-C * n // S), []
+    for g in range(groups):
+        taken_ES = (np.asarray(slots.token_GEC)[g, :, :, None] == np.arange(S)).any(1)
+        assert not taken_ES[:, ~mask[g]].any()
+        assert taken_ES.sum(1).max() <= share and taken_ES.sum(0).max() <= most
+        best = most_of_all(p_GES[g][:, mask[g]], share, most)
+        lost.append(1 - (taken_ES * p_GES[g]).sum() / best)
+    assert np.mean(lost) < mean and max(lost) < worst
+
+
+def test_a_lone_token_has_the_experts_it_likes_best():
+    logits = np.array([[[0.0, 1.0, 3.0], [0.0, 0.0, 0.0]]], np.float32)
+    mask, options = np.array([[True, False]]), {"most": 2}
+    slots = route("expert_choice", logits, mask, k=2, slots=2, options=options).assignment
+    assert slots.token_GEC.tolist() == [[[2, 2], [0, 2], [0, 2]]]
+
+
 def test_an_expert_asks_until_it_has_its_share():
     """Token 0 is wanted by both and may go to one: expert 0; expert 1 then asks for token 2."""
     plan_GES = jnp.array([[[3.0, 0.0, 1.0], [2.0, 0.5, 1.5]]])
