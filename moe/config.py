@@ -4,6 +4,7 @@ Modules and pure functions see these, never a ConfigDict. A wrong value is an er
 what was expected, what came and what to change; an unknown key names the nearest known one.
 """
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -52,11 +53,17 @@ class MoEConfig:
         return {"options": routing.ROUTERS[router].options | None}
 
     def __post_init__(self):
+        self.check()
+        self.refuse_idle()
+
+    def check(self) -> None:
+        """Puts the router's defaults where nothing was given, and refuses what cannot be."""
         one_of("experts.router", self.router, routing.ROUTERS)
         one_of("experts.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
         self._complete()
         positive(self, "experts", ("num_experts", "d_ff", "k"))
-        self._check_capacity()
+        if not self.dropless:
+            positive(self, "experts", ("capacity_factor", "eval_capacity_factor"))
         not_negative(self, "experts", ("group_size", "shared_experts", "expert_dropout", *COMMON))
         require(
             self.k <= self.num_experts, f"experts.k={self.k} exceeds num_experts={self.num_experts}"
@@ -77,10 +84,34 @@ class MoEConfig:
         if self.routing.check:
             self.routing.check(self)
 
-    def _check_capacity(self):
-        """Refuses a capacity where there is none, and what does nothing without one."""
-        if not self.dropless:
-            return positive(self, "experts", ("capacity_factor", "eval_capacity_factor"))
+    def refuse_idle(self) -> None:
+        """Refuses settings that do nothing: whoever wrote them expects something of them."""
+        for name in COMMON:
+            require(
+                name in self.routing.common or not getattr(self, name),
+                f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
+                " router:"
+                " set it to 0, or leave it out",
+            )
+        if self.dropless:
+            self._refuse_capacity()
+        if self.routing.idle:
+            self.routing.idle(self)
+
+    def derived(self, **changes) -> "MoEConfig":
+        """A copy with changes that the code makes, not a user.
+
+        What cannot be is refused as ever. But a setting of the user's may now do nothing, which is
+        no fault of theirs.
+        """
+        config = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(config, name, value)
+        config.check()
+        return config
+
+    def _refuse_capacity(self):
+        """Refuses what does nothing without slots."""
         own = ("capacity_factor", "eval_capacity_factor", "expert_dropout")
         found = {f"experts.{name}": getattr(self, name) for name in own}
         for name in ("reroute_rounds", "batch_priority"):
@@ -95,7 +126,7 @@ class MoEConfig:
             )
 
     def _complete(self):
-        """Puts the router's defaults where nothing was given, and refuses what it cannot use."""
+        """Puts the router's defaults where nothing was given."""
         router = self.routing
         if self.options is None:
             object.__setattr__(self, "options", router.options())
@@ -106,12 +137,6 @@ class MoEConfig:
         for name in COMMON:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, router.common.get(name, 0.0))
-            require(
-                name in router.common or not getattr(self, name),
-                f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
-                " router:"
-                " set it to 0, or leave it out",
-            )
 
     @property
     def routing(self) -> contract.Router:

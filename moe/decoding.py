@@ -57,8 +57,8 @@ def dropless(model: ModelConfig) -> ModelConfig:
     options = dataclasses.replace(
         model.experts.options, **{n: v for n, v in none.items() if n in has}
     )
-    experts = dataclasses.replace(
-        model.experts, dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
+    experts = model.experts.derived(
+        dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
         group_size=0, expert_dropout=0.0, options=options,
     )  # fmt: skip
     return dataclasses.replace(model, experts=experts)

@@ -2,8 +2,9 @@
 
 A preset is a `ModelConfig` and what its paper says of it. Sizes come from `jax.eval_shape`, so none
 is ever made in memory: `python -m experiments.plan --model NAME`. What our decoder does not have
-(QK norm, biases, dropless dispatch, a paper's own router) is a matter of less than 1% of
-parameters, except where `note` says more.
+(QK norm, biases, a paper's own router) is a matter of less than 1% of parameters, except where
+`note` says more. All presets have a capacity, so they drop tokens, also where the paper drops none
+(Mixtral, OLMoE, DBRX); `dispatcher="grouped"` with both capacity factors 0 computes every choice.
 """
 
 from dataclasses import dataclass

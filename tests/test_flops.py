@@ -7,6 +7,7 @@ import pytest
 from moe import flops
 from moe.dispatch import blocks
 from tests import tiny
+from tests.routing.cases import CASES
 
 B, T, D, V = tiny.B, tiny.T, tiny.D, tiny.V
 TOKENS = B * T
@@ -178,6 +179,44 @@ def test_parameters():
     assert got.active == shared + 2 * D * F + router + 2 * expert == 1352
     untied = flops.parameters(tiny.model(experts=None, tie_embeddings=False, num_kv_heads=1))
     assert untied.total == 1320 + V * D - 2 * 2 * D * N_H // 2
+
+
+# E, K and the capacity factor
+SIZES = [(1, 1, 1.0), (2, 2, 1.25), (2, 1, 4.0), (3, 2, 2.0), (8, 2, 1.25), (8, 4, 8.0)]
+
+
+def of_size(name, E, K, factor):
+    """The case's router with other sizes; None where it has no such thing."""
+    was = CASES[name].experts
+    size = {"num_experts": E, "capacity_factor": factor, "eval_capacity_factor": factor}
+    try:
+        experts = dataclasses.replace(was, **size, k=K)
+        return dataclasses.replace(CASES[name], experts=experts)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_token_meets_more_than_there_is(name):
+    """Active parameters are of all parameters, and ideal FLOPs of those executed."""
+    models = [of_size(name, *size) for size in SIZES]
+    models = [CASES[name], *(model for model in models if model is not None)]
+    for model in models:
+        count = flops.parameters(model)
+        assert count.active <= count.total
+    for model in (model for model in models if model.experts.capacity_factor >= 1):
+        ideal, got = flops.ideal(model, T), executed(model)
+        assert ideal["experts"] * TOKENS <= got.products["experts"]
+        assert sum(ideal.values()) * TOKENS <= got.total
+
+
+def test_an_expert_takes_no_token_twice():
+    """Two experts that could take 2.5 tokens' worth each take all: a token meets both."""
+    options = {"router": "expert_choice", "num_experts": 2, "k": 2, "capacity_factor": 1.25}
+    model = tiny.model(allow_noncausal=True, experts=tiny.moe_config(**options))
+    count = flops.parameters(model)
+    assert count.active == count.total
+    assert flops.ideal(model, T)["experts"] * TOKENS == executed(model).products["experts"]
 
 
 def test_parameters_of_a_model_too_large_for_this_machine():

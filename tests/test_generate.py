@@ -1,5 +1,6 @@
 """Decoding with a cache is the forward pass, token by token, and reads no more than it must."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,6 +12,7 @@ from moe import decoding, routing
 from moe.data import batches
 from moe.models import contract, decoder
 from tests import tiny
+from tests.routing.cases import CASES
 
 PROMPTS = [[3, 1, 0, 1, 5], [9, 2], [6]]  # 0 starts a document
 STEPS = 4
@@ -139,6 +141,36 @@ def test_draws_have_the_frequencies_of_the_softmax():
 def test_models_that_read_later_tokens_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         decoding.generate(tiny.model(**changes), None, PROMPTS, 1)
+
+
+IDLE_AFTER = {  # without capacity some of it does nothing, which would be refused of a user
+    "one of a limited choice that moves on": {
+        "k": 1, "options": routing.ranked.Options(reroute_rounds=2, expert_groups=4, groups_used=2),
+    },
+    "two by sigmoid": {
+        "router": "sigmoid", "k": 2,
+        "options": routing.sigmoid.Options(reroute_rounds=1, expert_groups=4, groups_used=2),
+    },
+    "in groups, with dropout": {"group_size": 9, "expert_dropout": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IDLE_AFTER)
+def test_what_trains_generates(name):
+    """Greedily what a forward pass with room for all says."""
+    room = {"capacity_factor": 4.0, "eval_capacity_factor": 4.0}
+    config = tiny.sparse(**room | IDLE_AFTER[name])
+    prompt, params = PROMPTS[0], weights(config)
+    got = generate.generate(config, params, [prompt], STEPS)
+    want, _ = by_forward_passes(config, prompt, STEPS)
+    assert got[0].tolist() == want
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.experts.causal == "always"])
+def test_every_causal_router_has_a_config_to_generate_with(name):
+    model = generate.dropless(CASES[name])
+    assert generate.dropless(model) == model and model.experts.dropless
+    assert hash(model) == hash(dataclasses.replace(model))
 
 
 def test_what_makes_no_sense_is_refused():

@@ -48,7 +48,8 @@ class Trunk(nn.Module):
             x_BTD = jnp.where((tokens_BT == MASKED)[..., None], mask_1D[None], x_BTD)
         else:
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
-        return x_BTD.astype(c.dtype) * D**0.5, embed_VD
+        # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
+        return (x_BTD * D**0.5).astype(c.dtype), embed_VD
 
     def layers(self, x_BTD, info, train):
         """All layers: the dense ones that come first, then blocks, then the last norm."""
@@ -169,7 +170,8 @@ def ideal_flops(config: ModelConfig, length: int) -> dict[str, float]:
       length: T, over which causal attention averages.
 
     Routed experts are as many as a token meets on average, or at most
-    (`Router.experts_per_token`): K for most.
+    (`Router.experts_per_token`): K for most. What a capacity factor below 1 drops is not taken off:
+    then fewer may be executed.
     """
     D = config.d_model
     forward = {

@@ -113,7 +113,8 @@ def total(sums: Sums, experts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     losses = {
         name: jax.vmap(fn)(sums.router_stats).mean() for name, fn in experts.routing.losses.items()
     }
-    loss = nll + sum(experts.weight(name) * value for name, value in losses.items())
+    weights = {name: experts.weight(name) for name in losses if experts.weight(name)}
+    loss = nll + sum(weight * losses[name] for name, weight in weights.items())
     metrics |= {name: value.mean() for name, value in by_layer.items() if value.ndim == 1}
     metrics |= {f"{name[:-2]}_L{name[-1]}": x for name, x in by_layer.items() if x.ndim > 1}
     metrics |= {f"{name}_L": by_layer[name] for name in BY_LAYER}

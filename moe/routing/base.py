@@ -8,8 +8,10 @@ residual connection makes of the gate alone: h + alpha f(h).
 
 The solver is not the paper's auction, whose number of rounds depends on the data: Sinkhorn's
 iteration, as its temperature falls, finds the experts' prices; then experts take in turn the tokens
-that would lose most elsewhere, which makes the balance exact. A little noise breaks ties, as
-between equal words of the first layer. Within 1% of the optimum (tests/routing/test_balanced.py).
+that would lose most elsewhere, which makes the balance exact. Where tokens can't be shared out
+evenly, one more goes to each of those experts that gain most by it, as the prices have it. A little
+noise breaks ties, as between equal words of the first layer. Within 1% of the optimum
+(tests/routing/test_balanced.py).
 """
 
 from dataclasses import dataclass
@@ -56,27 +58,41 @@ def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
     # What all scores of a token or of an expert have in common changes no assignment.
     real_GS1 = mask_GS[..., None]
     own_GSE = score_GSE - score_GSE.mean(2, keepdims=True)
-    own_GSE = own_GSE - jnp.nan_to_num(own_GSE.mean(1, keepdims=True, where=real_GS1))
+    common_G1E = jnp.nan_to_num(own_GSE.mean(1, keepdims=True, where=real_GS1))
+    own_GSE = own_GSE - common_G1E
     spread_G11 = own_GSE.std((1, 2), keepdims=True, where=real_GS1)
     spread_G11 = jnp.maximum(jnp.nan_to_num(spread_G11), 1e-6)  # of a group of padding alone
     ties_SE = 0.02 * jax.random.uniform(jax.random.key(0), (S, E))
     scaled_GSE = own_GSE / spread_G11 + ties_SE[None]
-    plan_GSE = sinkhorn.plan(scaled_GSE, mask_GS, iterations, temperature, START)
     real_G1 = mask_GS.sum(-1, keepdims=True)
+    least_G1 = real_G1 // E
+    odd_G1 = real_G1 % E  # so many experts get one more
+    shares = sinkhorn.Shares(
+        least_G1[..., None],
+        (least_G1 + (odd_G1 > 0))[..., None],
+        odd_G1[..., None],
+        common_G1E / spread_G11,
+    )
+    plan_GSE = sinkhorn.shared_plan(scaled_GSE, mask_GS, shares, iterations, temperature, START)
+    more_GE = place(jax.nn.logsumexp(plan_GSE, axis=1)) < odd_G1
     later_EE = jnp.triu(jnp.ones((E, E), bool), 1)
 
     def take(free_GS, e):
         """Expert e takes its share of the tokens still free, those first that lose most later."""
-        share_G1 = real_G1 // E + (e < real_G1 % E)
+        share_G1 = least_G1 + jnp.take(more_GE, e, axis=1)[:, None]
         later_GSE = jnp.where(later_EE[e][None, None], plan_GSE, -jnp.inf)
         margin_GS = jnp.take(plan_GSE, e, axis=2) - jnp.maximum(later_GSE.max(-1), -1e9)
         wish_GS = jnp.where(free_GS, margin_GS, -jnp.inf)
-        place_GS = jnp.argsort(jnp.argsort(-wish_GS, axis=-1), axis=-1)
-        got_GS = free_GS & (place_GS < share_G1)
+        got_GS = free_GS & (place(wish_GS) < share_G1)
         return free_GS & ~got_GS, got_GS
 
     _, got_EGS = jax.lax.scan(take, mask_GS, jnp.arange(E))
     return jnp.where(mask_GS, got_EGS.argmax(0), E)
+
+
+def place(x_GN: jax.Array) -> jax.Array:
+    """Which place each takes from the largest down, 0 for the largest."""
+    return jnp.argsort(jnp.argsort(-x_GN, axis=-1), axis=-1)
 
 
 def check(config) -> None:

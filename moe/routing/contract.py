@@ -109,6 +109,7 @@ class Router(NamedTuple):
     )  # moe -> routed experts a token, at most on average
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
     check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
+    idle: Callable | None = None  # moe -> None, or ValueError for an option that does nothing
 
     @property
     def learned(self) -> bool:
@@ -136,14 +137,26 @@ def pick(x_GSE, expert_GSK):
     return sharding.map_groups(take)(x_GSE, expert_GSK)
 
 
-def normalised(gate_GSK):
+def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.Array):
     """Gates that sum to 1 over a token's experts, and a single gate as it is.
 
     Renormalised it would always be 1, and the router would get no gradient from the task.
+
+    Args:
+      affinity_GSE: what a single gate is.
+      log_affinity_GSE: its logarithm, up to a number for each token; the sum of the affinities
+        themselves may have underflowed to 0.
     """
-    if gate_GSK.shape[-1] == 1:
-        return gate_GSK
-    return gate_GSK / jnp.maximum(gate_GSK.sum(-1, keepdims=True), 1e-9)
+    if expert_GSK.shape[-1] == 1:
+        return pick(affinity_GSE, expert_GSK)
+    exists_GSK = expert_GSK < log_affinity_GSE.shape[-1]
+    return softmax_of(pick(log_affinity_GSE, expert_GSK), exists_GSK)
+
+
+def softmax_of(log_score_GSK: jax.Array, exists_GSK: jax.Array):
+    """A softmax over those that exist. Where none does it is finite, as its gradient is."""
+    lowest = jnp.finfo(log_score_GSK.dtype).min
+    return jax.nn.softmax(jnp.where(exists_GSK, log_score_GSK, lowest))
 
 
 def no_choice(inputs: RouterInputs) -> jax.Array:

@@ -32,10 +32,10 @@ def route(
     p_GSE = jax.nn.softmax(logits_GSE)
     choose = threshold if settings.options.second == "threshold" else sampled
     expert_GSK = inputs.chosen(lambda: choose(logits_GSE, inputs.key))
-    p_GSK = contract.pick(p_GSE, expert_GSK)
+    score_GSK = contract.pick(logits_GSE, expert_GSK)
     unused_GS1 = expert_GSK[..., 1:] == settings.num_experts
-    second_GS1 = jnp.where(unused_GS1, second_best(p_GSE, expert_GSK), p_GSK[..., 1:])
-    gate_GSK = p_GSK / (p_GSK[..., :1] + second_GS1)
+    second_GS1 = jnp.where(unused_GS1, second_best(logits_GSE, expert_GSK), score_GSK[..., 1:])
+    gate_GSK = jax.nn.softmax(jnp.concatenate([score_GSK[..., :1], second_GS1], axis=-1))
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
@@ -58,10 +58,10 @@ def sampled(logits_GSE, key):
     return jnp.concatenate([first_GS1, assignment.largest(second_GSE, 1)[1]], axis=-1)
 
 
-def second_best(p_GSE, expert_GSK):
-    """The largest p but for the first expert's, [G, S, 1]."""
-    is_first_GSE = expert_GSK[..., :1] == jnp.arange(p_GSE.shape[-1])[None, None]
-    return jnp.where(is_first_GSE, 0.0, p_GSE).max(-1, keepdims=True)
+def second_best(logits_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
+    """The largest logit but for the first expert's, [G, S, 1]."""
+    is_first_GSE = expert_GSK[..., :1] == jnp.arange(logits_GSE.shape[-1])[None, None]
+    return jnp.where(is_first_GSE, -jnp.inf, logits_GSE).max(-1, keepdims=True)
 
 
 def check(config) -> None:

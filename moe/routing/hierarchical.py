@@ -53,8 +53,10 @@ def route(
     expert_GSK = inputs.chosen(choose)
     expert_GSQJ = sharding.reshape_tokens(expert_GSK, (G, S, Q, J))
     group_GSQ = expert_GSQJ[..., 0] // W
-    inner_GSQJ = gates(rows(noisy_GSAW, group_GSQ), expert_GSQJ % W)
-    gate_GSQJ = gates(noisy_GSA, group_GSQ)[..., None] * inner_GSQJ
+    noisy_GSQW = rows(noisy_GSAW, group_GSQ)
+    inner_GSQJ = contract.gates(jax.nn.softmax(noisy_GSQW), noisy_GSQW, expert_GSQJ % W)
+    outer_GSQ = contract.gates(jax.nn.softmax(noisy_GSA), noisy_GSA, group_GSQ)
+    gate_GSQJ = outer_GSQ[..., None] * inner_GSQJ
     choice = contract.choice(inputs, settings, expert_GSK, flat(gate_GSQJ))
 
     sent_GSA = (group_GSQ[..., None] == jnp.arange(A)[None, None, None]).any(2)
@@ -72,16 +74,13 @@ def route(
 
 
 def rows(x_GSAW, group_GSQ):
-    """x of each token's groups, [G, S, Q, ...]."""
-    take = lambda x, g: jnp.take_along_axis(x, g[..., None], axis=2)  # noqa: E731
+    """x of each token's groups, [G, S, Q, ...]; 0 for the group that does not exist."""
+
+    def take(x_GSAW, group_GSQ):
+        index_GSQ1 = group_GSQ[..., None]
+        return jnp.take_along_axis(x_GSAW, index_GSQ1, axis=2, mode="fill", fill_value=0)
+
     return sharding.map_groups(take)(x_GSAW, group_GSQ)
-
-
-def gates(noisy, index):
-    """A softmax over the chosen; of one choice its part of the whole, which has a gradient."""
-    if index.shape[-1] == 1:
-        return contract.pick(jax.nn.softmax(noisy), index)
-    return jax.nn.softmax(contract.pick(noisy, index))
 
 
 def load_loss(sums: stats.RouterStats) -> jax.Array:

@@ -31,7 +31,7 @@ def route(
     clean_GSE, raw_GSE = inputs.logits["router"], inputs.logits["noise"]
     noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, inputs.key, settings.train)
     expert_GSK = inputs.chosen(lambda: assignment.largest(noisy_GSE, settings.k)[1])
-    gate_GSK = jax.nn.softmax(contract.pick(noisy_GSE, expert_GSK))
+    gate_GSK = contract.gates(jax.nn.softmax(noisy_GSE), noisy_GSE, expert_GSK)
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     real_GS1 = inputs.mask_GS[..., None]
     load_GSE = load(clean_GSE, noisy_GSE, sigma_GSE, settings.k)

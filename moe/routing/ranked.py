@@ -33,13 +33,18 @@ class Options(contract.Options):
 
 
 def route(
-    inputs, settings: contract.RouterSettings, score_GSE, affinity_GSE
+    inputs: contract.RouterInputs,
+    settings: contract.RouterSettings,
+    score_GSE: jax.Array,
+    affinity_GSE: jax.Array,
+    log_affinity_GSE: jax.Array,
 ) -> contract.RouterOutput:
     """The K experts of each token that score best, as the options have it.
 
     Args:
       score_GSE: what choices go by.
-      affinity_GSE: what gates are, normalised over a token's experts if K > 1.
+      affinity_GSE: what gates are, normalised over a token's experts if K > 1...
+      log_affinity_GSE: ... by their logarithms, up to a number for each token.
     """
     o, requested = settings.options, None
     if o.expert_groups > 1:
@@ -51,7 +56,7 @@ def route(
             reroute, k=settings.k, slots=settings.slots, rounds=o.reroute_rounds, allowed=allowed
         )
         expert_GSK = sharding.map_groups(settle)(score_GSE, inputs.mask_GS)
-    gate_GSK = contract.normalised(contract.pick(affinity_GSE, expert_GSK))
+    gate_GSK = contract.gates(affinity_GSE, log_affinity_GSE, expert_GSK)
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     priority_GS = affinity_GSE.max(-1) if o.batch_priority else None
     return contract.RouterOutput(choice, requested=requested, priority_GS=priority_GS)
@@ -117,6 +122,11 @@ def check(config) -> None:
         )
     if o.reroute_rounds and o.batch_priority:
         raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
+
+
+def idle(config) -> None:
+    """Refuses groups that change no choice."""
+    o = config.options
     if o.groups_used == o.expert_groups > 1:
         raise ValueError(
             "experts.options: groups_used = expert_groups limits nothing: leave both out"

@@ -1,9 +1,9 @@
 """Sigmoid scores, balanced without a loss (Wang et al. 2024; DeepSeek-AI 2024, section 2.1.2).
 
 s = sigmoid(logits). The K experts with the largest s + b are chosen; gates are s, normalised over
-the chosen if K > 1. The bias b of each expert only steers the choice and gets no gradient:
-after every step it moves by +-rate, up where an expert got less than the mean load, down where
-more, from the counts of the whole batch.
+the chosen if K > 1, by log s: where all s are low, their sum would be 0 in float32. The bias b of
+each expert only steers the choice and gets no gradient: after every step it moves by +-rate, up
+where an expert got less than the mean load, down where more, from the counts of the whole batch.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ def route(
     """Sends each token to its K largest biased scores."""
     logits_GSE = inputs.logits["router"]
     s_GSE = jax.nn.sigmoid(logits_GSE)
+    log_s_GSE = jax.nn.log_sigmoid(logits_GSE)
     biased_GSE = jax.lax.stop_gradient(s_GSE) + inputs.state["bias"][None, None]
-    routed = ranked.route(inputs, settings, biased_GSE, s_GSE)
-    p_GSE = s_GSE / s_GSE.sum(-1, keepdims=True)
-    return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
+    routed = ranked.route(inputs, settings, biased_GSE, s_GSE, log_s_GSE)
+    return routed._replace(p_GSE=jax.nn.softmax(log_s_GSE), logits_GSE=logits_GSE)
 
 
 def state(model, seed, ids) -> dict:
@@ -64,4 +64,5 @@ ROUTER = contract.Router(
     state=state,
     update=update,
     check=check,
+    idle=ranked.idle,
 )

@@ -50,7 +50,7 @@ def compute(routed: contract.RouterOutput, slots, mask_GS) -> RouterStats:
         tokens=real_GS1.sum(),
         **_COUNTS[type(routed.assignment)](routed, slots, mask_GS),
         probability_E=None if p_GSE is None else (p_GSE * real_GS1).sum((0, 1)),
-        entropy=None if p_GSE is None else (jax.scipy.special.entr(p_GSE) * real_GS1).sum(),
+        entropy=None if p_GSE is None else (_entr(p_GSE) * real_GS1).sum(),
         z=None if logits_GSE is None else (_square_lse(logits_GSE) * real_GS1).sum(),
         extra=dict(routed.sums),
     )
@@ -58,6 +58,12 @@ def compute(routed: contract.RouterOutput, slots, mask_GS) -> RouterStats:
 
 def _square_lse(logits_GSE):
     return jnp.square(jax.nn.logsumexp(logits_GSE, axis=-1, keepdims=True))
+
+
+def _entr(p_GSE):
+    """-p log p. At a p that underflowed its gradient is 0, where log p would make it NaN."""
+    positive_GSE = p_GSE >= jnp.finfo(p_GSE.dtype).tiny
+    return -jnp.where(positive_GSE, p_GSE * jnp.log(jnp.where(positive_GSE, p_GSE, 1.0)), 0.0)
 
 
 def _of_choice(routed, slots, mask_GS):

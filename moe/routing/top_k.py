@@ -17,7 +17,7 @@ def route(
     """Sends each token to its K most probable experts."""
     logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
-    routed = ranked.route(inputs, settings, p_GSE, p_GSE)
+    routed = ranked.route(inputs, settings, p_GSE, p_GSE, logits_GSE)
     return routed._replace(p_GSE=p_GSE, logits_GSE=logits_GSE)
 
 
@@ -25,5 +25,10 @@ LEARNED = {"balance_weight": 0.01, "z_weight": 0.001, "jitter": 0.0, "router_sca
 LOSSES = {"balance": stats.balance_loss, "z": stats.z_loss}
 
 ROUTER = contract.Router(
-    route, options=ranked.Options, common=LEARNED, losses=LOSSES, check=ranked.check
+    route,
+    options=ranked.Options,
+    common=LEARNED,
+    losses=LOSSES,
+    check=ranked.check,
+    idle=ranked.idle,
 )

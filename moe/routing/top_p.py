@@ -65,6 +65,11 @@ def check(config) -> None:
             f"experts.options: {o.mass=} must be in (0, 1], {o.rate=} above 0, {o.target_k=} 0 (no"
             f" target) or from 1 to k={config.k}, the most experts a token may have"
         )
+
+
+def idle(config) -> None:
+    """Refuses the rate of a controller that holds nothing."""
+    o = config.options
     if not o.target_k and o.rate != Options.rate:
         raise ValueError(f"experts.options: {o.rate=} does nothing without a target_k")
 
@@ -78,4 +83,5 @@ ROUTER = contract.Router(
     update=update,
     experts_per_token=lambda config: config.options.target_k or config.k,
     check=check,
+    idle=idle,
 )

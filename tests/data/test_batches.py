@@ -157,7 +157,8 @@ def test_eval_is_spread_evenly():
     neighbours = np.abs(np.diff(rows)) == 50
     assert neighbours.mean() < 0.4  # mixed: rows of one document seldom meet in a group
     assert all(
-        (a == b).all() for a, b in zip(got[3][:5], evaluate(data, max_batches=5)[3][:5], strict=True)
+        (a == b).all()
+        for a, b in zip(got[3][:5], evaluate(data, max_batches=5)[3][:5], strict=True)
     )
 
 

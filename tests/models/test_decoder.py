@@ -242,6 +242,24 @@ def test_low_precision_ends_at_the_logits():
     assert (low_BTV != rounded_BTV).mean() > 0.5, "the logits were rounded to bfloat16"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_embeddings_are_rounded_once(dtype, monkeypatch):
+    """sqrt(8) itself is not a number of bfloat16: scaled in float32, then cast."""
+    config, inputs, seen = tiny.model(dtype=dtype, experts=None), tiny.inputs(), []
+    layers = decoder.Decoder.layers
+
+    def watched(self, config, number, name, x_BTD, *info):
+        seen.append(x_BTD)
+        return layers(self, config, number, name, x_BTD, *info)
+
+    monkeypatch.setattr(decoder.Decoder, "layers", watched)
+    params = tiny.params(config)
+    place = inputs.segment_BT, inputs.position_BT
+    decoder.Decoder(config).apply({"params": params}, inputs.tokens_BT, *place, False)
+    want = (params["embed"][inputs.tokens_BT] * tiny.D**0.5).astype(dtype)
+    tiny.assert_equal(seen[-1], want)
+
+
 def test_shapes_are_known_without_memory():
     huge = tiny.model(d_model=2**14, experts=tiny.moe_config(num_experts=2048, d_ff=2**16))
     experts = models.parameter_shapes(huge)["block"]["layer_1"]["moe"]["experts"]

@@ -161,6 +161,8 @@ def test_mix_is_the_one_hot_form():
         (100.0, 8, 1, 4, 8),  # never more than the group
         (1.1, 100, 1, 11, 10),  # 1.1 * 100 / 11 = 10.000000000000002 is 10
         (2.0, 128, 1, 64, 4),
+        (1e-9, 8, 1, 4, 1),  # not even where rounding leaves nothing
+        (0.001, 1, 1, 4096, 1),
     ],
 )
 def test_capacity(factor, tokens, k, experts, slots):

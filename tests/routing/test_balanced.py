@@ -81,6 +81,53 @@ def test_base_shares_out_real_tokens_alone():
     assert sorted(np.bincount(expert_GS[0, :7])) == [2, 2, 3] and (expert_GS[0, 7:] == 3).all()
 
 
+def best_shares(score):
+    """The value of the best assignment in which shares differ by one at most, by scipy."""
+    (n, E), (least, odd) = score.shape, divmod(score.shape[0], score.shape[1])
+    always = np.repeat(score, least, axis=1)
+    idle = np.concatenate([np.full((E, E * least), -1e6), np.zeros((E, E))], axis=1)[odd:]
+    seats = np.concatenate([np.concatenate([always, score], axis=1), idle])  # one more for each
+    rows, columns = scipy.optimize.linear_sum_assignment(seats, maximize=True)
+    real = rows < n
+    return seats[rows[real], columns[real]].sum()
+
+
+@pytest.mark.parametrize(
+    ("S", "n", "E", "liked"),
+    [(2, 1, 2, 0.0), (8, 1, 8, 0.0), (8, 5, 8, 0.0), (12, 12, 8, 1.0), (16, 13, 3, 3.0),
+     (64, 61, 8, 1.0), (64, 30, 64, 1.0), (100, 100, 16, 3.0)],
+)  # fmt: skip
+def test_base_gives_one_more_to_the_experts_that_gain_most(S, n, E, liked):
+    """Of groups with n real tokens, somewhere: within 0.5% of scipy's optimum on average."""
+    rng, groups = np.random.default_rng(0), 16
+    score = rng.normal(size=(groups, S, E)) + liked * rng.normal(size=(groups, 1, E))
+    mask = np.argsort(rng.random((groups, S)), axis=1) < n
+    solve = jax.jit(base.balanced, static_argnums=(2, 3))
+    expert_GS = np.asarray(solve(np.float32(score), mask, 200, 0.002))
+    lost = []
+    for g in range(groups):
+        real, own = score[g][mask[g]], expert_GS[g][mask[g]]
+        counts = np.bincount(own, minlength=E)
+        assert len(counts) == E and counts.max() - counts.min() <= 1
+        best, even = best_shares(real), real.sum() / E
+        lost.append((best - real[np.arange(n), own].sum()) / abs(best - even))
+    assert (expert_GS[~mask] == E).all()
+    assert np.mean(lost) < 0.005 and max(lost) < 0.05
+
+
+def test_base_gives_a_single_token_its_best_expert():
+    mask = np.array([[True, False]])
+    score = np.array([[[0.0, 5.0], [0.0, 0.0]]], np.float32)
+    assert base.balanced(score, mask, 200, 0.002).tolist() == [[1, 2]]
+
+
+def test_base_shares_out_full_groups_as_it_did():
+    """Recorded when shares were whole by assumption."""
+    score = np.random.default_rng(7).normal(size=(1, 24, 4)).astype(np.float32)
+    expert_GS = base.balanced(score, np.ones((1, 24), bool), 200, 0.002)
+    assert "".join(map(str, expert_GS[0].tolist())) == "132313012100132032232001"
+
+
 def test_base_is_greedy_in_evaluation_and_its_gate_a_sigmoid():
     experts, gates = choice("base", slots=1)
     assert experts == [[[2], [0], [0]]]
@@ -147,6 +194,48 @@ def test_the_cap_holds_and_costs_no_more_than_it_must(liked, C, most):
         A_ub=np.kron(np.ones(E), np.eye(S)), b_ub=np.full(S, most),
     )  # fmt: skip
     assert (taken_ES * p_GES[0]).sum() > 0.995 * -best.fun
+
+
+def most_of_all(p_ES, share, most):
+    """The value of the best capped choice, by scipy: at most so many a row, and a column."""
+    E, S = p_ES.shape
+    rows, columns = np.kron(np.eye(E), np.ones(S)), np.kron(np.ones(E), np.eye(S))
+    found = scipy.optimize.linprog(
+        -p_ES.astype(float).ravel(), bounds=(0, 1), A_ub=np.concatenate([rows, columns]),
+        b_ub=np.concatenate([np.full(E, share), np.full(S, most)]),
+    )  # fmt: skip
+    return -found.fun
+
+
+@pytest.mark.parametrize(
+    ("S", "n", "E", "C", "most"),
+    [(2, 1, 3, 2, 2), (8, 1, 8, 2, 2), (8, 3, 8, 2, 2), (16, 5, 8, 4, 2), (16, 13, 6, 6, 3),
+     (64, 30, 10, 12, 2), (64, 64, 10, 13, 2), (64, 64, 8, 16, 2), (64, 50, 8, 16, 2)],
+)  # fmt: skip
+@pytest.mark.parametrize(("turns", "mean", "worst"), [(100, 0.025, 0.04), (400, 0.003, 0.01)])
+def test_the_cap_holds_in_padded_and_odd_groups(S, n, E, C, most, turns, mean, worst):
+    """Tight caps, and groups whose experts want more than tokens may give."""
+    rng, groups = np.random.default_rng(0), 8
+    logits = 2 * rng.normal(size=(groups, S, E)).astype(np.float32)
+    mask = np.argsort(rng.random((groups, S)), axis=1) < n
+    options = {"most": most, "iterations": turns}
+    slots = route("expert_choice", logits, mask, k=most, slots=C, options=options).assignment
+    p_GES = np.asarray(jax.nn.softmax(logits)).swapaxes(1, 2)
+    share, lost = -(-C * n // S), []
+    for g in range(groups):
+        taken_ES = (np.asarray(slots.token_GEC)[g, :, :, None] == np.arange(S)).any(1)
+        assert not taken_ES[:, ~mask[g]].any()
+        assert taken_ES.sum(1).max() <= share and taken_ES.sum(0).max() <= most
+        best = most_of_all(p_GES[g][:, mask[g]], share, most)
+        lost.append(1 - (taken_ES * p_GES[g]).sum() / best)
+    assert np.mean(lost) < mean and max(lost) < worst
+
+
+def test_a_lone_token_has_the_experts_it_likes_best():
+    logits = np.array([[[0.0, 1.0, 3.0], [0.0, 0.0, 0.0]]], np.float32)
+    mask, options = np.array([[True, False]]), {"most": 2}
+    slots = route("expert_choice", logits, mask, k=2, slots=2, options=options).assignment
+    assert slots.token_GEC.tolist() == [[[2, 2], [0, 2], [0, 2]]]
 
 
 def test_an_expert_asks_until_it_has_its_share():

@@ -83,6 +83,15 @@ def test_weights_of_zero_leave_the_cross_entropy():
     assert value == metrics["nll"] and metrics["balance"] > 1 and metrics["router_z"] > 0
 
 
+def test_a_loss_of_weight_zero_is_told_but_not_added():
+    """Not even where it is not a number."""
+    stats = literal_stats()._replace(z=jnp.array([jnp.nan, 1.0]))
+    sums = objectives.contract.Sums(jnp.float32(6), jnp.float32(3), stats)
+    experts = tiny.moe_config(balance_weight=0.0, z_weight=0.0)
+    value, metrics = objectives.contract.total(sums, experts)
+    assert value == 2 and np.isnan(metrics["z_loss"])
+
+
 def silent(**changes):
     """One layer, without any router loss."""
     losses = {"balance_weight": 0.0, "z_weight": 0.0}
