@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.accelerator_parts import reference
-from experiments.accelerator_parts.cells import Cell, Skipped
+from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
 from moe.dispatch import einsum, gather, grouped
 from moe.routing import assignment
@@ -34,9 +34,9 @@ GUESS = 8.0  # seconds of a cell
 Apply = Callable[[jax.Array, assignment.TopKAssignment, ffn.Weights], jax.Array]
 
 
-def cells(tiny: bool) -> list[Cell]:
+def cells(settings: Settings) -> list[Cell]:
     """A cell for each dispatcher or kernel, and type: all sizes of groups."""
-    widths = TINY_WIDTHS if tiny else WIDTHS
+    widths = TINY_WIDTHS if settings.tiny else WIDTHS
     return [
         Cell(f"{name} {dtype}", functools.partial(check, name, dtype, widths), GUESS)
         for dtype in TOLERANCES
@@ -140,7 +140,7 @@ def errors(got: reference.Results, want: reference.Results, expert_S) -> dict[tu
 
 
 def relative(got: np.ndarray, want: np.ndarray) -> float:
-    """max |got - want| / max |want|; infinite where a number is not finite, or none but 0 is right."""
+    """max |got - want| / max |want|, infinite if something is not finite, or should have been 0."""
     if not np.isfinite(got).all():
         return np.inf
     error = np.abs(got - want).max(initial=0)

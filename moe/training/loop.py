@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -18,7 +19,24 @@ from moe.training import checkpoint, files, metrics, observing, step
 from moe.training.config import RunConfig
 
 
-def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0) -> dict:
+class Stopped(Exception):
+    """Training was asked to stop before its end; a checkpoint of that step was saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+def never(step: int) -> bool:
+    """Training goes on to its end."""
+    del step
+    return False
+
+
+def train(
+    run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0,
+    stop: Callable[[int], bool] = never,
+) -> dict:  # fmt: skip
     """Trains to the last step, or from the last checkpoint on, and writes result.json.
 
     Args:
@@ -26,6 +44,8 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       workdir: gets config.json, data.json, metrics.jsonl, checkpoints/ and result.json.
       name: what the progress bar shows.
       bar: the line of the progress bar, when several processes share a terminal.
+      stop: asked after every step but the last: if true, training saves a checkpoint and stops. Of
+        several processes all must say the same.
 
     Returns:
       The result: test loss in nats, bits per byte, router statistics, seconds of training. A
@@ -35,6 +55,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       ValueError: if the workdir was made by another config or on other data, the mesh does not
         divide the run, or the data is too small for it.
       FloatingPointError: if the validation loss is not finite.
+      Stopped: if `stop` said so.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
@@ -44,7 +65,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
     mesh, data = setup(run)  # a refused run leaves no trace
     claim_workdir(run, workdir, data)
     with sharding.on(mesh, run.layout):
-        result = _train(run, workdir, data, name, bar)
+        result = _train(run, workdir, data, name, bar, stop)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
     files.barrier(f"{done} was written")
@@ -134,7 +155,7 @@ def identity(data) -> dict:
             "sha256": data.sha256}  # fmt: skip
 
 
-def _train(run, workdir, data, name, line):
+def _train(run, workdir, data, name, line, stop):
     state = step.init(run.model, run.tx, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
@@ -152,13 +173,14 @@ def _train(run, workdir, data, name, line):
                 checkpoints,
                 name,
                 line,
+                stop,
             )
         checkpoints.save(run.train.steps, state, seconds)
         final = evaluator.score(state, "test", run.train.test_batches)
     return summary(final, seconds, run.train.steps)
 
 
-def _loop(run, data, state, train_step, clock, evaluator, writer, checkpoints, name, line):
+def _loop(run, data, state, train_step, clock, evaluator, writer, checkpoints, name, line, stop):
     t, first = run.train, int(state.step)
     bar = tqdm.trange(
         first, t.steps, initial=first, total=t.steps, desc=name, mininterval=5, position=line
@@ -188,10 +210,13 @@ def _loop(run, data, state, train_step, clock, evaluator, writer, checkpoints, n
             log.shown |= {"validation": f"{scored.nll:.3f}", "tokens/s": f"{rate:,.0f}"}
             clock.start()
         bar.set_postfix(log.shown, refresh=False)
-        if n % t.checkpoint_every == 0:
+        stopped = n < t.steps and stop(n)
+        if n % t.checkpoint_every == 0 or stopped:
             writer.flush()
             checkpoints.save(n, state, clock.stop(state))
             clock.start()
+        if stopped:
+            raise Stopped(n)
     return state, clock.stop(state)
 
 
