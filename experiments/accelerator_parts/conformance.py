@@ -26,6 +26,7 @@ SIZES = {  # rows of each expert; what is left of ROWS is nobody's
     "mixed, no padding": (0, 1, 7, 63, 64, 65, 255, 257, 312),
     "all in one": (0, 0, 0, 701, 0, 0, 0, 0, 0),
     "all but the last empty": (0, 0, 0, 0, 0, 0, 0, 0, 701),
+    "one expert": (701,),
 }
 WIDTHS = (128, 192)  # D and F: multiples of 64, as kernels for Hopper want
 TINY_WIDTHS = (16, 24)
