@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 SCALING := $(BIN)/python -m experiments.scaling
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv test lint bench notebooks clean
+.PHONY: help demo venv test lint bench accelerator notebooks clean
 
 # Large arrays on large pages (glibc 2.35 or newer): training steps take two thirds of the time.
 demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 help:  ## List these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in 12 to 15 minutes
 	$(SCALING) --config=configs/scaling.py:demo
@@ -28,6 +28,9 @@ lint: $(VENV)/ready-test  ## Check style and format
 bench: $(VENV)/ready  ## Time dispatchers, training steps and decoding beside dense: 10 minutes on a quiet machine
 	$(BIN)/python -m experiments.bench_dispatch --config=configs/bench_dispatch.py
 	$(BIN)/python -m experiments.bench_model --config=configs/bench_model.py
+
+accelerator: $(VENV)/ready  ## Check and time everything on an accelerator lent for 8 minutes: runs/accelerator
+	$(BIN)/python -m experiments.accelerator --minutes=8 --out=runs/accelerator
 
 notebooks: $(VENV)/ready-test  ## Open the notebooks
 	$(BIN)/jupyter lab notebooks

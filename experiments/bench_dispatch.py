@@ -28,12 +28,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from absl import flags
 
 from experiments import baselines, command, timing
 from moe import counting, ffn, hlo
-from moe.analysis import dispatching, plots
+from moe.analysis import dispatching
 from moe.dispatch import blocks, einsum, gather, grouped
 from moe.routing import assignment
 from moe.training import files
@@ -235,6 +234,10 @@ def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
 
 def main(config, workdir: str, with_peers: bool) -> None:
     """Every cell, both ways; rows, table and figure."""
+    import tqdm  # neither is needed to use this file's layers elsewhere
+
+    from moe.analysis import plots
+
     root = pathlib.Path(workdir or f"runs/{config.name}")
     root.mkdir(parents=True, exist_ok=True)
     if with_peers:

@@ -23,6 +23,9 @@ CHIPS = {
     "v5e": Chip(197e12, 16 * 2**30, 0.82e12, 200e9, 170, "Google Cloud; watts as v4's"),
     "v5p": Chip(459e12, 95 * 2**30, 2.765e12, 600e9, 350, "Google Cloud; watts a guess"),
     "v6e": Chip(918e12, 32 * 2**30, 1.64e12, 448e9, 300, "Google Cloud; watts a guess"),
+    "h100": Chip(
+        989e12, 80e9, 3.35e12, 450e9, 700, "NVIDIA, SXM; watts its limit; links in a node"
+    ),
     "h200": Chip(
         989e12,
         141e9,
@@ -31,6 +34,17 @@ CHIPS = {
         700,
         "NVIDIA; watts its limit; links in a node",
     ),
+}
+
+# What JAX calls their devices, as far as it starts alike; a longer name comes before its beginning.
+DEVICE_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6": "v6e",
+    "NVIDIA H100": "h100",
+    "NVIDIA H200": "h200",
 }
 
 
@@ -43,3 +57,9 @@ def chip(name: str) -> Chip:
     if name not in CHIPS:
         raise ValueError(f"no chip {name!r}: use one of {', '.join(CHIPS)}")
     return CHIPS[name]
+
+
+def of_device(kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`, None if it is not among them."""
+    found = [name for start, name in DEVICE_KINDS.items() if kind.startswith(start)]
+    return CHIPS[found[0]] if found else None

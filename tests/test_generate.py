@@ -161,15 +161,15 @@ def test_what_trains_generates(name):
     room = {"capacity_factor": 4.0, "eval_capacity_factor": 4.0}
     config = tiny.sparse(**room | IDLE_AFTER[name])
     prompt, params = PROMPTS[0], weights(config)
-    got = generate.generate(config, params, [prompt], STEPS)
+    got = decoding.generate(config, params, [prompt], STEPS)
     want, _ = by_forward_passes(config, prompt, STEPS)
     assert got[0].tolist() == want
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.experts.causal == "always"])
 def test_every_causal_router_has_a_config_to_generate_with(name):
-    model = generate.dropless(CASES[name])
-    assert generate.dropless(model) == model and model.experts.dropless
+    model = decoding.dropless(CASES[name])
+    assert decoding.dropless(model) == model and model.experts.dropless
     assert hash(model) == hash(dataclasses.replace(model))
 
 

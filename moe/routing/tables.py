@@ -1,12 +1,10 @@
 """Tables from token ids to experts, made once, on the host, before training.
 
-Each maker is (rng, ids, vocab_size, experts) -> int [V]; `ids` is the training text.
+Each maker is (rng, ids, vocab_size, experts) -> int [V]; `ids` is the training text. SciPy is
+imported by those that need it: routers without tables do without it.
 """
 
 import numpy as np
-import scipy.cluster.vq
-import scipy.sparse
-import scipy.sparse.linalg
 
 WIDTH = 32  # of embeddings
 MOST = 2_000_000  # ids of the text that are read for embeddings
@@ -35,6 +33,8 @@ def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
 
 def clustered(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     """k-means of `embeddings`: alike ids to one expert."""
+    import scipy.cluster.vq
+
     points = embeddings(rng, ids, vocab_size)
     _, table = scipy.cluster.vq.kmeans2(points, experts, minit="++", rng=rng)
     return table
@@ -45,6 +45,9 @@ def embeddings(rng, ids, vocab_size: int) -> np.ndarray:
 
     As good as word2vec's where it was compared (Levy and Goldberg 2014).
     """
+    import scipy.sparse
+    import scipy.sparse.linalg
+
     ids = ids[:MOST].astype(np.int64)
     pairs = [(ids[:-d], ids[d:]) for d in (1, 2)]
     rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import tqdm
@@ -17,7 +18,24 @@ from moe.training import checkpoint, files, metrics, observing, step
 from moe.training.config import RunConfig
 
 
-def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0) -> dict:
+class Stopped(Exception):
+    """Training was asked to stop before its end; a checkpoint of that step was saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+def never(step: int) -> bool:
+    """Training goes on to its end."""
+    del step
+    return False
+
+
+def train(
+    run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0,
+    stop: Callable[[int], bool] = never,
+) -> dict:  # fmt: skip
     """Trains to the last step, or from the last checkpoint on, and writes result.json.
 
     Args:
@@ -25,6 +43,8 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       workdir: gets config.json, data.json, metrics.jsonl, checkpoints/ and result.json.
       name: what the progress bar shows.
       bar: the line of the progress bar, when several processes share a terminal.
+      stop: asked after every step but the last: if true, training saves a checkpoint and stops. Of
+        several processes all must say the same.
 
     Returns:
       The result: test loss in nats, bits per byte, router statistics, seconds of training. A
@@ -34,6 +54,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
       ValueError: if the workdir was made by another config or on other data, the mesh does not
         divide the run, or the data is too small for it.
       FloatingPointError: if the validation loss is not finite.
+      Stopped: if `stop` said so.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
@@ -43,7 +64,7 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
     mesh, data = setup(run)  # a refused run leaves no trace
     claim_workdir(run, workdir, data)
     with sharding.on(mesh, run.layout):
-        result = _train(run, workdir, data, name, bar)
+        result = _train(run, workdir, data, name, bar, stop)
     if jax.process_index() == 0:
         files.write(done, json.dumps(result) + "\n")
     files.barrier(f"{done} was written")
@@ -133,7 +154,7 @@ def identity(data) -> dict:
             "sha256": data.sha256}  # fmt: skip
 
 
-def _train(run, workdir, data, name, line):
+def _train(run, workdir, data, name, line, stop):
     state = step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         state, seconds = checkpoints.restore(state) or (state, 0.0)
@@ -142,7 +163,7 @@ def _train(run, workdir, data, name, line):
         with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
             watch = observing.Watch(run, data, name, writer, observing.Clock(seconds))
             bar = progress(run, int(state.step), name, line)
-            state, seconds = _loop(run, data, state, train_step, watch, checkpoints, bar)
+            state, seconds = _loop(run, data, state, train_step, watch, checkpoints, bar, stop)
         checkpoints.save(run.train.steps, state, seconds)
         result = evaluation.EVALUATORS[run.objective.objective.result](run, data, "test")
         return summary(run, result.evaluate(state), seconds)
@@ -156,7 +177,7 @@ def progress(run: RunConfig, first: int, name: str, line: int) -> tqdm.tqdm:
     )
 
 
-def _loop(run, data, state, train_step, watch, checkpoints, bar):
+def _loop(run, data, state, train_step, watch, checkpoints, bar, stop):
     """The steps that are left: batch, step, and now and then a look or a checkpoint."""
     watch.clock.start()
     for i in bar:
@@ -165,10 +186,13 @@ def _loop(run, data, state, train_step, watch, checkpoints, bar):
         state, measured = train_step(state, batch(run, data, i))
         watch.after_step(n, state, measured)
         bar.set_postfix(watch.shown, refresh=False)
-        if n % run.train.checkpoint_every == 0:
+        stopped = n < run.train.steps and stop(n)
+        if n % run.train.checkpoint_every == 0 or stopped:
             watch.flush()
             checkpoints.save(n, state, watch.clock.stop(state))
             watch.clock.start()
+        if stopped:
+            raise Stopped(n)
     return state, watch.clock.stop(state)
 
 

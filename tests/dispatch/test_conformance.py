@@ -172,3 +172,12 @@ def agree(name, k, group, mesh):
     tiny.assert_close(grads, grads_want)
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(grads))
     tiny.assert_close(router_stats, stats_want)
+
+
+@pytest.mark.parametrize("name", ["einsum", "gather"])
+def test_what_is_not_finite_in_padding_reaches_nobody(name):
+    expert_GSK, (x_GSD, *rest) = arrays(2)
+    padded_GS1 = (expert_GSK == E).all(-1)[..., None]
+    fn = functools.partial(travelled, name, expert_GSK, S)
+    got = value_and_gradients(fn, (np.where(padded_GS1, np.float32(np.nan), x_GSD), *rest))
+    tiny.assert_close(got, value_and_gradients(fn, (x_GSD, *rest)))

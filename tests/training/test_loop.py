@@ -78,6 +78,17 @@ def without_time(record):
     return {k: v for k, v in record.items() if k != "seconds"}
 
 
+def test_a_run_that_was_asked_to_stop_goes_on(whole, tmp_path):
+    """From a checkpoint of that very step, though none was due; after the last nobody asks."""
+    with pytest.raises(loop.Stopped, match="stopped at step 2"):
+        loop.train(toys.run_config(), tmp_path, stop=lambda n: n == 2)
+    assert not (tmp_path / "result.json").exists()
+    result = loop.train(toys.run_config(), tmp_path, stop=lambda n: n in (1, 2, STEPS))
+    assert result["test_nll"] == whole.result["test_nll"]
+    resumed = [without_time(r) for r in metrics.read(tmp_path / "metrics.jsonl")]
+    assert resumed == [without_time(r) for r in whole.records]
+
+
 @pytest.mark.parametrize("at", [2, 3, 5], ids="before step {}".format)
 def test_a_resumed_run_never_stopped(whole, tmp_path, monkeypatch, at):
     """Bit for bit: parameters, moments, every metric and the result; before and after step 3."""

@@ -1,0 +1,165 @@
+"""Part 1: is every dispatcher right, group by group, whatever the sizes of groups?
+
+Each is compared with `reference` in y, dx and dw. An error is relative to the largest entry of its
+own group: beside the largest of all, a wrong small group would not be seen. A group without rows
+must have a gradient of exact zeros, and so must rows that are nobody's: they are full of NaN, which
+must reach nothing else. float32 is multiplied at the highest precision, not in TF32.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.accelerator_parts import reference
+from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from moe import ffn
+from moe.dispatch import einsum, gather, grouped
+from moe.routing import assignment
+
+TOLERANCES = {"float32": 1e-5, "bfloat16": 0.03}  # of a group's largest entry
+ROWS = 1024
+SIZES = {  # rows of each expert; what is left of ROWS is nobody's
+    "mixed": (0, 1, 7, 63, 64, 65, 255, 8, 257),
+    "mixed, no padding": (0, 1, 7, 63, 64, 65, 255, 257, 312),
+    "all in one": (0, 0, 0, 701, 0, 0, 0, 0, 0),
+    "all but the last empty": (0, 0, 0, 0, 0, 0, 0, 0, 701),
+    "one expert": (701,),
+}
+WIDTHS = (128, 192)  # D and F: multiples of 64, as kernels for Hopper want
+TINY_WIDTHS = (16, 24)
+GUESS = 8.0  # seconds of a cell
+
+Apply = Callable[[jax.Array, assignment.TopKAssignment, ffn.Weights], jax.Array]
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """A cell for each dispatcher or kernel, and type: all sizes of groups."""
+    widths = TINY_WIDTHS if settings.tiny else WIDTHS
+    return [
+        Cell(f"{name} {dtype}", functools.partial(check, name, dtype, widths), GUESS)
+        for dtype in TOLERANCES
+        for name in implementations()
+    ]
+
+
+def implementations() -> dict[str, Apply]:
+    """name -> (x_SD, choice, weights) -> y_SD, with room for every choice."""
+    found = {name: functools.partial(_in_slots, way) for name, way in _slotted().items()}
+    for name, kernel in grouped.IMPLEMENTATIONS.items():
+        found[f"grouped {name}"] = functools.partial(_dropless, kernel.apply)
+    return found
+
+
+def _slotted():
+    return {"einsum": einsum, "gather": gather}
+
+
+def _in_slots(dispatcher, x_SD, choice, weights):
+    """As many slots an expert as there are tokens."""
+    slots = assignment.assign_slots(choice, len(weights.w_in), len(x_SD))
+    x_ECD = dispatcher.dispatch(x_SD[None], slots)[0]
+    y_ECD = ffn.apply(x_ECD, weights, "swiglu", "EC", "E")
+    return dispatcher.combine(y_ECD[None], slots, len(x_SD))[0]
+
+
+def _dropless(kernel, x_SD, choice, weights):
+    return kernel(x_SD, choice, weights, "swiglu")[0]
+
+
+def check(name: str, dtype: str, widths: tuple[int, int]) -> dict:
+    """The row of one implementation: its largest errors, where they are, and the verdict.
+
+    Raises:
+      Skipped: if it is not for this machine or type.
+    """
+    _require(name, dtype)
+    step = jax.jit(functools.partial(_with_gradients, implementations()[name]))
+    worst = {}
+    for sizes_name, sizes in SIZES.items():
+        case = make(sizes, dtype, widths)
+        found = errors(_run(step, case), reference.compute(case), case.expert_S)
+        worst |= {(sizes_name, *at): error for at, error in found.items()}
+    return summary(worst, TOLERANCES[dtype])
+
+
+def _require(name, dtype):
+    """ragged_dot is right everywhere, if not fast; tokamax is for some GPUs, in bfloat16."""
+    if name != "grouped tokamax":
+        return
+    if "tokamax" not in grouped.fit() or not grouped.installed("tokamax"):
+        raise Skipped("tokamax is not installed, or has no kernel for this device")
+    if dtype != "bfloat16":
+        raise Skipped("tokamax has bfloat16 kernels only")
+
+
+def make(sizes: tuple[int, ...], dtype: str, widths: tuple[int, int]) -> reference.Case:
+    """Random rows, those of a group anywhere among the real ones, then NaN that is nobody's."""
+    rng = np.random.default_rng(0)
+    E, (D, F), real = len(sizes), widths, sum(sizes)
+    expert_S = np.full(ROWS, E, np.int32)
+    expert_S[:real] = rng.permutation(np.repeat(np.arange(E, dtype=np.int32), sizes))
+    x_SD = rng.normal(size=(ROWS, D))
+    x_SD[real:] = np.nan
+    gate_S = np.where(expert_S < E, 0.5 + rng.random(ROWS), 0).astype(np.float32)
+    dy_SD = rng.normal(size=(ROWS, D))
+    shapes = ((E, D, F), (E, F, D), (E, D, F))
+    experts = [rng.normal(size=shape) / shape[1] ** 0.5 for shape in shapes]
+    x_SD, dy_SD, *experts = (np.asarray(jnp.asarray(x, dtype)) for x in (x_SD, dy_SD, *experts))
+    return reference.Case(x_SD, expert_S, gate_S, dy_SD, reference.Experts(*experts))
+
+
+def _with_gradients(apply, x_SD, expert_S, gate_S, dy_SD, weights):
+    choice = assignment.TopKAssignment(expert_S[None, :, None], gate_S[None, :, None])
+    y_SD, transpose = jax.vjp(lambda x, w: apply(x, choice, w), x_SD, weights)
+    return y_SD, *transpose(dy_SD)
+
+
+def _run(step, case):
+    """What the implementation makes of a case, in float64."""
+    weights = ffn.Weights(*case.experts)
+    with jax.default_matmul_precision("highest"):
+        made = step(case.x_SD, case.expert_S, case.gate_S, case.dy_SD, weights)
+    y_SD, dx_SD, dw = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(made))
+    return reference.Results(y_SD, dx_SD, reference.Experts(*dw))
+
+
+def errors(got: reference.Results, want: reference.Results, expert_S) -> dict[tuple, float]:
+    """(what, expert) -> error beside the largest entry of that expert's group; E is nobody."""
+    found, E = {}, len(want.dw.w_in_EDF)
+    for expert in range(E + 1):
+        rows = expert_S == expert
+        for what in ("y_SD", "dx_SD"):
+            one, other = getattr(got, what)[rows], getattr(want, what)[rows]
+            found[what.split("_")[0], expert] = relative(one, other)
+    for expert in range(E):
+        pairs = zip(got.dw, want.dw, strict=True)
+        found["dw", expert] = max(relative(a[expert], b[expert]) for a, b in pairs)
+    return found
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    """max |got - want| / max |want|, infinite if something is not finite, or should have been 0."""
+    if not np.isfinite(got).all():
+        return np.inf
+    error = np.abs(got - want).max(initial=0)
+    peak = np.abs(want).max(initial=0)
+    if peak == 0:
+        return np.inf if error else 0.0
+    return float(error / peak)
+
+
+def summary(found: dict[tuple, float], tolerance: float) -> dict:
+    """The largest errors in y, dx and dw, every group that is wrong, and the verdict."""
+    largest = {
+        what: max(error for (_, one, _), error in found.items() if one == what)
+        for what in ("y", "dx", "dw")
+    }
+    wrong = [
+        f"{what} of group {expert} ({sizes}): {error:.2g}"
+        for (sizes, what, expert), error in found.items()
+        if error > tolerance
+    ]
+    return {**largest, "tolerance": tolerance, "ok": not wrong, "wrong": wrong}

@@ -1,0 +1,118 @@
+"""Part 2: one MoE layer, forward and with all gradients, beside the dense feed-forward.
+
+Programs are those of `experiments.bench_dispatch`. FLOPs are ideal, those of K experts a token:
+what a dispatcher pads or drops does not count. Dense runs beside every implementation, in turn.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from experiments import bench_dispatch, timing
+from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from moe import ffn
+from moe.dispatch import grouped
+
+SHAPES = {  # name -> T, D, F, E, K
+    "mixtral_8x7b": (16_384, 4096, 14_336, 8, 2),
+    "olmoe": (16_384, 2048, 1024, 64, 8),
+    "wide": (16_384, 2560, 1280, 64, 4),
+}
+TINY = {"tiny": (256, 16, 32, 4, 2)}
+GROUP = 256  # tokens of a group of `einsum`
+TINY_GROUP = 64
+# The last two multiply tokens with all slots or, on some devices, with all experts.
+NAMES = ("grouped", "gather", "grouped_tokamax", "grouped_ragged_dot", "einsum")
+TIMES = {"forward": 1, "training": 3}  # and its FLOPs over those of the forward pass
+ROUNDS = 20
+LIMIT = 2.0  # seconds of them
+GUESS = 25.0  # seconds of a cell, most of it compilation
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """A cell for each implementation and shape."""
+    sizes = {
+        name: layer(*shape, settings.tiny)
+        for name, shape in (TINY if settings.tiny else SHAPES).items()
+    }
+    return [
+        Cell(f"{shape} {name}", functools.partial(measure, size, name), GUESS)
+        for name in NAMES
+        for shape, size in sizes.items()
+    ]
+
+
+def layer(tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool):
+    """A layer in bfloat16, SwiGLU, with loads as uneven as those of trained routers."""
+    return bench_dispatch.Cell(
+        tokens, d_model, d_ff, "bfloat16", experts, k, factor=1.25, loads="learned",
+        activation="swiglu", einsum_groups=(TINY_GROUP if tiny else GROUP,),
+    )  # fmt: skip
+
+
+def measure(size: bench_dispatch.Cell, name: str) -> dict:
+    """The row of one implementation: both ways.
+
+    Raises:
+      Skipped: if the kernel is not here.
+    """
+    kernels = _kernels(name)
+    choice = bench_dispatch.choices(size)
+    found = bench_dispatch.layers(size, choice, kernels)
+    apply, computed = found[f"einsum_{size.einsum_groups[0]}" if name == "einsum" else name]
+    plain = functools.partial(bench_dispatch.dense, size.activation)
+    x_SD = jax.random.normal(jax.random.key(0), (size.tokens, size.d_model), size.dtype)
+    ours = (apply, bench_dispatch.sample(size, size.d_ff, (size.experts,)))
+    dense = (plain, bench_dispatch.sample(size, size.k * size.d_ff))
+    row = {"computed_rows": computed, **size._asdict()}
+    for way in TIMES:
+        found = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
+        row |= {f"{way}_{key}": value for key, value in found.items()}
+    return row
+
+
+def _kernels(name):
+    """The kernels of `grouped` that a name asks for."""
+    if name == "grouped":
+        return ["blocks"]
+    kernel = name.removeprefix("grouped_")
+    if kernel == "tokamax" and not (kernel in grouped.fit() and grouped.installed(kernel)):
+        raise Skipped("tokamax is not installed, or has no kernel for this device")
+    return [kernel] if kernel in grouped.IMPLEMENTATIONS else []
+
+
+def one_way(size: bench_dispatch.Cell, way: str, x_SD, choice, layers: dict) -> dict:
+    """Milliseconds, TFLOP/s, the ratio to dense, and memory.
+
+    Args:
+      layers: "ours" and "dense" -> (layer, its weights).
+    """
+    programs = {
+        name: bench_dispatch.program(apply, way, x_SD, choice, weights, counted=False)
+        for name, (apply, weights) in layers.items()
+    }
+    taken = timing.within({name: p.call for name, p in programs.items()}, ROUNDS, LIMIT)
+    seconds = {name: float(np.median(times)) for name, times in taken.items()}
+    return {
+        "ms": 1e3 * seconds["ours"],
+        "tflops": ideal_flops(size, way) / seconds["ours"] / 1e12,
+        "dense_tflops": ideal_flops(size, way) / seconds["dense"] / 1e12,
+        "ratio_to_dense": seconds["ours"] / seconds["dense"],
+        "peak_bytes": peak_bytes(programs["ours"].call.func),
+        "dense_peak_bytes": peak_bytes(programs["dense"].call.func),
+        "compile_seconds": programs["ours"].facts["compile_seconds"],
+    }
+
+
+def ideal_flops(size: bench_dispatch.Cell, way: str) -> float:
+    """Of the products of K experts a token."""
+    one = 2.0 * ffn.num_matrices(size.activation) * size.d_model * size.d_ff
+    return TIMES[way] * one * size.tokens * size.k
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Arguments, results and temporary arrays of a program, as its compiler planned them."""
+    plan = compiled.memory_analysis()
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
