@@ -73,7 +73,9 @@ if __name__ == "__main__":
     PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
     TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
     HEAT = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
-    SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    SEED = flags.DEFINE_integer(
+        "seed", 0, "Of what is drawn.", lower_bound=0, upper_bound=2**32 - 1
+    )
     DOMAIN = flags.DEFINE_string("domain", None, "Of the texts, for routers that read it.")
     command.run(
         lambda: main(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import config as configs
-from moe import sharding
+from moe import ranges, sharding
 from moe.config import ModelConfig
 from moe.data import tokenizer
 from moe.layers import attention
@@ -172,6 +172,7 @@ def generate(
         f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
         f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
     )
+    ranges.check_value("seed", seed, ranges.SEED)
     ids = [i for prompt in prompts for i in prompt]
     configs.require(
         min(ids) >= 0 and max(ids) < model.vocab_size,

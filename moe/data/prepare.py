@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 import tqdm
 
+from moe import ranges
 from moe.data import corpora, packages, prepared, splits, tokenizer
 
 Document = tuple[str, int]  # text, index of its source
@@ -49,8 +50,7 @@ class DataConfig:
             raise ValueError(f"source={self.source}: names must differ, and be at most 256.")
         if self.vocab_size < tokenizer.SMALLEST:
             raise ValueError(f"vocab_size={self.vocab_size} is below {tokenizer.SMALLEST}.")
-        if self.max_documents < 0 or self.tokenizer_bytes < 1:
-            raise ValueError("max_documents must be >= 0 and tokenizer_bytes >= 1.")
+        ranges.check(self, "data", ranges.DATA)
         if self.text_key != "text" and set(self.source) <= set(corpora.DOMAINS):
             raise ValueError(f"text_key={self.text_key!r}: packaged domains have only 'text'.")
 

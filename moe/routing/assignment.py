@@ -56,12 +56,12 @@ class DispatchResult(NamedTuple):
 
 
 def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
-    """Slots per expert in a group: C = ceil(factor * S * K / E), at most S.
+    """Slots per expert in a group: C = ceil(factor * S * K / E), at least 1 and at most S.
 
     More than S slots could never be filled, since a token's K experts are distinct.
     (Lepikhin et al. 2020, section 2.2; Fedus et al. 2021, equation 3.)
     """
-    return min(tokens, math.ceil(round(factor * tokens * k / experts, 6)))
+    return min(tokens, max(1, math.ceil(round(factor * tokens * k / experts, 6))))
 
 
 def assign_slots(choice: TopKAssignment, experts: int, slots: int, priority_GS=None) -> Slots:
