@@ -33,8 +33,8 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
 
     Raises:
       ValueError: if the workdir was made by another config or on other data, the mesh does not
-        divide the run, or the data is too small for it.
-      FloatingPointError: if the validation loss is not finite.
+        divide the run, the data is too small for it, or another process trains in the workdir.
+      FloatingPointError: if the validation loss, or the state that is to be saved, is not finite.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
@@ -42,12 +42,13 @@ def train(run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int =
         claim_workdir(run, workdir)
         return json.loads(done.read_text())
     mesh, data = setup(run)  # a refused run leaves no trace
-    claim_workdir(run, workdir, data)
-    with sharding.on(mesh, run.layout):
-        result = _train(run, workdir, data, name, bar)
-    if jax.process_index() == 0:
-        files.write(done, json.dumps(result) + "\n")
-    files.barrier(f"{done} was written")
+    with files.alone(workdir / "train.lock", "training in"):
+        claim_workdir(run, workdir, data)
+        with sharding.on(mesh, run.layout):
+            result = _train(run, workdir, data, name, bar)
+        if jax.process_index() == 0:
+            files.write(done, json.dumps(result) + "\n")
+        files.barrier(f"{done} was written")
     return result
 
 

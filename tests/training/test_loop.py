@@ -12,7 +12,7 @@ import pytest
 
 from moe.data import prepare
 from moe.evaluation import text
-from moe.training import checkpoint, loop, metrics, observing, optimizer, step
+from moe.training import checkpoint, files, loop, metrics, observing, optimizer, step
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -240,6 +240,13 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
         loop.train(toys.run_config(train={"seq_len": 64}), tmp_path)
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
     assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
+
+
+def test_two_do_not_train_in_one_workdir(tmp_path):
+    with files.lock(tmp_path / "train.lock"):
+        with pytest.raises(ValueError, match=f"another process is training in {tmp_path}: wait"):
+            loop.train(toys.run_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
 
 
 def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
