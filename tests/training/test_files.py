@@ -94,9 +94,9 @@ def test_a_lock_ends_with_its_process(tmp_path):
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"another process is training in {path.parent}: wait"):
-            with files.alone(path, "training in"):
-                pass
+        message = f"another process is training in {path.parent}: wait"
+        with pytest.raises(ValueError, match=message), files.alone(path, "training in"):
+            pass
         other.kill()
     with files.alone(path, "training in"), files.lock(path) as free:
         assert not free

@@ -243,9 +243,9 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
 
 
 def test_two_do_not_train_in_one_workdir(tmp_path):
-    with files.lock(tmp_path / "train.lock"):
-        with pytest.raises(ValueError, match=f"another process is training in {tmp_path}: wait"):
-            loop.train(toys.run_config(), tmp_path)
+    message = f"another process is training in {tmp_path}: wait"
+    with files.lock(tmp_path / "train.lock"), pytest.raises(ValueError, match=message):
+        loop.train(toys.run_config(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
 
 
@@ -301,11 +301,43 @@ def test_more_domains_than_experts_are_refused(tmp_path, data, monkeypatch):
         loop.train(run, tmp_path)
 
 
-def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+def spoil(monkeypatch, after):
+    """Parameters are NaN after a step."""
+    made = loop.compiled
+
+    def compiled(run, state, data):
+        advance = made(run, state, data)
+
+        def spoiled(state, inputs):
+            state, measured = advance(state, inputs)
+            if state.step == after:
+                state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+            return state, measured
+
+        return spoiled
+
+    monkeypatch.setattr(loop, "compiled", compiled)
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path, monkeypatch):
+    spoil(monkeypatch, after=4)
     message = "train: validation loss is nan at step 4. Lower optimizer.learning_rate"
     with pytest.raises(FloatingPointError, match=message):
-        loop.train(toys.run_config(optimizer={"learning_rate": 1e30}), tmp_path)
+        loop.train(toys.run_config(), tmp_path)
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_state_that_is_not_finite_replaces_no_checkpoint(whole, tmp_path, monkeypatch):
+    """Nobody looks at the loss before the checkpoint of step 6, and that of step 3 stays."""
+    run = toys.run_config(train={"eval_every": 100, "steps": 7})
+    with monkeypatch.context() as patch:
+        spoil(patch, after=5)
+        message = r"step 6: .*params.* not finite.* step 3 .*Lower optimizer.learning_rate"
+        with pytest.raises(FloatingPointError, match=message):
+            loop.train(run, tmp_path)
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.latest == 3
+    assert loop.train(run, tmp_path)["steps"] == 7
 
 
 def test_the_clock_counts_only_while_it_runs(monkeypatch):
