@@ -54,11 +54,13 @@ def main(workdir: str, texts: list[str], tokens: int, domain: str | None = None,
     """Prints every prompt with its continuation, and how fast it came."""
     run, data, state = trained(pathlib.Path(workdir))
     words = tokenizer.load(data.tokenizer_path)
-    prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in texts]
+    encoded = [words.encode(text, add_special_tokens=False).ids for text in texts]
+    prompts = [[data.doc_id, *ids] for ids in encoded]
     domain_B = domains(run, data, domain, len(prompts))
     weights = generate.prepare(state.params, state.routing)
     began = time.perf_counter()
-    added = generate.generate(run.model, weights, prompts, tokens, domain_B=domain_B, **how)
+    how |= {"domain_B": domain_B, "doc_id": data.doc_id}
+    added = generate.generate(run.model, weights, prompts, tokens, **how)
     seconds = time.perf_counter() - began
     for text, more in zip(texts, added, strict=True):
         print(f"{text}{words.decode(more.tolist())}\n")

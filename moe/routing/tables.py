@@ -4,9 +4,6 @@ Each maker is (rng, ids, vocab_size, experts) -> int [V]; `ids` is the training 
 """
 
 import numpy as np
-import scipy.cluster.vq
-import scipy.sparse
-import scipy.sparse.linalg
 
 WIDTH = 32  # of embeddings
 MOST = 2_000_000  # ids of the text that are read for embeddings
@@ -35,6 +32,8 @@ def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
 
 def clustered(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     """k-means of `embeddings`: alike ids to one expert."""
+    import scipy.cluster.vq  # takes half a second, and no other table needs it
+
     points = embeddings(rng, ids, vocab_size)
     _, table = scipy.cluster.vq.kmeans2(points, experts, minit="++", rng=rng)
     return table
@@ -45,6 +44,8 @@ def embeddings(rng, ids, vocab_size: int) -> np.ndarray:
 
     As good as word2vec's where it was compared (Levy and Goldberg 2014).
     """
+    import scipy.sparse.linalg
+
     ids = ids[:MOST].astype(np.int64)
     pairs = [(ids[:-d], ids[d:]) for d in (1, 2)]
     rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))
