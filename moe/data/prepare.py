@@ -144,8 +144,11 @@ def _require_same(data: prepared.Prepared, config: DataConfig) -> prepared.Prepa
 
 def _write(config: DataConfig, directory: pathlib.Path) -> dict:
     """Writes every file but meta.json; returns what it adds: counts, and the id of <doc>."""
+    given = _given(config)  # refused before hours of reading
     documents = _gather(config)
-    words, doc_id = _tokenizer(config, documents["train"], directory / "tokenizer.json")
+    words = given or _trained(config, documents["train"])
+    doc_id = tokenizer.document_id(words, config.doc_token, config.tokenizer)
+    _save(config, words, directory / "tokenizer.json")
     token_bytes = tokenizer.token_bytes(words, config.vocab_size)
     np.save(directory / "token_bytes.npy", token_bytes)
     counts = {}
@@ -158,20 +161,28 @@ def _write(config: DataConfig, directory: pathlib.Path) -> dict:
     return {"splits": counts, "doc_id": doc_id}
 
 
-def _tokenizer(
-    config: DataConfig, members: list[Document], path: pathlib.Path
-) -> tuple["tokenizers.Tokenizer", int]:
-    """The tokenizer, given or trained on the documents, and its <doc>; its file is written."""
+def _given(config):
+    """The tokenizer given, None if one is to be trained."""
     if not config.tokenizer:
-        texts = (text for text, _ in members)
-        size = {"vocab_size": config.vocab_size, "max_bytes": config.tokenizer_bytes}
-        trained = tokenizer.train(texts, **size)
-        tokenizer.save(trained, path)
-        return trained, tokenizer.DOC_ID
-    shutil.copyfile(pathlib.Path(config.tokenizer).expanduser(), path)
-    given = tokenizer.load(path)
-    tokenizer.check_size(given, config.vocab_size, config.tokenizer)
-    return given, tokenizer.document_id(given, config.doc_token, config.tokenizer)
+        return None
+    words = tokenizer.load(pathlib.Path(config.tokenizer).expanduser())
+    tokenizer.check_size(words, config.vocab_size, config.tokenizer)
+    tokenizer.document_id(words, config.doc_token, config.tokenizer)
+    return words
+
+
+def _trained(config, members):
+    texts = (text for text, _ in members)
+    size = {"vocab_size": config.vocab_size, "max_bytes": config.tokenizer_bytes}
+    return tokenizer.train(texts, **size)
+
+
+def _save(config, words, path):
+    """Writes tokenizer.json; one that is given stays what it is, byte for byte."""
+    if config.tokenizer:
+        shutil.copyfile(pathlib.Path(config.tokenizer).expanduser(), path)
+    else:
+        tokenizer.save(words, path)
 
 
 def _check_bytes(config, of_ids, of_text):
