@@ -26,7 +26,7 @@ NEEDS = {
     "data": (
         "moe.data.builder",
     ),
-    "plots": ("moe.analysis.plots",),
+    "plots": (),
     "hf": (),
     "dev": (),
 }  # fmt: skip

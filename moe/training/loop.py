@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from moe import config as configs
-from moe import legacy, sharding
+from moe import estimate, legacy, sharding
 from moe import routing as routers
 from moe.data import batches, masking, prepare
 from moe.dispatch import grouped
@@ -61,7 +61,9 @@ def setup(run: RunConfig, data=None):
     Raises:
       ValueError: if it cannot be run to its end on them.
     """
-    mesh, data = mesh_of(run), data or prepare.prepare(run.data)
+    mesh = mesh_of(run)
+    estimate.check_state(run, mesh)
+    data = data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
     check_domains(run.model, data)

@@ -242,6 +242,16 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
     assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
 
 
+def test_a_model_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
+    """From shapes alone, before the data is prepared."""
+    monkeypatch.setattr(loop.prepare, "prepare", lambda config: pytest.fail("data was wanted"))
+    experts = tiny.moe_config(d_ff=10_000_000)
+    absurd = toys.run_config(model={"d_model": 1_000_000, "experts": experts})
+    with pytest.raises(ValueError, match="needs [0-9,.]+ GiB a device .* share of the host has"):
+        loop.train(absurd, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_do_not_train_in_one_workdir(tmp_path):
     message = f"another process is training in {tmp_path}: wait"
     with files.lock(tmp_path / "train.lock"), pytest.raises(ValueError, match=message):
