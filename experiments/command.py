@@ -1,42 +1,119 @@
-"""What every experiment does with its command line."""
+"""What every experiment does with its command line.
+
+What a user can mend, a wrong value or a file that is not there, ends in one line on stderr and exit
+code 1. MOE_DEBUG=1 shows the traceback instead.
+"""
 
 import contextlib
+import os
+import pathlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 flags.disclaim_key_flags()  # --config belongs to who asks for it, and stands in its --help
 
+ROOT = pathlib.Path(__file__).parents[1]
+MENDED_BY_USERS = (ValueError, FloatingPointError, OSError, flags.Error)
+
 
 def config(default: str, meaning: str):
-    """Defines --config and its overrides, --config.a.b=c."""
+    """Defines --config and its overrides, --config.a.b=c.
+
+    A relative path that does not exist here is one in the repository.
+    """
     with _in_one_line():  # the default is read, and overridden, right here
-        return config_flags.DEFINE_config_file("config", default, meaning)
+        sys.argv[:] = _with_found_config(sys.argv)
+        return config_flags.DEFINE_config_file("config", _found(default), meaning)
 
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls main()."""
-    app.run(lambda argv: main(), flags_parser=_parse)
+    with _in_one_line():
+        app.run(lambda argv: main(), flags_parser=_parse)
 
 
 def _parse(argv):
     logging.set_verbosity(logging.WARNING)
-    with _in_one_line():
-        program, *unexpected = app.parse_flags_with_usage(argv)
+    program, *unexpected = flags.FLAGS(argv)
     if unexpected:
-        sys.exit(f"unexpected arguments {unexpected}: overrides look like --config.a.b=c")
+        raise ValueError(f"unexpected arguments {unexpected}: overrides look like --config.a.b=c")
+    if "workdir" in flags.FLAGS:
+        flags.FLAGS["workdir"].value = _folder(flags.FLAGS["workdir"].value)
     return [program]
 
 
+def _folder(workdir):
+    """The folder's name with ~ spelled out."""
+    path = os.path.expanduser(workdir)
+    if path and os.path.lexists(path) and not os.path.isdir(path):
+        raise ValueError(f"--workdir={workdir} is a file: name a folder, which may be a new one")
+    return path
+
+
+def _with_found_config(argv):
+    """The arguments with the config file's path as it is found."""
+    found = list(argv)
+    for i, argument in enumerate(argv[1:], start=1):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config") and equals:
+            found[i] = f"{name}={_found(value)}"
+        elif name in ("--config", "-config") and i + 1 < len(argv):
+            found[i + 1] = _found(argv[i + 1])
+    return found
+
+
+def _found(value):
+    """A config file, with what stands after its colon, here or in the repository."""
+    path, colon, argument = value.partition(":")
+    places = [pathlib.Path(path).expanduser(), ROOT / path]
+    for place in places:
+        if place.is_file():
+            return f"{place}{colon}{argument}"
+    raise ValueError(f"--config={value}: there is no file {' or '.join(map(str, places))}")
+
+
 @contextlib.contextmanager
-def _in_one_line():
-    """An unknown field is a line on stderr and not a traceback."""
+def _in_one_line() -> Iterator[None]:
+    """What a user can mend is a line on stderr and not a traceback."""
     try:
         yield
-    except AttributeError as error:  # ml_collections' own, unless the config file has a mistake
-        if not any(argument.startswith("--config.") for argument in sys.argv):
+    except Exception as error:
+        said = _said(error)
+        if said is None or os.environ.get("MOE_DEBUG", "0") not in ("", "0"):
             raise
+        sys.exit(said)
+
+
+def _said(error):
+    """The error in a line; None if it is the code's."""
+    error = _in_config(error)
+    own = _frames_in_config(error)
+    overridden = any(argument.startswith("--config.") for argument in sys.argv)
+    if isinstance(error, AttributeError) and overridden and not own:  # ml_collections' own
         said = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
-        sys.exit(f"an override names a field that the config does not have: {said}")
+        return f"an override names a field that the config does not have: {said}"
+    if isinstance(error, MENDED_BY_USERS) or type(error) is RuntimeError:
+        return str(error) or type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    if own:
+        return f"{own[-1].filename}, line {own[-1].lineno}: {type(error).__name__}: {error}"
+    return None
+
+
+def _in_config(error):
+    """What was raised in a config file, of which ml_collections and absl made another error."""
+    while "Error whilst parsing config file" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _frames_in_config(error):
+    """The error's way through the config file, which is one of the arguments or the default."""
+    given = {argument.partition("=")[2].partition(":")[0] for argument in sys.argv} | {*sys.argv}
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f for f in frames if f.name == "get_config" or f.filename in given]

@@ -33,11 +33,13 @@ def main(workdir: str, texts: list[str], tokens: int, domain: str | None = None,
     """Prints every prompt with its continuation, and how fast it came."""
     run, data, state = runs.load_run(workdir)
     words = tokenizer.load(data.tokenizer_path)
-    prompts = [[tokenizer.DOC_ID, *words.encode(text).ids] for text in texts]
+    encoded = [words.encode(text, add_special_tokens=False).ids for text in texts]
+    prompts = [[data.doc_id, *ids] for ids in encoded]
     domain_B = domains(run, data, domain, len(prompts))
     weights = decoding.prepare(run.model, state.params, state.router_state)
     began = time.perf_counter()
-    added = decoding.generate(run.model, weights, prompts, tokens, domain_B=domain_B, **how)
+    how |= {"domain_B": domain_B, "doc_id": data.doc_id}
+    added = decoding.generate(run.model, weights, prompts, tokens, **how)
     seconds = time.perf_counter() - began
     for text, more in zip(texts, added, strict=True):
         print(f"{text}{words.decode(more.tolist())}\n")
@@ -52,7 +54,9 @@ if __name__ == "__main__":
     PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
     TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
     HEAT = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
-    SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.")
+    SEED = flags.DEFINE_integer(
+        "seed", 0, "Of what is drawn.", lower_bound=0, upper_bound=2**32 - 1
+    )
     DOMAIN = flags.DEFINE_string("domain", None, "Of the texts, for routers that read it.")
     command.run(
         lambda: main(

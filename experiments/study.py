@@ -5,7 +5,6 @@ step times measured side by side, and results.jsonl gathers one line per finishe
 """
 
 import contextlib
-import fcntl
 import functools
 import json
 import multiprocessing
@@ -67,11 +66,8 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
 @contextlib.contextmanager
 def _alone(root):
     """Refuses a second launch of a study that is running: it would spoil the timing."""
-    with (root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{root} is being run by another process: wait for it") from error
+    with files.lock(root / "lock") as free:
+        configs.require(free, f"{root} is being run by another process: wait for it")
         yield
 
 
@@ -218,10 +214,8 @@ def _work(index, runs, root, seeds):
     """
     diverged = []
     for name, path, seed in _all(runs, root, seeds):
-        with (path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with files.lock(path / "lock") as free:
+            if not free:
                 continue
             try:
                 loop.train(_seeded(runs[name], seed), path, f"{name} seed {seed}", bar=index)

@@ -54,9 +54,19 @@ def join() -> None:
     """Joins the other processes, if the flags say that there are any."""
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if DISTRIBUTED.value:
-        jax.distributed.initialize(*place)
+        _initialize(*place)
     elif any(value is not None for value in place):
         raise ValueError("--coordinator, --num_processes, --process_id need --distributed")
+
+
+def _initialize(*place):
+    try:
+        jax.distributed.initialize(*place)
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: {error} Where JAX finds no cluster, give --coordinator,"
+            " --num_processes and --process_id"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import config as configs
-from moe import models, sharding
+from moe import models, ranges, sharding
 from moe.config import ModelConfig
-from moe.data import tokenizer
 from moe.layers import attention
 
 
@@ -34,6 +33,7 @@ class DecodingState(NamedTuple):
     document_B: jax.Array  # its segment, if so
     logits_BV: jax.Array  # what it may be
     key: jax.Array
+    doc_id: jax.Array  # the token that starts a document
 
 
 def dropless(model: ModelConfig) -> ModelConfig:
@@ -82,7 +82,7 @@ def prepare(model: ModelConfig, params: dict, router_state: dict | None = None):
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def prefill(
-    model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None
+    model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None, doc_id: int = 0
 ) -> DecodingState:
     """Reads the prompts, all at once.
 
@@ -93,12 +93,15 @@ def prefill(
       key: of what is drawn.
       length: U, of prompt and what follows.
       domain_B: for routers that read it.
+      doc_id: of `Prepared.doc_id`, the token that starts a document.
     """
     B = len(prompt_BT)
     real_BT, none_B = prompt_BT >= 0, jnp.zeros(B, jnp.int32)
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
     empty_BU = jnp.zeros((B, length), jnp.int32)
-    start = DecodingState({}, empty_BU, jnp.int32(0), none_B, none_B, None, key)
+    start = DecodingState(
+        {}, empty_BU, jnp.int32(0), none_B, none_B, None, key, jnp.asarray(doc_id, jnp.int32)
+    )
     return _read(model, weights, start, prompt_BT, first_BT, domain_B)
 
 
@@ -113,7 +116,7 @@ def advance(
 def _number(state, token_BT, start_BT):
     """(segment, position) of what is read next, as `data.batches.number` counts them."""
     real_BT, index_T = token_BT >= 0, jnp.arange(token_BT.shape[1])
-    start_BT = start_BT | (token_BT == tokenizer.DOC_ID)
+    start_BT = start_BT | (token_BT == state.doc_id)
     segment_BT = (state.document_B[:, None] + jnp.cumsum(start_BT, axis=1)) * real_BT
     began_BT = jnp.where(start_BT, index_T[None], -state.position_B[:, None])
     return segment_BT, index_T[None] - jax.lax.cummax(began_BT, axis=1)
@@ -138,6 +141,7 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
         document_B=segment_BT[:, -1],
         logits_BV=logits_BTV[:, -1],
         key=key,
+        doc_id=state.doc_id,
     )
 
 
@@ -160,7 +164,7 @@ def sample(logits_BV, temperature: float, key):
 
 def generate(
     model: ModelConfig, weights, prompts: list[list[int]], steps: int,
-    *, temperature: float = 0.0, seed: int = 0, domain_B=None,
+    *, temperature: float = 0.0, seed: int = 0, domain_B=None, doc_id: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """`steps` tokens after each prompt, int [B, steps].
 
@@ -172,6 +176,7 @@ def generate(
       temperature: 0 takes the most probable token each time.
       seed: of what is drawn.
       domain_B: of each prompt, for routers that read it.
+      doc_id: of `Prepared.doc_id`, the token that starts a document.
 
     Raises:
       ValueError: for a model that cannot generate, an empty prompt, an id that is none, domains
@@ -183,6 +188,7 @@ def generate(
         f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
         f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
     )
+    ranges.check_value("seed", seed, ranges.SEED)
     ids = [i for prompt in prompts for i in prompt]
     configs.require(
         min(ids) >= 0 and max(ids) < model.vocab_size,
@@ -196,5 +202,5 @@ def generate(
     padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     prompt_BT = jnp.asarray(padded, jnp.int32)
     key = jax.random.key(seed)
-    state = prefill(model, weights, prompt_BT, key, longest + steps, domain_B)
+    state = prefill(model, weights, prompt_BT, key, longest + steps, domain_B, doc_id)
     return np.asarray(_go_on(model, weights, state, steps, temperature, domain_B))

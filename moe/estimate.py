@@ -5,6 +5,7 @@ always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
 """
 
 import math
+import os
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from moe import hlo, sharding
 from moe.layers import attention
+from moe.models import decoder
 from moe.training.config import RunConfig
 
 
@@ -21,6 +23,37 @@ def bytes_per_device(tree) -> float:
         math.prod(x.sharding.shard_shape(x.shape) if x.sharding else x.shape) * x.dtype.itemsize
         for x in jax.tree.leaves(tree)
     )
+
+
+def check_state(run: RunConfig, mesh) -> None:
+    """Refuses a training state that no memory here holds, before an array of it is made.
+
+    Counted are parameters, their gradients and the optimizer's state; activations come on top.
+
+    Raises:
+      ValueError: with both sizes.
+    """
+    with sharding.on(mesh, run.layout):
+        params = decoder.parameter_shapes(run.model)
+        moments = jax.eval_shape(run.tx.init, params)
+    needed = 2 * bytes_per_device(params) + bytes_per_device(moments)
+    limit, where = _memory(mesh.local_devices)
+    if needed > limit:
+        raise ValueError(
+            f"the model needs {needed / 2**30:,.1f} GiB a device for parameters, gradients and"
+            f" optimizer state, and {where} has {limit / 2**30:,.1f} GiB: make model.d_model,"
+            " model.d_ff, experts.d_ff or experts.num_experts smaller, or spread them over more"
+            " devices with mesh"
+        )
+
+
+def _memory(devices):
+    """(bytes for one device, whose): its own, or an equal share of the host's."""
+    stats = devices[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"], "it"
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host / len(devices), "its share of the host"
 
 
 def _tokens(run, sizes):

@@ -184,3 +184,19 @@ def test_what_makes_no_sense_is_refused():
         decoding.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
         decoding.generate(model(DENSE), None, PROMPTS, 1)
+
+
+def test_another_token_may_start_a_document():
+    """The prompt's segments and positions are those of a training row with the same separator."""
+    config, row = model(DENSE), np.array([[5, 3, 1, 5, 2]])
+    state = decoding.prefill(config, weights(config), jnp.array(row), jax.random.key(0), 8, None, 5)
+    segment_BT, position_BT = batches.number(row, 5)
+    np.testing.assert_array_equal(state.segment_BU[:, :5], segment_BT)
+    assert state.position_B.tolist() == [position_BT[0, -1] + 1] and segment_BT.max() == 2
+    after = decoding.advance(config, weights(config), state, jnp.array([5]))
+    assert after.segment_BU[0, 5] == 3 and after.position_B.tolist() == [1]
+
+
+def test_seeds_have_a_range():
+    with pytest.raises(ValueError, match="seed=4294967296 must be at least 0 and below 4294967296"):
+        decoding.generate(model(DENSE), weights(model(DENSE)), PROMPTS, 1, seed=2**32)

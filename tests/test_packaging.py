@@ -24,10 +24,9 @@ BROUGHT = {"ml-dtypes"}  # of an extra, but jax cannot be without it
 # What cannot be imported without an extra. No module needs `dev`.
 NEEDS = {
     "data": (
-        "moe.analysis.planning", "moe.data", "moe.estimate", "moe.evaluation.text", "moe.generate",
-        "moe.plan", "moe.training.config", "moe.training.loop", "moe.training.observing",
+        "moe.data.builder",
     ),
-    "plots": ("moe.analysis.plots",),
+    "plots": (),
     "hf": (),
     "dev": (),
 }  # fmt: skip

@@ -8,10 +8,9 @@ first token is predicted from its own <doc> alone: no loss term needs a look acr
 from collections.abc import Iterator
 
 import numpy as np
-from grain import experimental as grain
 
 from moe.batch import Batch
-from moe.data import prepared, tokenizer
+from moe.data import prepared
 
 
 def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
@@ -64,6 +63,8 @@ def train_batch(
 
 def _shuffled(index: int, rows: int, seed: int) -> int:
     """The row at place `index` of an endless sequence of shuffled epochs."""
+    from grain import experimental as grain  # only who trains or judges on text needs it
+
     epoch, place = divmod(index, rows)
     mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B) % 2**32  # odd constants: no two epochs alike
     return grain.index_shuffle(place, max_index=rows - 1, seed=mixed, rounds=4)
@@ -109,7 +110,7 @@ def eval_rows(data: prepared.Prepared, split: str, seq_len: int, most: int) -> n
 
 def document_of(data: prepared.Prepared, split: str, rows: np.ndarray, seq_len: int) -> np.ndarray:
     """The number, in its split, of the document that each row begins in."""
-    starts = np.flatnonzero(data.tokens[split] == tokenizer.DOC_ID)
+    starts = np.flatnonzero(data.tokens[split] == data.doc_id)
     return np.searchsorted(starts, rows * seq_len, side="right") - 1
 
 
@@ -118,14 +119,14 @@ def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int)
     offsets = np.maximum(rows_B, 0)[:, None] * seq_len + np.arange(seq_len + 1)
     stream = data.tokens[split][offsets].astype(np.int32)  # [B, T+1]
     domain_BT = data.domains[split][offsets[:, :-1]].astype(np.int32)
-    segment_BT, position_BT = number(stream[:, :-1])
+    segment_BT, position_BT = number(stream[:, :-1], data.doc_id)
     arrays = (stream[:, :-1], stream[:, 1:], segment_BT, position_BT, domain_BT)
     return Batch(*(np.where(rows_B[:, None] >= 0, array, 0) for array in arrays))
 
 
-def number(tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def number(tokens_BT: np.ndarray, doc_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(segment, position) int32 [B, T] of rows of tokens, as `Batch` defines them."""
-    start_BT = tokens_BT == tokenizer.DOC_ID
+    start_BT = tokens_BT == doc_id
     start_BT[:, 0] = True  # whether or not the row begins with a document
     index_T = np.arange(tokens_BT.shape[1])
     began_BT = np.maximum.accumulate(np.where(start_BT, index_T, 0), axis=1)

@@ -176,4 +176,15 @@ def _prepare(source: tfds.core.DatasetBuilder) -> None:
 def _read(source: tfds.core.DatasetBuilder, split: str, text_key: str) -> Iterator[str]:
     for example in source.as_data_source(split=split):
         text = example[text_key]
-        yield text.decode() if isinstance(text, bytes) else str(text)
+        yield _decoded(source, text_key, text) if isinstance(text, bytes) else str(text)
+
+
+def _decoded(source, text_key, text):
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Source {source.info.full_name!r} has a document that is not UTF-8 in {text_key!r}:"
+            f" {error}. Choose another source or text_key, or prepare this one with text that is"
+            " converted to UTF-8."
+        ) from error

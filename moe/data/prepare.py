@@ -8,13 +8,18 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tokenizers
 import tqdm
 
+from moe import ranges
 from moe.data import corpora, packages, prepared, splits, tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 Document = tuple[str, int]  # text, index of its source
 _CHUNK = 1 << 22  # characters encoded at once
@@ -26,7 +31,9 @@ class DataConfig:
 
     Attributes:
       source: packaged domains (`corpora.DOMAINS`) and TFDS names; each is one domain of the data.
-      vocab_size: V, with <doc>.
+      vocab_size: V, with <doc>; of a tokenizer given, its size or more.
+      tokenizer: a tokenizer.json of the `tokenizers` library; empty to train one here.
+      doc_token: the special token of a tokenizer given that is to stand before every document.
       text_key: the feature that holds a document in the TFDS data sets named.
       max_documents: at most about so many documents of each source; 0 for all.
       tokenizer_bytes: at most so much of the training split trains the tokenizer.
@@ -37,6 +44,8 @@ class DataConfig:
     source: tuple[str, ...] = corpora.DEFAULT
     vocab_size: int = 4096
     text_key: str = "text"
+    tokenizer: str = ""
+    doc_token: str = "<doc>"
     max_documents: int = 0
     tokenizer_bytes: int = 20_000_000
     cache_dir: str = ""
@@ -47,12 +56,22 @@ class DataConfig:
             raise ValueError(f'source={self.source!r}: give a tuple of names, as in ("code",).')
         if len(set(self.source)) != len(self.source) or len(self.source) > 256:
             raise ValueError(f"source={self.source}: names must differ, and be at most 256.")
-        if self.vocab_size < tokenizer.SMALLEST:
+        self._check_tokenizer()
+        if not self.tokenizer and self.vocab_size < tokenizer.SMALLEST:
             raise ValueError(f"vocab_size={self.vocab_size} is below {tokenizer.SMALLEST}.")
-        if self.max_documents < 0 or self.tokenizer_bytes < 1:
-            raise ValueError("max_documents must be >= 0 and tokenizer_bytes >= 1.")
+        ranges.check(self, "data", ranges.DATA)
         if self.text_key != "text" and set(self.source) <= set(corpora.DOMAINS):
             raise ValueError(f"text_key={self.text_key!r}: packaged domains have only 'text'.")
+
+    def _check_tokenizer(self):
+        """Refuses what does nothing."""
+        name = "tokenizer_bytes" if self.tokenizer else "doc_token"
+        value, default = getattr(self, name), getattr(DataConfig, name)
+        if value != default:
+            raise ValueError(
+                f"data.{name}={value!r} does nothing {'with' if self.tokenizer else 'without'} a"
+                f" tokenizer given in data.tokenizer: leave it at {default!r}"
+            )
 
 
 def prepare(config: DataConfig) -> prepared.Prepared:
@@ -63,8 +82,8 @@ def prepare(config: DataConfig) -> prepared.Prepared:
     same data at once; the first to finish wins.
 
     Raises:
-      ValueError: unknown source, empty split, vocabulary too large for the text, damaged
-        directory, or `prepared_dir` made from another config.
+      ValueError: unknown source, empty split, vocabulary too large for the text or too small for
+        the tokenizer, damaged directory, or `prepared_dir` made from another config.
       RuntimeError: a package cannot be fetched or has the wrong hash.
     """
     if config.prepared_dir:
@@ -74,20 +93,34 @@ def prepare(config: DataConfig) -> prepared.Prepared:
     final = packages.resolve_cache_dir(config.cache_dir) / "prepared" / fingerprint
     if not final.exists():
         with prepared.writing(final) as directory:
-            counts = _write(config, directory)
-            meta = {"fingerprint": fingerprint, **recipe, "splits": counts}
+            meta = {"fingerprint": fingerprint, **recipe, **_write(config, directory)}
             prepared.write_meta(directory, meta)
     return prepared.load(final)
 
 
 def _choices(config: DataConfig) -> dict:
-    """The fields that decide the data, as JSON keeps them."""
+    """The fields that decide the data, as JSON keeps them; of a tokenizer, what it is."""
     fields = dataclasses.asdict(config)
     del fields["cache_dir"], fields["prepared_dir"]
-    return {**fields, "source": list(config.source)}
+    return {**fields, "source": list(config.source), "tokenizer": _identity(config)}
+
+
+def _identity(config):
+    """The SHA-256 of the tokenizer given, wherever it lies; empty if none is."""
+    path = pathlib.Path(config.tokenizer).expanduser()
+    if not config.tokenizer:
+        return ""
+    if not path.is_file():
+        raise ValueError(
+            f"data.tokenizer={config.tokenizer!r} is no file: give the path of a tokenizer.json, or"
+            " leave it empty to train one"
+        )
+    return prepared.describe(path)["sha256"]
 
 
 def _recipe(config: DataConfig) -> dict:
+    import tokenizers
+
     from moe.data import builder  # imports TFDS, which an opened prepared_dir does not need
 
     code = b"".join(pathlib.Path(file).read_bytes() for file in (__file__, tokenizer.__file__))
@@ -101,30 +134,65 @@ def _recipe(config: DataConfig) -> dict:
 
 
 def _require_same(data: prepared.Prepared, config: DataConfig) -> prepared.Prepared:
-    wanted = _choices(config)
-    differ = [f"{key}={data.meta[key]!r}" for key in wanted if data.meta[key] != wanted[key]]
+    wanted, fields = _choices(config), dataclasses.fields(config)
+    found = {f.name: f.default for f in fields} | data.meta  # fields that came later: defaults
+    differ = [f"{key}={found[key]!r}" for key in wanted if found[key] != wanted[key]]
     if differ:
         raise ValueError(f"{data.path} was prepared with {', '.join(differ)}; the config differs.")
     return data
 
 
 def _write(config: DataConfig, directory: pathlib.Path) -> dict:
-    """Writes every file but meta.json; returns the counts by split."""
+    """Writes every file but meta.json; returns what it adds: counts, and the id of <doc>."""
+    given = _given(config)  # refused before hours of reading
     documents = _gather(config)
-    trained = tokenizer.train(
-        (text for text, _ in documents["train"]),
-        vocab_size=config.vocab_size,
-        max_bytes=config.tokenizer_bytes,
-    )
-    tokenizer.save(trained, directory / "tokenizer.json")
-    np.save(directory / "token_bytes.npy", tokenizer.token_bytes(trained))
+    words = given or _trained(config, documents["train"])
+    doc_id = tokenizer.document_id(words, config.doc_token, config.tokenizer)
+    _save(config, words, directory / "tokenizer.json")
+    token_bytes = tokenizer.token_bytes(words, config.vocab_size)
+    np.save(directory / "token_bytes.npy", token_bytes)
     counts = {}
     for split, members in documents.items():
-        ids, domains = _encode(trained, members, split)
+        ids, domains = _encode(words, members, split, config.vocab_size, doc_id)
         np.save(directory / f"{split}.npy", ids)
         np.save(directory / f"{split}_domain.npy", domains)
         counts[split] = _count(members, domains, config.source)
-    return counts
+        _check_bytes(config, int(token_bytes[ids].sum(dtype=np.int64)), counts[split]["bytes"])
+    return {"splits": counts, "doc_id": doc_id}
+
+
+def _given(config):
+    """The tokenizer given, None if one is to be trained."""
+    if not config.tokenizer:
+        return None
+    words = tokenizer.load(pathlib.Path(config.tokenizer).expanduser())
+    tokenizer.check_size(words, config.vocab_size, config.tokenizer)
+    tokenizer.document_id(words, config.doc_token, config.tokenizer)
+    return words
+
+
+def _trained(config, members):
+    texts = (text for text, _ in members)
+    size = {"vocab_size": config.vocab_size, "max_bytes": config.tokenizer_bytes}
+    return tokenizer.train(texts, **size)
+
+
+def _save(config, words, path):
+    """Writes tokenizer.json; one that is given stays what it is, byte for byte."""
+    if config.tokenizer:
+        shutil.copyfile(pathlib.Path(config.tokenizer).expanduser(), path)
+    else:
+        tokenizer.save(words, path)
+
+
+def _check_bytes(config, of_ids, of_text):
+    """Refuses a tokenizer whose ids do not stand for the text: no bits per byte could be told."""
+    if abs(of_ids - of_text) > of_text / 100:
+        raise ValueError(
+            f"data.tokenizer={config.tokenizer!r} does not keep the text: its tokens stand for"
+            f" {of_ids:,} bytes of {of_text:,}. Use one that neither normalises text nor has"
+            " unknown words, such as byte-level BPE"
+        )
 
 
 def _gather(config: DataConfig) -> dict[str, list[Document]]:
@@ -151,15 +219,19 @@ def _gather(config: DataConfig) -> dict[str, list[Document]]:
 
 
 def _encode(
-    trained: tokenizers.Tokenizer, members: list[Document], split: str
+    words: "tokenizers.Tokenizer",
+    members: list[Document],
+    split: str,
+    vocab_size: int,
+    doc_id: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`<doc> ids...` of every document in one array, and the source of each token in another."""
-    dtype = np.min_scalar_type(trained.get_vocab_size() - 1)  # uint16 up to V = 65,536
+    dtype = np.uint16 if vocab_size <= 65_536 else np.uint32
     ids, domains = [], []
     for chunk in _chunks(members, split):
-        encodings = trained.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
+        encodings = words.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
         for encoding, (_, domain) in zip(encodings, chunk, strict=True):
-            ids.append(np.array([tokenizer.DOC_ID, *encoding.ids], dtype))
+            ids.append(np.array([doc_id, *encoding.ids], dtype))
             domains.append(np.full(len(ids[-1]), domain, np.uint8))
     return np.concatenate(ids), np.concatenate(domains)
 

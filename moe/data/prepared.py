@@ -3,7 +3,7 @@
     meta.json          what it was made from, counts, and the SHA-256 of every other file
     tokenizer.json     the tokenizer
     token_bytes.npy    int32 [V], UTF-8 bytes per id
-    <split>.npy        uint16 or uint32 [tokens]: `<doc> ids... <doc> ids...`
+    <split>.npy        uint16 or uint32 [tokens]: `<doc> ids... <doc> ids...`, with meta["doc_id"]
     <split>_domain.npy uint8 [tokens]: the index of each token's source in meta["source"]
 
 It is written under a temporary name and renamed when complete, and it is checked when it is
@@ -40,13 +40,18 @@ class Prepared:
 
     @property
     def tokenizer_path(self) -> pathlib.Path:
-        """The trained tokenizer, as `tokenizers` saves it."""
+        """The tokenizer, as `tokenizers` saves it."""
         return self.path / "tokenizer.json"
 
     @property
     def vocab_size(self) -> int:
         """V."""
         return len(self.token_bytes)
+
+    @property
+    def doc_id(self) -> int:
+        """The token that starts a document; data of before there was a choice has 0."""
+        return self.meta.get("doc_id", 0)
 
     @property
     def sha256(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import config as configs
+from moe import ranges
 from moe.config import ModelConfig
 from moe.layers import attention, weights
 from moe.models import contract, decoder
@@ -26,7 +26,7 @@ class ClassifierConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        configs.positive(self, "model", ("num_classes",))
+        ranges.check(self, "model", {"num_classes": ranges.above_zero(ranges.COUNT)})
 
 
 class Classifier(decoder.Trunk):

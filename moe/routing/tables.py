@@ -33,7 +33,7 @@ def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
 
 def clustered(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     """k-means of `embeddings`: alike ids to one expert."""
-    import scipy.cluster.vq
+    import scipy.cluster.vq  # takes half a second, and no other table needs it
 
     points = embeddings(rng, ids, vocab_size)
     _, table = scipy.cluster.vq.kmeans2(points, experts, minit="++", rng=rng)

@@ -4,6 +4,8 @@ import collections
 import pathlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
 FILE_NAMES = {"router_state": "routing"}  # of fields that were called otherwise at first
@@ -20,10 +22,20 @@ class Checkpoints:
             preservation_policy=policies.LatestN(n=1),
         )
 
+    @property
+    def latest(self) -> int | None:
+        """The step of the last checkpoint, None if there is none."""
+        found = self._checkpointer.latest
+        return None if found is None else found.step
+
     def save(self, step: int, state, seconds: float) -> None:
-        """Saves, unless this step is already saved."""
-        latest = self._checkpointer.latest
-        if latest is None or latest.step != step:
+        """Saves, unless this step is already saved.
+
+        Raises:
+          FloatingPointError: if the state holds NaN or infinity; the last checkpoint stays.
+        """
+        if self.latest != step:
+            self._require_finite(step, state)
             about = {"seconds": seconds}
             self._checkpointer.save(step, _tree(state), force=True, custom_metadata=about)
 
@@ -47,9 +59,36 @@ class Checkpoints:
         loaded = self._checkpointer.load(latest.step, _tree(template))
         return _state(template, loaded), metadata.custom_metadata["seconds"]
 
+    def _require_finite(self, step, state):
+        bad = not_finite(state)
+        if not bad:
+            return
+        kept = "there is no earlier checkpoint"
+        if self.latest is not None:
+            kept = f"the checkpoint of step {self.latest} is sound and stays"
+        more = f" and {len(bad) - 1} arrays more" if len(bad) > 1 else ""
+        raise FloatingPointError(
+            f"step {step}: state{bad[0]}{more} are not finite, so the state was not saved; {kept}."
+            " Lower optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
+        )
+
     def close(self) -> None:
         """Waits for writes to end."""
         self._checkpointer.close()
+
+
+def not_finite(tree) -> list[str]:
+    """The paths of arrays that hold NaN or an infinite number."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    finite = np.asarray(_finite([leaf for _, leaf in leaves]))
+    return [
+        jax.tree_util.keystr(path) for (path, _), one in zip(leaves, finite, strict=True) if not one
+    ]
+
+
+@jax.jit
+def _finite(leaves):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def _tree(state):

@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from moe import config as configs
-from moe import evaluation, models, objectives, sharding
+from moe import evaluation, models, objectives, ranges, sharding
 from moe.config import ModelConfig
 from moe.data import prepare
 from moe.dispatch import grouped, groups, transport
@@ -34,10 +34,7 @@ class TrainConfig:
     collapse_steps: int = 500  # a router that has been collapsed for so long is warned of
 
     def __post_init__(self):
-        positive = ("steps", "batch_size", "seq_len", "accumulate", "log_every", "eval_every")
-        more = ("eval_batches", "checkpoint_every", "collapse_steps")
-        configs.positive(self, "train", (*positive, *more))
-        configs.not_negative(self, "train", ("seed", "test_batches"))
+        ranges.check(self, "train", ranges.TRAIN)
         self.evaluator_intervals()
         configs.require(
             self.batch_size % self.accumulate == 0,
@@ -77,7 +74,7 @@ class MeshConfig:
     def __post_init__(self):
         configs.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
         configs.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
-        configs.positive(self, "mesh", ("ep_capacity_factor",))
+        ranges.check(self, "mesh", ranges.MESH)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
 """Small files that decide whether a run is finished, and whose it is."""
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -18,6 +20,42 @@ def write(path: pathlib.Path, text: str) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.write_text(text)
     new.replace(path)
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path) -> Iterator[bool]:
+    """Holds a lock file while the block runs; yields False where another process holds it.
+
+    The lock ends with its process, however that ends; the file stays and says nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, doing: str) -> Iterator[None]:
+    """Holds a lock file, or refuses; of several processes that work together the first holds it.
+
+    Args:
+      doing: what another process does there, for the error: "training in".
+
+    Raises:
+      ValueError: in all processes, if another one holds it.
+    """
+    held = lock(path) if jax.process_index() == 0 else contextlib.nullcontext(True)
+    with held as free:
+        if not all_gather(free)[0]:
+            raise ValueError(
+                f"another process is {doing} {path.parent}: wait for it, end it, or name another"
+                " workdir"
+            )
+        yield
 
 
 def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable = dict) -> None:

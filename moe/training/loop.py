@@ -9,7 +9,7 @@ import jax
 import tqdm
 
 from moe import config as configs
-from moe import evaluation, legacy, sharding
+from moe import estimate, evaluation, legacy, sharding
 from moe import routing as routers
 from moe.batch import Batch
 from moe.data import batches, prepare
@@ -52,8 +52,8 @@ def train(
 
     Raises:
       ValueError: if the workdir was made by another config or on other data, the mesh does not
-        divide the run, or the data is too small for it.
-      FloatingPointError: if the validation loss is not finite.
+        divide the run, the data is too small for it, or another process trains in the workdir.
+      FloatingPointError: if the validation loss, or the state that is to be saved, is not finite.
       Stopped: if `stop` said so.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
@@ -62,12 +62,13 @@ def train(
         claim_workdir(run, workdir)
         return json.loads(done.read_text())
     mesh, data = setup(run)  # a refused run leaves no trace
-    claim_workdir(run, workdir, data)
-    with sharding.on(mesh, run.layout):
-        result = _train(run, workdir, data, name, bar, stop)
-    if jax.process_index() == 0:
-        files.write(done, json.dumps(result) + "\n")
-    files.barrier(f"{done} was written")
+    with files.alone(workdir / "train.lock", "training in"):
+        claim_workdir(run, workdir, data)
+        with sharding.on(mesh, run.layout):
+            result = _train(run, workdir, data, name, bar, stop)
+        if jax.process_index() == 0:
+            files.write(done, json.dumps(result) + "\n")
+        files.barrier(f"{done} was written")
     return result
 
 
@@ -80,7 +81,9 @@ def setup(run: RunConfig, data=None):
     Raises:
       ValueError: if it cannot be run to its end on them.
     """
-    mesh, data = mesh_of(run), data or prepare.prepare(run.data)
+    mesh = mesh_of(run)
+    estimate.check_state(run, mesh)
+    data = data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
     check_domains(run.model, data)

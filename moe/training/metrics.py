@@ -1,6 +1,10 @@
-"""Metrics as JSON lines, written one step late so that the device never waits for the host."""
+"""Metrics as JSON lines, written one step late so that the device never waits for the host.
+
+A number that is not finite is null in the file, since JSON knows no NaN, and NaN for who reads it.
+"""
 
 import json
+import math
 import pathlib
 
 import jax
@@ -22,7 +26,7 @@ class Writer:
         if not self._leads:
             return
         kept = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
-        files.write(path, "".join(json.dumps(r) + "\n" for r in kept))
+        files.write(path, "".join(_line(r) for r in kept))
         self._file = path.open("a")
 
     def write(self, record: dict) -> dict | None:
@@ -35,7 +39,7 @@ class Writer:
     def flush(self) -> None:
         """Writes what is kept, waiting for it."""
         if self._late is not None and self._leads:
-            self._file.write(json.dumps(plain(self._late)) + "\n")
+            self._file.write(_line(plain(self._late)))
             self._file.flush()
         self._late = None
 
@@ -52,11 +56,32 @@ def read(path) -> list[dict]:
     records = []
     for number, line in enumerate(lines):
         try:
-            records.append(legacy.metrics(json.loads(line)))
+            records.append(_replaced(legacy.metrics(json.loads(line)), _is_null, math.nan))
         except json.JSONDecodeError as error:
             if number < len(lines) - 1:
                 raise ValueError(f"{path} line {number + 1} is not JSON: {error}") from error
     return records
+
+
+def _line(record):
+    return json.dumps(_replaced(record, _is_not_finite, None), allow_nan=False) + "\n"
+
+
+def _is_null(value):
+    return value is None
+
+
+def _is_not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _replaced(tree, which, new):
+    """Nested dictionaries and lists with `new` for some of their values."""
+    if isinstance(tree, dict):
+        return {key: _replaced(value, which, new) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_replaced(value, which, new) for value in tree]
+    return new if which(tree) else tree
 
 
 def plain(tree):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moe import config as configs
+from moe import ranges
 
 NOT_DECAYED = ("scale", "bias", "relative")  # norms and biases, by the last part of their name
 
@@ -31,11 +32,9 @@ class OptimizerConfig:
     def __post_init__(self):
         configs.one_of("optimizer.name", self.name, ("adamw", "adafactor"))
         configs.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
-        configs.positive(self, "optimizer", ("learning_rate", "warmup_steps", "clip_norm"))
-        configs.not_negative(self, "optimizer", ("weight_decay", "b1", "b2"))
+        ranges.check(self, "optimizer", ranges.OPTIMIZER)
         for name in ("b1", "b2"):
             value = getattr(self, name)
-            configs.require(value < 1, f"optimizer.{name}={value} must be below 1")
             configs.require(
                 self.name == "adamw" or value == getattr(OptimizerConfig, name),
                 f"optimizer.{name}={value} does nothing with {self.name}: leave it out",

@@ -173,6 +173,15 @@ def test_unknown_source():
     assert "Unknown source 'encyclopedia_de'" in str(caught.value)
 
 
+def test_text_that_is_not_utf8(elsewhere, monkeypatch):
+    builder.documents("twenty_words", text_key="body")
+    broken = [{"body": "caf\u00e9".encode("latin-1")}]
+    monkeypatch.setattr(TwentyWords, "as_data_source", lambda self, split: broken)
+    message = "'twenty_words/2.0.0' has a document that is not UTF-8 in 'body': .*0xe9.*another"
+    with pytest.raises(ValueError, match=message):
+        builder.documents("twenty_words", text_key="body")
+
+
 def test_unknown_feature(elsewhere):
     with pytest.raises(ValueError, match=r"no feature 'text'; it has \['body'\]"):
         builder.documents("twenty_words")

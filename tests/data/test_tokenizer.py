@@ -25,12 +25,12 @@ def test_ids(trained):
 def test_round_trip_and_byte_counts(trained, text):
     ids = trained.encode(text, add_special_tokens=False).ids
     assert trained.decode(ids, skip_special_tokens=False) == text
-    assert tokenizer.token_bytes(trained)[ids].sum() == len(text.encode())
+    assert tokenizer.token_bytes(trained, 320)[ids].sum() == len(text.encode())
     assert tokenizer.DOC_ID not in ids
 
 
 def test_token_bytes(trained):
-    lengths = tokenizer.token_bytes(trained)
+    lengths = tokenizer.token_bytes(trained, 320)
     assert lengths.shape == (320,) and lengths.dtype == np.int32
     assert lengths[0] == 0 and lengths[1:].min() == 1
     assert lengths[trained.token_to_id("Ġexpert")] == 7
@@ -68,3 +68,9 @@ def test_vocabulary_too_small():
 def test_vocabulary_too_large_for_the_text():
     with pytest.raises(ValueError, match="supports only 259 tokens"):
         tokenizer.train(["abab"], vocab_size=5000, max_bytes=1000)
+
+
+def test_bytes_of_tokens_that_are_words():
+    assert [tokenizer._bytes_in_words(t) for t in ("\u2581the", "<0x0A>", "\u00e9", "<0x>")] == [
+        4, 1, 2, 4,
+    ]  # fmt: skip

@@ -116,6 +116,22 @@ def test_another_structure_is_refused_in_one_line(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("mesh", ["none", "2x4"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, mesh, value):
+    with tiny.on(mesh):
+        sound = state(3)
+        spoiled = sound._replace(params=jax.tree.map(lambda x: x * value, sound.params))
+        checkpoints = checkpoint.Checkpoints(tmp_path)
+        with pytest.raises(FloatingPointError, match="step 2: .*there is no earlier checkpoint"):
+            checkpoints.save(2, spoiled, seconds=1.0)
+        checkpoints.save(3, sound, seconds=1.0)
+        with pytest.raises(FloatingPointError, match="step 4: .*checkpoint of step 3 is sound"):
+            checkpoints.save(4, spoiled, seconds=1.0)
+        assert checkpoints.restore(state(0))[0].step == 3
+        checkpoints.close()
+
+
 def test_numbers_survive(tmp_path):
     """Types too: bfloat16, int32, and a number without an axis."""
     tree = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.int32(5), "c": jnp.float32(np.pi)}

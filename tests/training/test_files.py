@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
 from moe.training import files
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -73,3 +78,33 @@ def test_a_machine_has_a_name_and_versions():
     assert machine["processor"] and machine["cores"] >= 1
     assert machine["devices"][0].startswith("cpu")
     assert re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?|unknown", machine["commit"])
+
+
+HOLD = """
+import pathlib, sys, time
+from moe.training import files
+with files.alone(pathlib.Path(sys.argv[1]), "training in"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    path = tmp_path / "run" / "train.lock"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout.readline() == "held\n"
+        message = f"another process is training in {path.parent}: wait"
+        with pytest.raises(ValueError, match=message), files.alone(path, "training in"):
+            pass
+        other.kill()
+    with files.alone(path, "training in"), files.lock(path) as free:
+        assert not free
+    with files.lock(path) as free:
+        assert free
+
+
+def test_only_the_first_of_several_processes_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    with files.alone(tmp_path / "lock", "training in"):
+        assert list(tmp_path.iterdir()) == []

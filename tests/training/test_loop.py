@@ -12,7 +12,7 @@ import pytest
 
 from moe.data import prepare
 from moe.evaluation import text
-from moe.training import checkpoint, loop, metrics, observing, optimizer, step
+from moe.training import checkpoint, files, loop, metrics, observing, optimizer, step
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -252,6 +252,23 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
     assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
 
 
+def test_a_model_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
+    """From shapes alone, before the data is prepared."""
+    monkeypatch.setattr(loop.prepare, "prepare", lambda config: pytest.fail("data was wanted"))
+    experts = tiny.moe_config(d_ff=10_000_000)
+    absurd = toys.run_config(model={"d_model": 1_000_000, "experts": experts})
+    with pytest.raises(ValueError, match="needs [0-9,.]+ GiB a device .* share of the host has"):
+        loop.train(absurd, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_do_not_train_in_one_workdir(tmp_path):
+    message = f"another process is training in {tmp_path}: wait"
+    with files.lock(tmp_path / "train.lock"), pytest.raises(ValueError, match=message):
+        loop.train(toys.run_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
+
+
 def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
     """Prepared elsewhere, carried here, and trained on in the same workdir."""
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
@@ -308,11 +325,43 @@ def test_more_domains_than_experts_are_refused(tmp_path, data, monkeypatch):
         loop.train(run, tmp_path)
 
 
-def test_a_run_that_diverges_stops_and_says_so(tmp_path):
+def spoil(monkeypatch, after):
+    """Parameters are NaN after a step."""
+    made = loop.compiled
+
+    def compiled(run, state, data):
+        advance = made(run, state, data)
+
+        def spoiled(state, inputs):
+            state, measured = advance(state, inputs)
+            if state.step == after:
+                state = state._replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
+            return state, measured
+
+        return spoiled
+
+    monkeypatch.setattr(loop, "compiled", compiled)
+
+
+def test_a_run_that_diverges_stops_and_says_so(tmp_path, monkeypatch):
+    spoil(monkeypatch, after=4)
     message = "train: validation loss is nan at step 4. Lower optimizer.learning_rate"
     with pytest.raises(FloatingPointError, match=message):
-        loop.train(toys.run_config(optimizer={"learning_rate": 1e30}), tmp_path)
+        loop.train(toys.run_config(), tmp_path)
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_state_that_is_not_finite_replaces_no_checkpoint(whole, tmp_path, monkeypatch):
+    """Nobody looks at the loss before the checkpoint of step 6, and that of step 3 stays."""
+    run = toys.run_config(train={"eval_every": 100, "steps": 7})
+    with monkeypatch.context() as patch:
+        spoil(patch, after=5)
+        message = r"step 6: .*params.* not finite.* step 3 .*Lower optimizer.learning_rate"
+        with pytest.raises(FloatingPointError, match=message):
+            loop.train(run, tmp_path)
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.latest == 3
+    assert loop.train(run, tmp_path)["steps"] == 7
 
 
 def test_the_clock_counts_only_while_it_runs(monkeypatch):

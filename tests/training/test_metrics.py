@@ -76,6 +76,17 @@ def test_plain_values():
     assert json.loads(json.dumps(metrics.plain(record))) == metrics.plain(record)
 
 
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for first in (0, 1):  # the second writer repeats what the first wrote
+        writer = metrics.Writer(path, first)
+        writer.write({"step": 1 + first, "loss": jnp.float32(np.nan), "load_L": [1.0, np.inf]})
+        writer.close()
+    lines = path.read_text().splitlines()
+    assert lines[0] == '{"step": 1, "loss": null, "load_L": [1.0, null]}' and len(lines) == 2
+    assert all(np.isnan(r["loss"]) and np.isnan(r["load_L"][1]) for r in metrics.read(path))
+
+
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
     writer = metrics.Writer(tmp_path / "metrics.jsonl", 0)
