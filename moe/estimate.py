@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import hlo, sharding
+from moe import hlo, models, sharding
 from moe.layers import attention
-from moe.models import decoder
 from moe.training.config import RunConfig
 
 
@@ -34,7 +33,7 @@ def check_state(run: RunConfig, mesh) -> None:
       ValueError: with both sizes.
     """
     with sharding.on(mesh, run.layout):
-        params = decoder.parameter_shapes(run.model)
+        params = models.parameter_shapes(run.model)
         moments = jax.eval_shape(run.tx.init, params)
     needed = 2 * bytes_per_device(params) + bytes_per_device(moments)
     limit, where = _memory(mesh.local_devices)
