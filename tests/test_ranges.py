@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moe import config as configs
-from moe import ranges, routing
+from moe import models, ranges, routing
 from moe.data import prepare
 from moe.training import config as training
 from moe.training import optimizer, step
@@ -73,8 +73,8 @@ def test_a_step_survives_the_end_of_a_range(largest):
     experts = tiny.moe_config(**largest.get("experts", {}))
     model = tiny.model(experts=experts, **largest.get("model", {}))
     chain = optimizer.make(optimizer.OptimizerConfig(**largest.get("optimizer", {})), ranges.COUNT)
-    state = step.init(model, chain, 2**32 - 1)
-    advance = step.make_train_step(model, chain, 2**32 - 1)
+    state = step.init(models.build(model), chain, 2**32 - 1)
+    advance = step.make_train_step(tiny.task_of(model), chain, 2**32 - 1)
     for _ in range(2):
         state, measured = advance(state, tiny.inputs())
     assert np.isfinite(measured["loss"]) and np.isfinite(measured["grad_norm"])

@@ -293,7 +293,8 @@ def test_the_gathering_transport_sends_no_slots():
 def test_noise_is_drawn_where_it_is_used(router):
     """No device draws the random bits of the tokens of all the others."""
     changes = {"jitter": 0.1} if router == "top_k" else {}
-    layer = tiny.layer_of(tiny.sparse(num_experts=8, router=router, **changes))
+    config = tiny.sparse(num_experts=8, router=router, **changes)
+    layer = tiny.layer_of(config)
     groups = 24
 
     def forward(params, x_BTD, mask_BT, key):
@@ -301,7 +302,7 @@ def test_noise_is_drawn_where_it_is_used(router):
         return layer.apply({"params": params}, x_BTD, mask_BT, True, rngs=rngs, mutable="router")
 
     with tiny.on("8x1"):
-        arguments = tiny.experts_params(layer.config), *tiny.layer_inputs(groups, 10)
+        arguments = tiny.experts_params(config), *tiny.layer_inputs(groups, 10)
         lowered = jax.jit(forward).lower(*arguments, jax.random.key(0))
     bits = set(re.findall(r"u32\[(\d+,10,8)\]", lowered.compile().as_text()))
     assert bits == {f"{groups // 8},10,8"}

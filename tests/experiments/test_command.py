@@ -89,7 +89,7 @@ def test_a_workdir_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command._folder("~/x") == str(tmp_path / "x") and command._folder("") == ""
     done = run("generate", "--workdir=~/x", cwd=tmp_path, HOME=str(tmp_path))
-    assert done.stderr == f"{tmp_path}/x has no config.json: --workdir is a run's folder\n"
+    assert done.stderr == f"{tmp_path}/x has no config.json: it is not a run's folder\n"
 
 
 def test_help_tells_of_the_config():
