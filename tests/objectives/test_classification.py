@@ -1,0 +1,33 @@
+"""A second model and a second objective go through the same step as the decoder."""
+
+import jax
+import numpy as np
+import optax
+
+from moe import models, objectives
+from moe.models import classifier
+from moe.training import step
+from tests import tiny
+
+CONFIG = classifier.ClassifierConfig(
+    vocab_size=tiny.V, num_layers=1, moe_every=1, d_model=tiny.D, num_heads=2, d_head=4, d_ff=16,
+    dtype="float32", num_classes=2, experts=tiny.moe_config(k=2),
+)  # fmt: skip
+
+
+def test_rows_are_told_apart():
+    """Rows of domain 1 have the upper half of the vocabulary: soon all are told apart."""
+    rng = np.random.default_rng(0)
+    domain_BT = np.arange(tiny.B)[:, None] % 2 * np.ones((1, tiny.T), int)
+    tokens_BT = rng.integers(0, tiny.V // 2, (tiny.B, tiny.T)) + domain_BT * tiny.V // 2
+    batch = tiny.inputs(padded=False)._replace(tokens_BT=tokens_BT, domain_BT=domain_BT)
+    task = objectives.task(CONFIG)
+    tx = optax.adam(0.03)
+    state = step.init(models.build(CONFIG), tx, 0)
+    advance = step.make_train_step(task, tx, 0)
+    for _ in range(20):
+        state, metrics = advance(state, batch)
+    assert metrics["accuracy"] == 1.0 and metrics["nll"] < 0.3
+    assert metrics["load_LE"].shape == (1, tiny.E)
+    forward = task.forward(state.params, {}, batch, jax.random.key(0), False)
+    assert forward.nll.shape == (tiny.B,) and forward.sums.targets == tiny.B
