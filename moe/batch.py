@@ -25,3 +25,11 @@ class Batch(NamedTuple):
     position_BT: jax.Array | np.ndarray
     domain_BT: jax.Array | np.ndarray | None = None
     loss_mask_BT: jax.Array | np.ndarray | None = None
+
+    @property
+    def counted_BT(self) -> jax.Array | np.ndarray:
+        """True where a target counts: at real tokens, and where the loss mask says so."""
+        real_BT = self.segment_BT > 0
+        if self.loss_mask_BT is None:
+            return real_BT
+        return real_BT & (self.loss_mask_BT > 0)

@@ -4,7 +4,9 @@ Recorded results and old run folders keep the names that they were written with;
 passes them through here. This is the only place that knows an old name.
 """
 
-MOE_FIELDS = {}  # of MoEConfig
+from moe import config as configs
+from moe import routing
+
 OPTIONS = {"rounds": "reroute_rounds"}  # of the routers' options
 MODEL_FIELDS = {"moe": "experts", "every": "moe_every", "tied": "tie_embeddings"}
 MESH_FIELDS = {"kernel": "implementation", "buffer": "ep_capacity_factor"}
@@ -25,12 +27,19 @@ def run_config(content: dict) -> dict:
         model |= {"causal": False, "mask_embedding": True}
         content["objective"] = {"name": "masked_token"}
     if model.get("experts"):
-        experts = renamed(model["experts"], MOE_FIELDS)
+        experts = dict(model["experts"])
         if experts.get("options"):
             experts["options"] = renamed(experts["options"], OPTIONS)
-        model["experts"] = experts
+        model["experts"] = _what_its_router_reads(experts)
     content["model"] = model
     return content
+
+
+def _what_its_router_reads(experts: dict) -> dict:
+    """Fields that the router does not read may once stand there with any value: now they are 0."""
+    read = routing.ROUTERS[experts["router"]].common
+    idle = {name for name in configs.COMMON if name in experts and name not in read}
+    return experts | dict.fromkeys(idle, 0.0)
 
 
 def metrics(record: dict) -> dict:

@@ -49,7 +49,7 @@ def score(eval_step, source, state, data, split: str, *, run) -> Score:
     for batch, output in held_out.outputs(eval_step, source, state, split, most):
         sums = held_out.add(sums, output.sums)
         real_B = (batch.segment_BT > 0).any(1)
-        counted_BT = counted(batch)
+        counted_BT = batch.counted_BT
         nll_BT = np.asarray(output.nll, float)
         rows.append(nll_BT.sum(1)[real_B])
         lengths.append(counted_BT.sum(1)[real_B])
@@ -68,12 +68,6 @@ def score(eval_step, source, state, data, split: str, *, run) -> Score:
         tokens_R=np.concatenate(lengths),
         document_R=batches.document_of(data, split, numbers, run.train.seq_len),
     )
-
-
-def counted(batch) -> np.ndarray:
-    """Which targets of a host batch count, [B, T]."""
-    real_BT = batch.segment_BT > 0
-    return real_BT if batch.loss_mask_BT is None else real_BT & (batch.loss_mask_BT > 0)
 
 
 def text(run, data, split: str = "validation") -> Evaluator:

@@ -52,7 +52,7 @@ class Trunk(nn.Module):
         return (x_BTD * D**0.5).astype(c.dtype), embed_VD
 
     def layers(self, x_BTD, info, train):
-        """All layers: the dense ones that come first, then blocks, then the last norm."""
+        """All layers: the dense ones that come first, then blocks."""
         c = self.config
         if c.num_dense_layers:
             dense = dataclasses.replace(c, experts=None, moe_every=1)

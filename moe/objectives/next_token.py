@@ -21,10 +21,8 @@ def forward(
     """Cross-entropy of every target that the batch's loss mask counts."""
     del options
     output = model.apply(params, router_state, batch, key=key, train=train)
-    real_BT = batch.segment_BT > 0
-    loss_mask_BT = real_BT if batch.loss_mask_BT is None else real_BT & (batch.loss_mask_BT > 0)
-    nll_BT = cross_entropy(output.logits, batch.targets_BT) * loss_mask_BT
-    sums = contract.sums_of(model, output, nll_BT, loss_mask_BT)
+    nll_BT = cross_entropy(output.logits, batch.targets_BT) * batch.counted_BT
+    sums = contract.sums_of(model, output, nll_BT, batch.counted_BT)
     return contract.ForwardOutput(sums, nll_BT, output.choices)
 
 

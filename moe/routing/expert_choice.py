@@ -3,7 +3,7 @@
 p = softmax over experts; expert e takes the C = capacity_factor * S * K / E tokens of its group
 with the largest p_e, so K times the capacity factor is the mean number of experts a token. Balanced
 by construction, no loss needed. The gate is p. An expert looks at the whole group to choose, later
-tokens too: never causal, so in a decoder its teacher-replayed loss is not one of prediction.
+tokens too: never causal, so in a decoder its teacher-forced loss is not one of prediction.
 
 With `most` no token has more than so many experts (section 3.3): the choice is that of A, which
 maximises <p, A> + lambda H(A) with C in every expert's row, at most `most` in a token's column and

@@ -10,7 +10,6 @@ import tqdm
 
 from moe import config as configs
 from moe import estimate, evaluation, legacy, sharding
-from moe import routing as routers
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.dispatch import grouped
@@ -127,15 +126,8 @@ def _fingerprint(run):
 
 
 def _fingerprint_of_file(content):
-    """Fields that came later have their defaults, which do what was done before.
-
-    What a router does not read was once allowed to stand there.
-    """
+    """Fields that came later have their defaults, which do what was done before."""
     content = legacy.run_config(content)
-    experts = content["model"].get("experts")
-    for name in set(configs.COMMON) & set(experts or ()):
-        if name not in routers.ROUTERS[experts["router"]].common:
-            experts[name] = 0.0
     return _fingerprint(configs.from_config_dict(RunConfig, content))
 
 

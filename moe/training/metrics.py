@@ -85,9 +85,11 @@ def _replaced(tree, which, new):
 
 
 def plain(tree):
-    """Arrays as numbers and lists with six digits, for JSON."""
+    """Arrays as numbers and lists with six digits, for JSON; dictionaries may be nested."""
 
     def convert(x):
+        if isinstance(x, dict):
+            return plain(x)
         array = np.asarray(x)
         if array.dtype.kind == "f":
             array = np.vectorize(lambda v: float(f"{v:.6g}"), otypes=[float])(array)

@@ -93,3 +93,9 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     writer.write({"step": 1})
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nested_metrics_are_plain_too():
+    """As the evaluator "text" gives them."""
+    found = metrics.plain({"validation": {"load": np.float32([0.25, 0.75])}, "nll": 1.0})
+    assert found == {"validation": {"load": [0.25, 0.75]}, "nll": 1.0}
