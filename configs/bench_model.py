@@ -10,7 +10,7 @@ and four times its context. Decoding is that of 64 experts in every second layer
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe import config as configs
+from moe import schema
 from moe.config import ModelConfig
 
 
@@ -53,7 +53,7 @@ def decoding(where: str) -> ConfigDict:
         "d_ff": 2048, "dtype": "float32" if where == "cpu" else "bfloat16", "experts": None,
     }  # fmt: skip
     config = ConfigDict()
-    config.base = configs.complete(ModelConfig, model)
+    config.base = schema.complete(ModelConfig, model)
     config.experts = {"e64_top1": (64, 1), "e64_top2": (64, 2), "e8_top2": (8, 2)}  # E, K
     config.batches = (1, 16, 64)
     config.length = 256  # of the cache, half of it filled

@@ -9,7 +9,7 @@ asks the TPU compiler (requirements-plan.txt) for Switch-Base's sizes.
 
 from ml_collections import ConfigDict
 
-from moe import config as configs
+from moe import schema
 from moe.training.config import RunConfig
 
 
@@ -46,5 +46,5 @@ def get_config(where: str = "cpu") -> ConfigDict:
         "model": {**model, "experts": experts},
         "train": train,
     }
-    config.base = configs.complete(RunConfig, run)
+    config.base = schema.complete(RunConfig, run)
     return config

@@ -24,8 +24,7 @@ Soft MoE and expert choice have other factors, said at their lines.
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe import config as configs
-from moe import objectives
+from moe import objectives, schema
 
 EXPERTS = 20
 DOMAINS = len(scaling.CORPUS)
@@ -144,7 +143,7 @@ def learn_masked_tokens(base: ConfigDict) -> None:
     """Makes a run read both ways and learn masked tokens."""
     base.model.causal = False
     base.model.mask_embedding = True
-    base.objective = configs.complete(objectives.ObjectiveConfig, {"name": "masked_token"})
+    base.objective = schema.complete(objectives.ObjectiveConfig, {"name": "masked_token"})
 
 
 def gpu() -> ConfigDict:

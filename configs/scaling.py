@@ -11,7 +11,7 @@ dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what cam
 
 from ml_collections import ConfigDict
 
-from moe import config as configs
+from moe import schema
 from moe.training.config import RunConfig
 
 CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "cloud_docs")
@@ -74,7 +74,7 @@ def cpu() -> ConfigDict:
             "checkpoint_every": 1000,
         },
     }
-    config.base = configs.complete(RunConfig, base)
+    config.base = schema.complete(RunConfig, base)
     # What the experts' variants share; d_ff is solved for.
     config.experts = {
         "group_size": 2048,

@@ -10,8 +10,7 @@ tokens.
 
 from ml_collections import ConfigDict
 
-from moe import config as configs
-from moe import routing
+from moe import routing, schema
 from moe.training.config import RunConfig
 
 NEEDS = {
@@ -25,7 +24,7 @@ NEEDS = {
 
 def get_config(router: str = "top_k") -> ConfigDict:
     """The run with one of the routers."""
-    configs.one_of("the router after the colon", router, routing.ROUTERS)
+    schema.one_of("the router after the colon", router, routing.ROUTERS)
     experts = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
     if "jitter" in routing.ROUTERS[router].common:
         experts["jitter"] = 0.01
@@ -50,4 +49,4 @@ def get_config(router: str = "top_k") -> ConfigDict:
         "optimizer": {"learning_rate": 0.008},
         "train": {"steps": 1000, "batch_size": 32, "seq_len": 64, "checkpoint_every": 100},
     }
-    return configs.complete(RunConfig, run)
+    return schema.complete(RunConfig, run)

@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 from experiments import command
-from moe import config as configs
+from moe import schema
 from moe.evaluation import routing
 from moe.routing import assignment
 from moe.training import files, loop, runs
@@ -31,7 +31,7 @@ def compare(run, data, state, batches: int) -> dict:
       ValueError: if no token of this model chooses.
     """
     experts = run.model.experts
-    configs.require(
+    schema.require(
         experts is not None and experts.routing.kind is assignment.TopKAssignment,
         "a model whose tokens choose experts was expected: a dense one, or one whose slots choose,"
         " has nothing to compare",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moe import config as configs
+from moe import schema
 
 ACTIVATIONS = {"mixtral": "swiglu", "switch": "relu"}  # what their experts compute
 
@@ -21,7 +21,7 @@ def require() -> None:
       ValueError: with what to install.
     """
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
-    configs.require(
+    schema.require(
         not missing, f"--baselines needs {' and '.join(missing)}: pip install {' '.join(missing)}"
     )
 

@@ -19,8 +19,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command, scaling, timing
-from moe import config as configs
-from moe import counting, decoding, flops, models
+from moe import counting, decoding, flops, models, schema
 from moe.analysis import dispatching
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
@@ -84,7 +83,7 @@ def training(name: str, config, rounds: int) -> list[dict]:
 
 def decoding_models(config) -> dict[str, ModelConfig]:
     """The dense model and those with experts, of equal active size."""
-    base = configs.from_config_dict(ModelConfig, config.base, "decoding.base.")
+    base = schema.from_config_dict(ModelConfig, config.base, "decoding.base.")
     found = {"dense": base}
     for name, (number, k) in config.experts.items():
         experts = MoEConfig(

@@ -17,17 +17,16 @@ import tqdm
 from absl import flags
 
 from experiments import command
-from moe import config as configs
-from moe import estimate, hlo, plan, sharding
+from moe import hlo, plan, schema, sharding
 from moe.analysis import markdown, plots
 from moe.batch import Batch
-from moe.training import loop, step
+from moe.training import estimate, loop, step
 from moe.training.config import RunConfig
 
 
 def scaled(config, e: int) -> RunConfig:
     """The run of `e` devices along the expert axis."""
-    base = configs.from_config_dict(RunConfig, config.base, "base.")
+    base = schema.from_config_dict(RunConfig, config.base, "base.")
     experts = dataclasses.replace(base.model.experts, num_experts=config.experts_per_device * e)
     size = {"batch_size": config.sequences_per_device * e}
     return base.replace(model={"experts": experts}, train=size, mesh={"data": 1, "expert": e})
@@ -58,7 +57,7 @@ def planned(run: RunConfig, config, topology: str | None) -> dict:
     """The same by the TPU compiler, or by arithmetic without a topology."""
     if topology:
         made = plan.compiled(run, topology)
-        configs.require(made.how == "compiled", f"{run.model} does not fit {topology}")
+        schema.require(made.how == "compiled", f"{run.model} does not fit {topology}")
     else:
         made = plan.arithmetic(run, config.chip, run.mesh.expert)
     return {

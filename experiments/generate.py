@@ -12,8 +12,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from moe import config as configs
-from moe import decoding
+from moe import decoding, schema
 from moe.data import tokenizer
 from moe.training import runs
 from moe.training.config import RunConfig
@@ -22,10 +21,10 @@ from moe.training.config import RunConfig
 def domains(run: RunConfig, data, domain: str | None, number: int):
     """The domain of every prompt, None if the router reads none."""
     if not run.model.reads_domains:
-        configs.require(domain is None, "--domain does nothing: no router reads it")
+        schema.require(domain is None, "--domain does nothing: no router reads it")
         return None
     names = list(data.domain_names)
-    configs.one_of("--domain", domain, names)
+    schema.one_of("--domain", domain, names)
     return np.full(number, names.index(domain), np.int32)
 
 

@@ -20,8 +20,7 @@ import jax
 from absl import flags
 
 from experiments import command
-from moe import config as configs
-from moe import plan, presets, sharding
+from moe import plan, presets, schema, sharding
 from moe.analysis import planning
 from moe.data import prepare
 from moe.training.config import MeshConfig, RunConfig, TrainConfig
@@ -88,7 +87,7 @@ def parse_mesh(text: str) -> MeshConfig:
     """
     try:
         sizes = {axis: int(size) for axis, size in (part.split("=") for part in text.split(","))}
-        configs.require(sizes.keys() <= set(sharding.AXES), text)
+        schema.require(sizes.keys() <= set(sharding.AXES), text)
     except ValueError as error:
         raise ValueError(f"--mesh={text!r}: expected data=-1,expert=64,model=2 or so") from error
     return MeshConfig(**sizes)

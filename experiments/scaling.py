@@ -14,8 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, study
-from moe import config as configs
-from moe import flops
+from moe import flops, schema
 from moe.analysis import plots, scaling
 from moe.config import MoEConfig
 from moe.training.config import RunConfig
@@ -23,14 +22,14 @@ from moe.training.config import RunConfig
 
 def variants(config) -> study.Runs:
     """The runs of the study, each matched to the dense baseline, by number of experts."""
-    base = configs.from_config_dict(RunConfig, config.base, "base.")
+    base = schema.from_config_dict(RunConfig, config.base, "base.")
     runs = {name: _variant(name, v, base, config) for name, v in config.variants.items()}
     return dict(sorted(runs.items(), key=lambda item: _place(*item)))
 
 
 def _variant(name, variant, base, config):
     known = {"experts", "flops", "learning_rate", "model"}
-    configs.require(
+    schema.require(
         set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
     )
     t = base.train
@@ -41,7 +40,7 @@ def _variant(name, variant, base, config):
         model = flops.dense_of(model, variant.flops, **size)
     if "experts" in variant:
         shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
-        experts = configs.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
+        experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
         matched = flops.match(model, dataclasses.replace(model, experts=experts), **size)
         print(f"{name:>16}: {config.match} FLOPs, {matched}")
         model = matched.sparse

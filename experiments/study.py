@@ -15,8 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments import timing
-from moe import config as configs
-from moe import counting, flops, legacy, plan, sharding
+from moe import counting, flops, legacy, plan, schema, sharding
 from moe.data import prepare
 from moe.models import contract
 from moe.training import files, loop, metrics, step
@@ -46,7 +45,7 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
       ValueError: if a run in the folder, finished or not, was made by another config, or on other
         data while runs are left; if what is left cannot be run; if the study is running already.
     """
-    configs.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
+    schema.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
     left = [name for name, path, _ in _all(runs, root, seeds) if not _done(path)]
     data = None
     for name in dict.fromkeys(left):  # refuses the last variant before the first is trained
@@ -67,13 +66,13 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
 def _alone(root):
     """Refuses a second launch of a study that is running: it would spoil the timing."""
     with files.lock(root / "lock") as free:
-        configs.require(free, f"{root} is being run by another process: wait for it")
+        schema.require(free, f"{root} is being run by another process: wait for it")
         yield
 
 
 def _require_data(path, data):
     """All runs must be on the same data, so that of a finished one must be known."""
-    configs.require(
+    schema.require(
         data is None or not _done(path) or (path / "data.json").exists(),
         f"{path} has a result.json but no data.json, so its data is unknown and the runs that are"
         " left can't be compared with it: bring data.json back, or delete the run",

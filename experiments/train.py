@@ -14,8 +14,7 @@ import jax
 from absl import flags
 
 from experiments import command
-from moe import config as configs
-from moe import flops
+from moe import flops, schema
 from moe.training import loop
 from moe.training.config import RunConfig
 
@@ -32,7 +31,7 @@ PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, if JAX ca
 def main():
     """Trains, then prints the result."""
     join()
-    run = configs.from_config_dict(RunConfig, CONFIG.value)
+    run = schema.from_config_dict(RunConfig, CONFIG.value)
     counts, t = flops.parameters(run.model), run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
     for by in ("ideal", "executed"):

@@ -14,16 +14,17 @@ decoding.py  text from a trained model, token by token, with a cache
 legacy.py    the names that earlier versions wrote into files
 presets.py   the published models by name
 compat.py    what differs between versions of JAX
-config.py    frozen dataclasses that validate themselves
+config.py    the sizes of a model and of its experts
+schema.py    frozen dataclasses out of config files, and checks with clear errors
+ranges.py    the numbers that a run survives
 sharding.py  the device mesh and the one table of PartitionSpecs
 counting.py  FLOPs of a jaxpr, by part of the model
 hlo.py       what a compiled program sends between devices
 chips.py     accelerators by their makers' figures
-estimate.py  what a step must keep, read and send, by arithmetic
 plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
-training/    state, step, loop and what watches it, optimizer, checkpoints, metrics
+training/    state, step, loop and what watches it, optimizer, checkpoints, metrics, estimates
 evaluation/  loss, text and routers on held-out batches; EVALUATORS is the list
 analysis/    paired statistics, tables, figures
 

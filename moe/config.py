@@ -1,21 +1,12 @@
-"""Configurations: frozen dataclasses that validate themselves, made from a ConfigDict at the edge.
-
-Modules and pure functions see these, never a ConfigDict. A wrong value is an error that says
-what was expected, what came and what to change; an unknown key names the nearest known one.
-"""
+"""The configurations of a model and of its experts."""
 
 import copy
-import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import ml_collections
-
 from moe import dispatch, ffn, ranges, routing
 from moe.routing import assignment, contract
+from moe.schema import one_of, require
 
 DTYPES = ("float32", "bfloat16")
 
@@ -261,73 +252,3 @@ class ModelConfig:
 def _causal_when(experts):
     evaluation = experts is not None and experts.causal == "evaluation"
     return "in training; its evaluation is causal" if evaluation else "in evaluation, too"
-
-
-def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = ""):
-    """A frozen dataclass of type `kind` from a ConfigDict with the same keys.
-
-    Raises:
-      ValueError: for an unknown key (naming the nearest known one), a missing one, or a bad value.
-    """
-    require(
-        isinstance(config, Mapping | ml_collections.ConfigDict),
-        f"{path.rstrip('.')}={config!r} must be a section with the fields of {kind.__name__}",
-    )
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind) | (kind.types(config) if hasattr(kind, "types") else {})
-    for key in config:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
-            hint = f"did you mean {path}{near[0]}?" if near else ""
-            if issubclass(kind, contract.Options):
-                hint = (
-                    f"the router asked for has {', '.join(fields) or 'no options'}. Options go with"
-                    " their router: name it after the colon, as in configs/train.py:gshard"
-                )
-            raise ValueError(f"unknown key {path}{key}: {hint}")
-    needed = (f.name for f in fields.values() if f.default is f.default_factory)  # both MISSING
-    missing = [path + name for name in needed if name not in config]
-    require(not missing, f"missing {', '.join(missing)} for a {kind.__name__}")
-    values = {k: _value(hints[k], config[k], path + k) for k in config}
-    return kind(**values)
-
-
-def complete(kind: type, given: dict) -> ml_collections.ConfigDict:
-    """`given` with the defaults of every other field of `kind`, so that flags can override them."""
-    return ml_collections.ConfigDict(to_dict(from_config_dict(kind, given)))
-
-
-def to_dict(config) -> dict:
-    """A dataclass as plain nested dictionaries, for JSON."""
-    return dataclasses.asdict(config)
-
-
-def _value(hint, value, path):
-    """`value` as the field's type: nested dataclasses are built, numbers are not guessed."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and types.NoneType in kinds:
-        return None
-    kind = next(k for k in kinds if k is not types.NoneType)
-    if dataclasses.is_dataclass(kind):
-        return from_config_dict(kind, value, path + ".")
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        fits = isinstance(value, list | tuple) and all(type(v) is element for v in value)
-        require(fits, f"{path}={value!r} must be a tuple of {element.__name__}: {(value,)}")
-        return tuple(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    require(type(value) is kind, f"{path}={value!r} must be a {kind.__name__}")
-    return value
-
-
-def require(holds: bool, message: str) -> None:
-    """Raises ValueError(message) unless it holds."""
-    if not holds:
-        raise ValueError(message)
-
-
-def one_of(name: str, value, options) -> None:
-    """Refuses a value outside the options."""
-    known = isinstance(value, str) and value in options
-    require(known, f"{name}={value!r} is not one of {', '.join(map(repr, options))}")

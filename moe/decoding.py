@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import config as configs
-from moe import models, ranges, sharding
+from moe import models, ranges, schema, sharding
 from moe.config import ModelConfig
 from moe.layers import attention
 
@@ -42,13 +41,13 @@ def dropless(model: ModelConfig) -> ModelConfig:
     Raises:
       ValueError: if it reads later tokens.
     """
-    configs.require(
+    schema.require(
         model.causal,
         "model.causal=False reads later tokens, which are not there yet: it cannot generate",
     )
     if model.experts is None:
         return model
-    configs.require(
+    schema.require(
         model.experts.routing.causal != "never",
         f"experts.router={model.experts.router!r} looks at later tokens: it cannot generate",
     )
@@ -182,19 +181,19 @@ def generate(
       ValueError: for a model that cannot generate, an empty prompt, an id that is none, domains
         that are missing, or on a mesh.
     """
-    configs.require(not sharding.current(), "generation is for one device: leave the mesh")
-    configs.require(
+    schema.require(not sharding.current(), "generation is for one device: leave the mesh")
+    schema.require(
         bool(prompts) and all(prompts) and steps > 0 and temperature >= 0,
         f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
         f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
     )
     ranges.check_value("seed", seed, ranges.SEED)
     ids = [i for prompt in prompts for i in prompt]
-    configs.require(
+    schema.require(
         min(ids) >= 0 and max(ids) < model.vocab_size,
         f"expected token ids from 0 to {model.vocab_size - 1}; got {min(ids)} to {max(ids)}",
     )
-    configs.require(
+    schema.require(
         domain_B is not None or not model.reads_domains,
         f"experts.router={model.experts and model.experts.router!r} reads domains: give domain_B",
     )

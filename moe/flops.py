@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from moe import config as configs
-from moe import counting, models, objectives
+from moe import counting, models, objectives, schema
 from moe.config import ModelConfig
 from moe.models import contract
 from moe.training import gradients
@@ -127,7 +126,7 @@ def _count(function, model, batch, length):
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:
     """FLOPs per token of a training step, `by` "ideal" or "executed"."""
-    configs.one_of("by", by, ("ideal", "executed"))
+    schema.one_of("by", by, ("ideal", "executed"))
     if by == "ideal":
         return sum(ideal(model, length).values())
     return executed(model, batch, length, accumulate).total / (batch * length)
@@ -151,7 +150,7 @@ def match(
     Raises:
       ValueError: if no positive width exists, or rounding it leaves more than the tolerance.
     """
-    configs.one_of("adjust", adjust, ("experts", "dense"))
+    schema.one_of("adjust", adjust, ("experts", "dense"))
     cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
     if adjust == "experts":
         sparse = _solve(functools.partial(_widen_experts, sparse), cost, cost(dense), dense.d_ff)
@@ -160,7 +159,7 @@ def match(
     dense_flops, sparse_flops = cost(dense), cost(sparse)
     residual = abs(sparse_flops / dense_flops - 1)
     matched = Match(dense, sparse, dense_flops, sparse_flops, residual)
-    configs.require(
+    schema.require(
         residual < tolerance, f"cannot match {by} FLOPs within {tolerance:.1%}: {matched}"
     )
     return matched
@@ -189,7 +188,7 @@ def _solve(make, cost, target, start):
     """make(width) for the integer width whose cost is nearest the target."""
     low, high = cost(make(start)), cost(make(2 * start))
     width = round(start + (target - low) / (high - low) * start)
-    configs.require(
+    schema.require(
         width > 0,
         f"no width reaches {target:,.0f} FLOPs/token: at width 0 the rest already costs"
         f" {2 * low - high:,.0f}. Use fewer experts, a smaller capacity factor or group size",

@@ -18,11 +18,10 @@ from typing import NamedTuple
 import jax
 from jax.sharding import NamedSharding
 
-from moe import chips, estimate, flops, hlo, sharding
-from moe import config as configs
+from moe import chips, flops, hlo, schema, sharding
 from moe.dispatch import grouped
 from moe.models import contract
-from moe.training import step
+from moe.training import estimate, step
 from moe.training.config import RunConfig
 
 PLATFORM = "tpu"  # to lower for; lowering needs no compiler
@@ -110,7 +109,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         `grouped` would be a dense product there.
     """
     devices = tpu_devices(topology)
-    configs.require(
+    schema.require(
         not any(getattr(device, "core_on_chip", 0) for device in devices),
         f"{topology}: this compiler takes each of a chip's two cores for a device, and the figures"
         " are a chip's: use --arithmetic",

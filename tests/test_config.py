@@ -8,7 +8,7 @@ import ml_collections
 import pytest
 
 from moe import config as configs
-from moe import routing, sharding
+from moe import routing, schema, sharding
 from moe.data import prepare
 from moe.training import config as training
 from moe.training import optimizer
@@ -272,7 +272,7 @@ def test_replace():
 
 
 def as_dict(**changes):
-    config = configs.to_dict(run_config())
+    config = schema.to_dict(run_config())
     for path, value in changes.items():
         *sections, name = path.split("__")
         inner = config
@@ -283,12 +283,12 @@ def as_dict(**changes):
 
 
 def read(**changes):
-    return configs.from_config_dict(training.RunConfig, as_dict(**changes))
+    return schema.from_config_dict(training.RunConfig, as_dict(**changes))
 
 
 def test_there_and_back():
     assert read() == run_config()
-    assert json.loads(json.dumps(configs.to_dict(read())))["model"]["experts"]["num_experts"] == 4
+    assert json.loads(json.dumps(schema.to_dict(read())))["model"]["experts"]["num_experts"] == 4
 
 
 def test_only_what_has_no_default_is_needed():
@@ -299,12 +299,12 @@ def test_only_what_has_no_default_is_needed():
         },
         "train": TRAIN,
     }  # fmt: skip
-    run = configs.from_config_dict(training.RunConfig, ml_collections.ConfigDict(given))
+    run = schema.from_config_dict(training.RunConfig, ml_collections.ConfigDict(given))
     assert run.data == prepare.DataConfig() and run.optimizer == optimizer.OptimizerConfig()
     assert run.model.experts is None and run.mesh == training.MeshConfig()
-    complete = configs.complete(training.RunConfig, given)
+    complete = schema.complete(training.RunConfig, given)
     assert complete.optimizer.b2 == 0.99 and complete.model.position == "rotary"
-    assert configs.from_config_dict(training.RunConfig, complete) == run
+    assert schema.from_config_dict(training.RunConfig, complete) == run
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_missing_keys_are_all_named():
     given = as_dict()
     del given.train.steps, given.train.seq_len
     with pytest.raises(ValueError, match="missing train.steps, train.seq_len for a TrainConfig"):
-        configs.from_config_dict(training.RunConfig, given)
+        schema.from_config_dict(training.RunConfig, given)
 
 
 def test_what_a_file_may_say_in_other_words():
@@ -388,19 +388,19 @@ def test_a_router_that_looks_ahead_is_refused(monkeypatch):
 def test_options_are_those_of_the_router():
     """Given in a ConfigDict, completed with defaults, and refused under another router."""
     given = {"num_experts": 4, "d_ff": 8, "router": "top_p", "options": {"mass": 0.5}}
-    got = configs.from_config_dict(configs.MoEConfig, ml_collections.ConfigDict(given))
+    got = schema.from_config_dict(configs.MoEConfig, ml_collections.ConfigDict(given))
     assert got.options == routing.top_p.Options(mass=0.5) and got.weight("entropy") == 1e-4
     assert got.weight("balance") == got.balance_weight == 0.01
-    whole = configs.complete(configs.MoEConfig, given)
+    whole = schema.complete(configs.MoEConfig, given)
     assert whole.options.mass == 0.5 and whole.options.target_k == 0.0
     whole.router = "sigmoid"
     with pytest.raises(
         ValueError, match=r"unknown key options\.\w+: .* has reroute_rounds, .*bias_rate"
     ):
-        configs.from_config_dict(configs.MoEConfig, whole)
+        schema.from_config_dict(configs.MoEConfig, whole)
     whole.router = "random"
     with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has no options"):
-        configs.from_config_dict(configs.MoEConfig, whole)
+        schema.from_config_dict(configs.MoEConfig, whole)
     whole.router = "nobody"
     with pytest.raises(ValueError, match="experts.router='nobody' is not one of"):
-        configs.from_config_dict(configs.MoEConfig, whole)
+        schema.from_config_dict(configs.MoEConfig, whole)

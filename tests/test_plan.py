@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from moe import chips, estimate, flops, hlo, plan, presets, sharding
+from moe import chips, flops, hlo, plan, presets, sharding
 from moe.analysis import planning
 from moe.data import prepare
 from moe.training import config as configs
-from moe.training import optimizer
+from moe.training import estimate, optimizer
 from tests import tiny
 
 V = 512

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import scaling as configs_scaling
 from experiments import scaling
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
-from moe import config as configs
+from moe import schema
 from moe.data import prepare as preparing
 from moe.data import prepared, splits
 from moe.training import loop, metrics
@@ -86,7 +86,7 @@ def _validation(path):
 
 
 def _base(config):
-    return configs.from_config_dict(RunConfig, config.base, "base.")
+    return schema.from_config_dict(RunConfig, config.base, "base.")
 
 
 def tiny(out: pathlib.Path) -> ConfigDict:
@@ -116,4 +116,4 @@ def write_random_tokens(data: preparing.DataConfig, path: pathlib.Path) -> None:
             np.save(directory / f"{split}.npy", tokens)
             np.save(directory / f"{split}_domain.npy", np.zeros(len(tokens), np.uint8))
         np.save(directory / "token_bytes.npy", np.ones(data.vocab_size, np.int32))
-        prepared.write_meta(directory, {"format": prepared.FORMAT, **configs.to_dict(data)})
+        prepared.write_meta(directory, {"format": prepared.FORMAT, **schema.to_dict(data)})

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe import config as configs
-from moe import models
+from moe import models, schema
 from moe.objectives import classification, contract, masked_token, next_token
 
 OBJECTIVES = {
@@ -30,14 +29,14 @@ class ObjectiveConfig:
     def types(cls, given: Mapping) -> dict[str, Any]:
         """The options are those of the objective that is named."""
         name = given.get("name", cls.name)
-        configs.one_of("objective.name", name, OBJECTIVES)
+        schema.one_of("objective.name", name, OBJECTIVES)
         return {"options": OBJECTIVES[name].options | None}
 
     def __post_init__(self):
-        configs.one_of("objective.name", self.name, OBJECTIVES)
+        schema.one_of("objective.name", self.name, OBJECTIVES)
         if self.options is None:
             object.__setattr__(self, "options", self.objective.options())
-        configs.require(
+        schema.require(
             type(self.options) is self.objective.options,
             f"objective.options={self.options} are not those of {self.name!r}",
         )

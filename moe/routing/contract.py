@@ -6,7 +6,7 @@ must know of it stands in its `Router`, at the end of its file.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,14 @@ from moe.routing import assignment
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of a router that has none; those of the others derive from it."""
+
+    @classmethod
+    def unknown(cls, fields: Iterable[str]) -> str:
+        """What to say of an option that this router does not have."""
+        return (
+            f"the router asked for has {', '.join(fields) or 'no options'}. Options go with their"
+            " router: name it after the colon, as in configs/train.py:gshard"
+        )
 
 
 class RouterInputs(NamedTuple):

@@ -7,8 +7,7 @@ from typing import Any
 
 import optax
 
-from moe import config as configs
-from moe import evaluation, models, objectives, ranges, sharding
+from moe import evaluation, models, objectives, ranges, schema, sharding
 from moe.config import ModelConfig
 from moe.data import prepare
 from moe.dispatch import grouped, groups, transport
@@ -36,7 +35,7 @@ class TrainConfig:
     def __post_init__(self):
         ranges.check(self, "train", ranges.TRAIN)
         self.evaluator_intervals()
-        configs.require(
+        schema.require(
             self.batch_size % self.accumulate == 0,
             f"train.batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}",
         )
@@ -50,8 +49,8 @@ class TrainConfig:
         intervals = {}
         for entry in self.evaluators:
             name, _, every = entry.partition(":")
-            configs.one_of("train.evaluators", name, evaluation.EVALUATORS)
-            configs.require(
+            schema.one_of("train.evaluators", name, evaluation.EVALUATORS)
+            schema.require(
                 not every or (every.isdigit() and int(every) > 0),
                 f"train.evaluators has {entry!r}: expected a name, or name:steps as 'loss:500'",
             )
@@ -72,8 +71,8 @@ class MeshConfig:
     ep_capacity_factor: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
 
     def __post_init__(self):
-        configs.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
-        configs.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
+        schema.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
+        schema.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
         ranges.check(self, "mesh", ranges.MESH)
 
 
@@ -93,19 +92,19 @@ class RunConfig:
     def types(cls, given: Mapping) -> dict[str, Any]:
         """The type of `model` is that of the architecture."""
         name = given.get("architecture", cls.architecture)
-        configs.one_of("architecture", name, models.MODELS)
+        schema.one_of("architecture", name, models.MODELS)
         return {"model": models.MODELS[name].config}
 
     def __post_init__(self):
-        configs.one_of("architecture", self.architecture, models.MODELS)
+        schema.one_of("architecture", self.architecture, models.MODELS)
         kind = models.MODELS[self.architecture].config
-        configs.require(
+        schema.require(
             type(self.model) is kind,
             f"architecture={self.architecture!r} wants a {kind.__name__} as its model, not a"
             f" {type(self.model).__name__}",
         )
         self.objective.check(self.model)
-        configs.require(
+        schema.require(
             self.model.vocab_size == self.data.vocab_size,
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
             f"{self.data.vocab_size}: set both",
@@ -119,7 +118,7 @@ class RunConfig:
         dropless = bool(self.model.experts and self.model.experts.dropless)
         for name in ("transport",) if dropless else ("implementation", "ep_capacity_factor"):
             value, default = getattr(self.mesh, name), getattr(MeshConfig, name)
-            configs.require(
+            schema.require(
                 value == default,
                 f"mesh.{name}={value!r} does nothing"
                 + (" with" if dropless else " without")

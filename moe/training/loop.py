@@ -8,12 +8,11 @@ from collections.abc import Callable
 import jax
 import tqdm
 
-from moe import config as configs
-from moe import estimate, evaluation, legacy, sharding
+from moe import evaluation, legacy, schema, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.dispatch import grouped
-from moe.training import checkpoint, files, metrics, observing, step
+from moe.training import checkpoint, estimate, files, metrics, observing, step
 from moe.training.config import RunConfig
 
 
@@ -99,7 +98,7 @@ def check_domains(model, data) -> None:
         return
     experts = model.experts
     known, names = experts.routing.domains(experts), data.domain_names
-    configs.require(
+    schema.require(
         len(names) <= known,
         f"experts.router={experts.router!r} has experts for {known} domains, and the data has"
         f" {len(names)}:"
@@ -120,7 +119,7 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
 
 
 def _fingerprint(run):
-    what = configs.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
+    what = schema.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
     del what["mesh"]
     return what
 
@@ -128,7 +127,7 @@ def _fingerprint(run):
 def _fingerprint_of_file(content):
     """Fields that came later have their defaults, which do what was done before."""
     content = legacy.run_config(content)
-    return _fingerprint(configs.from_config_dict(RunConfig, content))
+    return _fingerprint(schema.from_config_dict(RunConfig, content))
 
 
 def mesh_of(run: RunConfig, devices=None):

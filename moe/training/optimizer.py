@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moe import config as configs
-from moe import ranges
+from moe import ranges, schema
 
 NOT_DECAYED = ("scale", "bias", "relative")  # norms and biases, by the last part of their name
 
@@ -30,12 +29,12 @@ class OptimizerConfig:
     b2: float = 0.99  # of adamw
 
     def __post_init__(self):
-        configs.one_of("optimizer.name", self.name, ("adamw", "adafactor"))
-        configs.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
+        schema.one_of("optimizer.name", self.name, ("adamw", "adafactor"))
+        schema.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
         ranges.check(self, "optimizer", ranges.OPTIMIZER)
         for name in ("b1", "b2"):
             value = getattr(self, name)
-            configs.require(
+            schema.require(
                 self.name == "adamw" or value == getattr(OptimizerConfig, name),
                 f"optimizer.{name}={value} does nothing with {self.name}: leave it out",
             )

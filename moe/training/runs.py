@@ -5,8 +5,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from moe import config as configs
-from moe import legacy
+from moe import legacy, schema
 from moe.data import prepare
 from moe.training import checkpoint, loop, step
 from moe.training.config import RunConfig
@@ -27,8 +26,8 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
       ValueError: if there is none.
     """
     path = pathlib.Path(workdir) / "config.json"
-    configs.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
-    return configs.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
+    schema.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
+    return schema.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
 
 
 def load_run(workdir: pathlib.Path | str) -> LoadedRun:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import agreement, generate
-from moe import config as configs
+from moe import schema
 from moe.data import tokenizer
 from moe.training import checkpoint, loop, runs
 from tests import tiny
@@ -58,7 +58,7 @@ def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         runs.load_run(tmp_path)
     loop.claim_workdir(run, tmp_path, toys.data())
-    assert json.loads((tmp_path / "config.json").read_text())["model"] == configs.to_dict(run.model)
+    assert json.loads((tmp_path / "config.json").read_text())["model"] == schema.to_dict(run.model)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         runs.load_run(tmp_path)
 

@@ -6,8 +6,7 @@ from configs import balance, capacity, routers
 from experiments import capacity as capacity_program
 from experiments import routers as program
 from experiments import scaling, study
-from moe import config as configs
-from moe import routing
+from moe import routing, schema
 from moe.training.config import RunConfig
 
 
@@ -32,7 +31,7 @@ def test_claims_are_about_variants():
 def test_every_base_is_a_run(size):
     config = routers.get_config(size)
     for name in ("decoder", "masked"):
-        run = configs.from_config_dict(RunConfig, config[name].base)
+        run = schema.from_config_dict(RunConfig, config[name].base)
         assert run.model.causal == (name != "masked")
 
 

@@ -10,8 +10,7 @@ import pytest
 from configs import scaling as config_file
 from configs import train as train_config
 from experiments import scaling, study
-from moe import config as configs
-from moe import sharding
+from moe import schema, sharding
 from moe.data import prepare, prepared
 from moe.training import loop
 from moe.training.config import MeshConfig, RunConfig
@@ -167,7 +166,7 @@ def test_every_size_matches_at_full_size(size):
 
 def test_the_configs_run_on_eight_devices():
     """The README's commands: train.py on 2 x 4, and every model of :gpu over all devices."""
-    run = configs.from_config_dict(RunConfig, train_config.get_config())
+    run = schema.from_config_dict(RunConfig, train_config.get_config())
     assert loop.mesh_of(dataclasses.replace(run, mesh=MeshConfig(data=2, expert=4))).size == 8
     for run in scaling.variants(config_file.get_config("gpu")).values():
         assert loop.mesh_of(run).size == 8
@@ -201,7 +200,7 @@ def test_a_study_that_cannot_run_is_refused_at_once(data, root):
 def test_train_config_is_complete():
     """Every field stands in the config, so that every field can be overridden by a flag."""
     config = train_config.get_config()
-    run = configs.from_config_dict(RunConfig, config)
-    assert json.dumps(configs.to_dict(run), sort_keys=True) == json.dumps(
+    run = schema.from_config_dict(RunConfig, config)
+    assert json.dumps(schema.to_dict(run), sort_keys=True) == json.dumps(
         json.loads(config.to_json()), sort_keys=True
     )

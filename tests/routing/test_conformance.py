@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from configs import train as train_config
-from moe import config as configs
-from moe import dispatch, flops, routing
+from moe import dispatch, flops, routing, schema
 from moe.routing import assignment, contract
 from moe.training.config import RunConfig
 from tests import tiny
@@ -56,7 +55,7 @@ def test_the_router_of_the_docstring_is_one(monkeypatch):
 @pytest.mark.parametrize("name", routing.ROUTERS)
 def test_the_training_config_can_ask_for_it(name):
     config = train_config.get_config(name)
-    run = configs.from_config_dict(RunConfig, config)
+    run = schema.from_config_dict(RunConfig, config)
     assert run.model.experts.router == name
     assert run.model.causal == (run.model.experts.causal == "always")
 
