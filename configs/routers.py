@@ -117,7 +117,9 @@ def cpu() -> ConfigDict:
 def setting(name: str, variants: dict) -> ConfigDict:
     """A study as `experiments.scaling` reads it."""
     config = scaling.demo()
-    config.name, config.variants, config.seeds = name, ConfigDict(variants), 2
+    config.name = name
+    config.variants = ConfigDict(variants)
+    config.seeds = 2
     del config.experts.router_scale  # each variant says its own, or has none
     return config
 
@@ -154,7 +156,9 @@ def gpu() -> ConfigDict:
     for study in (config.decoder, config.masked):
         masked = study.base.objective.name == "masked_token"
         study.name = study.name.replace("cpu", "gpu")
-        study.seeds, study.jobs, study.watts = 3, large.jobs, large.watts
+        study.seeds = 3
+        study.jobs = large.jobs
+        study.watts = large.watts
         study.base = large.base.copy_and_resolve_references()
         study.base.data.source = scaling.CORPUS  # five domains
         if masked:

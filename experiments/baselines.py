@@ -72,7 +72,8 @@ def _call(cell, choice, training, made):
     expert_SK, gate_SK = (torch.tensor(np.asarray(x[0])).to(device) for x in choice)
     gate_SK = gate_SK.to(place["dtype"]).requires_grad_(training)
     x_SD = torch.randn(cell.tokens, cell.d_model, **place, requires_grad=training)
-    ones_SD, read = torch.ones_like(x_SD), (x_SD, gate_SK, *experts.parameters())
+    ones_SD = torch.ones_like(x_SD)
+    read = (x_SD, gate_SK, *experts.parameters())
 
     def call():
         with torch.set_grad_enabled(training):

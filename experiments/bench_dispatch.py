@@ -69,7 +69,10 @@ def choices(cell, seed: int = 0) -> assignment.TopKAssignment:
     "learned" has the spread of loads of trained routers (largest load about twice the mean, as in
     `experiments/RESULTS.md`), "skewed" is Zipf's law.
     """
-    rng, S, K, E = np.random.default_rng(seed), cell.tokens, cell.k, cell.experts
+    rng = np.random.default_rng(seed)
+    S = cell.tokens
+    K = cell.k
+    E = cell.experts
     if cell.loads == "uniform":
         expert_SK = (np.arange(S * K).reshape(S, K) % E)[rng.permutation(S)]
     else:
@@ -111,7 +114,8 @@ def computed(kernel, cell, choice) -> int:
     """Rows that a kernel's experts compute: the pairs, or slots and blocks, whatever the width."""
     if kernel != "blocks":
         return cell.tokens * cell.k
-    thin, x_SD = jnp.zeros((cell.experts, 1, 1)), jnp.zeros((cell.tokens, 1))
+    thin = jnp.zeros((cell.experts, 1, 1))
+    x_SD = jnp.zeros((cell.tokens, 1))
     return int(blocks.apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
 
 
@@ -123,12 +127,16 @@ def usable(cell) -> list[str]:
 
 def layers(cell, choice, kernels: Iterable[str]) -> dict:
     """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
-    S, K, E = cell.tokens, cell.k, cell.experts
+    S = cell.tokens
+    K = cell.k
+    E = cell.experts
     size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
-    found, rows = {"gather": (by_slots, gather, size(S), S)}, {"gather": E * size(S)}
+    found = {"gather": (by_slots, gather, size(S), S)}
+    rows = {"gather": E * size(S)}
     for kernel in kernels:
         name = "grouped" if kernel == "blocks" else f"grouped_{kernel}"
-        found[name], rows[name] = (dropless, kernel), computed(kernel, cell, choice)
+        found[name] = (dropless, kernel)
+        rows[name] = computed(kernel, cell, choice)
     for group in cell.einsum_groups:
         found[f"einsum_{group}"] = (by_slots, einsum, size(group), group)
         rows[f"einsum_{group}"] = E * size(group) * (S // group)
@@ -138,7 +146,8 @@ def layers(cell, choice, kernels: Iterable[str]) -> dict:
 
 def sample(cell, width: int, experts: tuple = ()) -> ffn.Weights:
     """Random weights of one feed-forward or of E."""
-    key, D = jax.random.key(width), cell.d_model
+    key = jax.random.key(width)
+    D = cell.d_model
     gated = ffn.ACTIVATIONS[cell.activation][1]
 
     @jax.jit
@@ -186,7 +195,8 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     x_SD = jax.random.normal(jax.random.key(0), (cell.tokens, cell.d_model), cell.dtype)
     weights = sample(cell, cell.d_ff, (cell.experts,))
     found = {}
-    wide, plain = cell.k * cell.d_ff, functools.partial(dense, cell.activation)
+    wide = cell.k * cell.d_ff
+    plain = functools.partial(dense, cell.activation)
     found["dense"] = program(plain, way, x_SD, choice, sample(cell, wide))
     for name, (layer, rows) in layers(cell, choice, usable(cell)).items():
         output = name.startswith("grouped")  # no jaxpr knows how many blocks, or what a kernel does

@@ -30,9 +30,11 @@ from moe.training import files, step
 def batch(run) -> Batch:
     """Random tokens, one document a row."""
     t = run.train
-    rng, shape = np.random.default_rng(0), (t.batch_size, t.seq_len)
+    rng = np.random.default_rng(0)
+    shape = (t.batch_size, t.seq_len)
     tokens, targets = rng.integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
-    ones, place = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1]), shape)
+    ones = np.ones(shape, np.int32)
+    place = np.broadcast_to(np.arange(shape[1]), shape)
     fields = tokens, targets, ones, place.astype(np.int32)
     return Batch(*map(jnp.asarray, fields))
 
@@ -58,7 +60,8 @@ def floor(run, rounds: int, what: str) -> float:
 def training(name: str, config, rounds: int) -> list[dict]:
     """One row for each variant of a study."""
     runs = scaling.variants(config)
-    states, calls = {}, {}
+    states = {}
+    calls = {}
     for variant, run in runs.items():
         states[variant] = step.init(run.task.model, run.tx, 0)
         fn = step.make_train_step(run.task, run.tx, 0, run.train.accumulate)
@@ -70,7 +73,8 @@ def training(name: str, config, rounds: int) -> list[dict]:
     for variant, run in runs.items():
         t = run.train
         executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate).total
-        tokens, least = t.batch_size * t.seq_len, floor(run, rounds, variant)
+        tokens = t.batch_size * t.seq_len
+        least = floor(run, rounds, variant)
         rows.append({
             "what": "training", "model": name, "variant": variant, "tokens": tokens,
             "executed_flops": executed,
@@ -98,7 +102,8 @@ def decoding_rows(config, rounds: int) -> list[dict]:
     """One row for each model and batch."""
     rows = []
     for size in config.batches:
-        calls, known = {}, decoding_models(config)
+        calls = {}
+        known = decoding_models(config)
         for name, model in known.items():
             calls[name] = _one_token(model, size, config.length)
         taken = timing.interleaved(calls, rounds, f"decoding batch {size}")
@@ -122,7 +127,8 @@ def _one_token(model, size, length):
     state = decoding.prefill(model, weights, jnp.asarray(prompt), jax.random.key(0), length)
     token_B = jnp.asarray(prompt[:, 0], jnp.int32)
     compiled = decoding.advance.lower(model, weights, state, token_B).compile()
-    at, box = state.at, [state]
+    at = state.at
+    box = [state]
 
     def call():
         box[0] = compiled(weights, box[0]._replace(at=at + 0), token_B)

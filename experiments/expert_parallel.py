@@ -70,7 +70,8 @@ def planned(run: RunConfig, config, topology: str | None) -> dict:
 
 def row(run: RunConfig, found: dict) -> dict:
     """What a size costs one device, for JSON and the table."""
-    t, traffic = run.train, found.pop("traffic")
+    t = run.train
+    traffic = found.pop("traffic")
     tokens = t.batch_size * t.seq_len / run.mesh.expert
     crossings = traffic.get(("all-to-all", "expert"), hlo.Traffic(0, 0.0))
     return {

@@ -29,7 +29,8 @@ from moe.training.optimizer import OptimizerConfig
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this experiment."""
-    text, number = flags.DEFINE_string, flags.DEFINE_integer
+    text = flags.DEFINE_string
+    number = flags.DEFINE_integer
     own = {"flag_values": values}
     text("model", "glam_64b_64e", "A name in moe/presets.py.", **own)
     text("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.", **own)
@@ -48,7 +49,8 @@ def define(values: flags.FlagValues) -> None:
 def main(ask: flags.FlagValues) -> None:
     """Plans, and prints the report."""
     jax.config.update("jax_platforms", "cpu")
-    preset, mesh = presets.preset(ask.model), parse_mesh(ask.mesh)
+    preset = presets.preset(ask.model)
+    mesh = parse_mesh(ask.mesh)
     mesh = dataclasses.replace(mesh, zero=ask.zero, transport=ask.transport)
     run = make_run(ask, preset, mesh)
     tokens = ask.tokens or preset.tokens or 300e9

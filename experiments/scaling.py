@@ -35,7 +35,8 @@ def _variant(name, variant, base, config):
     t = base.train
     size = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
     size["by"] = config.match
-    model, sections = dataclasses.replace(base.model, **variant.get("model", {})), {}
+    model = dataclasses.replace(base.model, **variant.get("model", {}))
+    sections = {}
     if "flops" in variant:
         model = flops.dense_of(model, variant.flops, **size)
     if "experts" in variant:

@@ -101,7 +101,8 @@ def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
 @functools.cache
 def cost(run: RunConfig) -> dict:
     """What one variant costs: parameters, learning rate, FLOPs per token, by part."""
-    counts, t = flops.parameters(run.model), run.train
+    counts = flops.parameters(run.model)
+    t = run.train
     executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
     tokens = t.batch_size * t.seq_len
     return {
@@ -125,7 +126,8 @@ def _done(path):
 
 def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
-    t, state = run.train, plan.state_shapes(run)
+    t = run.train
+    state = plan.state_shapes(run)
     train_step = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
     return counting.count(
         train_step, state, contract.batch_shapes(t.batch_size, t.seq_len)
@@ -134,7 +136,8 @@ def _everything(run):
 
 def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
-    path, nothing = root / "timing.json", {"median": {}, "least": {}}
+    path = root / "timing.json"
+    nothing = {"median": {}, "least": {}}
     found = json.loads(path.read_text()) if path.exists() else nothing
     return found if "least" in found else nothing
 

@@ -32,7 +32,8 @@ def main():
     """Trains, then prints the result."""
     join()
     run = schema.from_config_dict(RunConfig, CONFIG.value)
-    counts, t = flops.parameters(run.model), run.train
+    counts = flops.parameters(run.model)
+    t = run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
     for by in ("ideal", "executed"):
         cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)

@@ -60,7 +60,8 @@ class MoEConfig:
         require(
             self.k <= self.num_experts, f"experts.k={self.k} exceeds num_experts={self.num_experts}"
         )
-        kind, dispatcher = self.routing.kind, dispatch.DISPATCHERS[self.dispatcher]
+        kind = self.routing.kind
+        dispatcher = dispatch.DISPATCHERS[self.dispatcher]
         require(
             kind in dispatcher.KINDS,
             f"experts.dispatcher={self.dispatcher!r} cannot carry the {kind.__name__} of the"

@@ -71,7 +71,8 @@ def products(fn, *args) -> Counter:
     for eqn, _, times in _operations(_program(fn, args)):
         if eqn.primitive.name == "dot_general":
             of = tuple((v.aval.shape, str(v.aval.dtype)) for v in eqn.invars)
-            gives, how = str(eqn.outvars[0].aval.dtype), eqn.params
+            gives = str(eqn.outvars[0].aval.dtype)
+            how = eqn.params
             found[Product(of, how["dimension_numbers"], how["precision"], gives)] += times
     return found
 

@@ -95,7 +95,8 @@ def prefill(
       doc_id: of `Prepared.doc_id`, the token that starts a document.
     """
     B = len(prompt_BT)
-    real_BT, none_B = prompt_BT >= 0, jnp.zeros(B, jnp.int32)
+    real_BT = prompt_BT >= 0
+    none_B = jnp.zeros(B, jnp.int32)
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
     empty_BU = jnp.zeros((B, length), jnp.int32)
     start = DecodingState(
@@ -114,7 +115,8 @@ def advance(
 
 def _number(state, token_BT, start_BT):
     """(segment, position) of what is read next, as `data.batches.number` counts them."""
-    real_BT, index_T = token_BT >= 0, jnp.arange(token_BT.shape[1])
+    real_BT = token_BT >= 0
+    index_T = jnp.arange(token_BT.shape[1])
     start_BT = start_BT | (token_BT == state.doc_id)
     segment_BT = (state.document_B[:, None] + jnp.cumsum(start_BT, axis=1)) * real_BT
     began_BT = jnp.where(start_BT, index_T[None], -state.position_B[:, None])
@@ -197,7 +199,8 @@ def generate(
         domain_B is not None or not model.reads_domains,
         f"experts.router={model.experts and model.experts.router!r} reads domains: give domain_B",
     )
-    model, longest = dropless(model), max(map(len, prompts))
+    model = dropless(model)
+    longest = max(map(len, prompts))
     padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     prompt_BT = jnp.asarray(padded, jnp.int32)
     key = jax.random.key(seed)

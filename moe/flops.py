@@ -156,7 +156,8 @@ def match(
         sparse = _solve(functools.partial(_widen_experts, sparse), cost, cost(dense), dense.d_ff)
     else:
         dense = _solve(functools.partial(_widen, dense), cost, cost(sparse), dense.d_ff)
-    dense_flops, sparse_flops = cost(dense), cost(sparse)
+    dense_flops = cost(dense)
+    sparse_flops = cost(sparse)
     residual = abs(sparse_flops / dense_flops - 1)
     matched = Match(dense, sparse, dense_flops, sparse_flops, residual)
     schema.require(
@@ -186,7 +187,8 @@ def _widen_experts(model, width):
 
 def _solve(make, cost, target, start):
     """make(width) for the integer width whose cost is nearest the target."""
-    low, high = cost(make(start)), cost(make(2 * start))
+    low = cost(make(start))
+    high = cost(make(2 * start))
     width = round(start + (target - low) / (high - low) * start)
     schema.require(
         width > 0,

@@ -73,7 +73,8 @@ def products(text: str) -> float:
 
 
 def _products(computations, name):
-    total, shapes = 0.0, {}
+    total = 0.0
+    shapes = {}
     for line in computations[name]:
         made = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]", line)
         if made:
@@ -107,7 +108,8 @@ def _loop(line):
 
 def _computations(text):
     """name -> its lines; the entry is called ENTRY."""
-    found, name = {}, None
+    found = {}
+    name = None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
         if head and not line.startswith(" "):
@@ -176,7 +178,8 @@ def _add(line, collective, times, mesh_shape, found, scatters):
     if len(group) == 1:
         return
     if scatters:  # the TPU compiler's fusion of a sum and the part of it that is wanted
-        kind, sizes = "reduce-scatter", [size / len(group) for size in sizes]
+        kind = "reduce-scatter"
+        sizes = [size / len(group) for size in sizes]
     axes = _axes(group, mesh_shape)
     old = found[kind, axes]
     sent = wire_bytes(kind, sum(sizes), len(group))
@@ -211,7 +214,8 @@ def _group(line, devices):
 
 def _named(sizes, dimensions, order, axes):
     """The first group of mesh['a'=2,'b'=4] {'b'}, or {'b':(1)2}: 2 of b's 4, after 1 before."""
-    shape, keep = [], []
+    shape = []
+    keep = []
     for name, size in re.findall(r"'(\w+)'=(\d+)", sizes):
         part = re.search(rf"'{name}'(?::\((\d+)\)(\d+))?", axes)
         before, own = (int(part[1]), int(part[2])) if part and part[1] else (1, int(size))

@@ -39,7 +39,8 @@ def einsum(equation: str, x, w, float32: bool = False, **how):
 
     x's letters that w has not are its tokens, two neighbours. float32: see `with_float32_output`.
     """
-    (of_x, of_w), gives = equation.split("->")[0].split(","), equation.split("->")[1]
+    (of_x, of_w) = equation.split("->")[0].split(",")
+    gives = equation.split("->")[1]
     tokens = "".join(letter for letter in of_x if letter not in of_w)
     short = equation.replace(tokens, tokens[0])
     layout = sharding.out_sharding(short.split("->")[1])

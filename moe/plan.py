@@ -185,7 +185,8 @@ def _refused(guess, error):
 
 def _arithmetic(run, mesh, chip):
     sharding.check(mesh, run.shared())
-    t, sizes = run.train, dict(mesh.shape)
+    t = run.train
+    sizes = dict(mesh.shape)
     with sharding.on(mesh, run.layout):
         state = state_shapes(run)
         parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))

@@ -91,7 +91,8 @@ def layout() -> Layout:
 
 def spec(letters: str, claims: dict = CLAIMS) -> P:
     """The PartitionSpec of an array named by its letters, e.g. spec("BTD")."""
-    left, entries = set(AXES), []
+    left = set(AXES)
+    entries = []
     for letter in letters:
         axes = tuple(a for a in claims.get(letter, ()) if a in left)
         left -= set(axes)

@@ -9,9 +9,13 @@ from moe.dispatch import blocks
 from tests import tiny
 from tests.routing.cases import CASES
 
-B, T, D, V = tiny.B, tiny.T, tiny.D, tiny.V
+B = tiny.B
+T = tiny.T
+D = tiny.D
+V = tiny.V
 TOKENS = B * T
-N_H, F = 8, 16  # heads x width of one, and of a dense feed-forward
+N_H = 8  # heads x width of one, and of a dense feed-forward
+F = 16
 
 
 def dense(**changes):
@@ -78,14 +82,16 @@ def test_the_oracle_pays_for_every_expert_on_every_token():
 
 
 def test_depth_multiplies_the_blocks_but_not_the_head():
-    two, four = executed(tiny.model()), executed(tiny.model(num_layers=4))
+    two = executed(tiny.model())
+    four = executed(tiny.model(num_layers=4))
     for part in ("attention", "dense_ffn", "router", "experts"):
         assert four.products[part] == 2 * two.products[part]
     assert four.products["head"] == two.products["head"]
 
 
 def test_gates_are_a_third_matrix():
-    plain, gated = executed(dense()), executed(dense(activation="swiglu"))
+    plain = executed(dense())
+    gated = executed(dense(activation="swiglu"))
     assert gated.products["dense_ffn"] == plain.products["dense_ffn"] * 3 / 2
     mixed = executed(tiny.model(dense_activation="geglu"))
     assert mixed.products["dense_ffn"] == 3 * FFN * 3 / 2
@@ -94,14 +100,16 @@ def test_gates_are_a_third_matrix():
 
 def test_remat_recomputes_the_blocks():
     """All but the last product of a block, whose result the gradient does not need."""
-    plain, remat = executed(dense(moe_every=1)), executed(dense(moe_every=1, remat=True))
+    plain = executed(dense(moe_every=1))
+    remat = executed(dense(moe_every=1, remat=True))
     assert remat.products["attention"] == plain.products["attention"] * 4 / 3
     assert remat.products["dense_ffn"] == 6 * FFN + 2 * FFN / 2
     assert remat.products["head"] == plain.products["head"]
 
 
 def test_accumulation_recomputes_a_forward_pass():
-    once, twice = executed(tiny.model()), executed(tiny.model(), accumulate=2)
+    once = executed(tiny.model())
+    twice = executed(tiny.model(), accumulate=2)
     assert twice.total == once.total * 4 / 3
     four = executed(tiny.model(), accumulate=4)
     assert four.products == twice.products
@@ -169,11 +177,13 @@ def test_per_token():
 
 
 def test_parameters():
-    attention, norms = 4 * D * N_H, 2 * D
+    attention = 4 * D * N_H
+    norms = 2 * D
     shared = V * D + D + 2 * (attention + norms)
     assert flops.parameters(dense()) == (shared + 2 * 2 * D * F, shared + 2 * 2 * D * F)
     assert flops.parameters(dense()) == (1320, 1320)
-    router, expert = D * tiny.E, 2 * D * 8
+    router = D * tiny.E
+    expert = 2 * D * 8
     got = flops.parameters(tiny.sparse(k=2))
     assert got.total == shared + 2 * D * F + router + tiny.E * expert == 1608
     assert got.active == shared + 2 * D * F + router + 2 * expert == 1352
@@ -205,7 +215,8 @@ def test_no_token_meets_more_than_there_is(name):
         count = flops.parameters(model)
         assert count.active <= count.total
     for model in (model for model in models if model.experts.capacity_factor >= 1):
-        ideal, got = flops.ideal(model, T), executed(model)
+        ideal = flops.ideal(model, T)
+        got = executed(model)
         assert ideal["experts"] * TOKENS <= got.products["experts"]
         assert sum(ideal.values()) * TOKENS <= got.total
 

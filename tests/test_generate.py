@@ -29,7 +29,8 @@ MODELS = {
     },
     "ids": {"experts": tiny.moe_config(router="hash")},
 }  # fmt: skip
-EXPERTS, DENSE = "experts after a dense layer, shared heads", "dense, relative positions"
+EXPERTS = "experts after a dense layer, shared heads"
+DENSE = "dense, relative positions"
 
 
 def model(name):
@@ -54,7 +55,8 @@ def forward(config, params, state, tokens_BT, *place):
 
 def by_forward_passes(config, prompt, steps):
     """The most probable continuation, and the logits it was chosen by; padded to one shape."""
-    tokens, chosen = list(prompt), []
+    tokens = list(prompt)
+    chosen = []
     for _ in range(steps):
         row = np.zeros((1, len(PROMPTS[0]) + STEPS), np.int32)
         row[0, : len(tokens)] = tokens
@@ -114,7 +116,8 @@ def test_one_token_reads_the_weights_of_its_own_experts_only():
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
     config = model(EXPERTS)
     sample = functools.partial(decoding.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
-    cold, hot = sample(), sample(temperature=3.0)
+    cold = sample()
+    hot = sample(temperature=3.0)
     assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
     np.testing.assert_array_equal(hot, sample(temperature=3.0))
     assert (hot != sample(temperature=3.0, seed=1)).any()
@@ -160,7 +163,8 @@ def test_what_trains_generates(name):
     """Greedily what a forward pass with room for all says."""
     room = {"capacity_factor": 4.0, "eval_capacity_factor": 4.0}
     config = tiny.sparse(**room | IDLE_AFTER[name])
-    prompt, params = PROMPTS[0], weights(config)
+    prompt = PROMPTS[0]
+    params = weights(config)
     got = decoding.generate(config, params, [prompt], STEPS)
     want, _ = by_forward_passes(config, prompt, STEPS)
     assert got[0].tolist() == want
@@ -188,7 +192,8 @@ def test_what_makes_no_sense_is_refused():
 
 def test_another_token_may_start_a_document():
     """The prompt's segments and positions are those of a training row with the same separator."""
-    config, row = model(DENSE), np.array([[5, 3, 1, 5, 2]])
+    config = model(DENSE)
+    row = np.array([[5, 3, 1, 5, 2]])
     state = decoding.prefill(config, weights(config), jnp.array(row), jax.random.key(0), 8, None, 5)
     segment_BT, position_BT = batches.number(row, 5)
     np.testing.assert_array_equal(state.segment_BU[:, :5], segment_BT)

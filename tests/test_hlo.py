@@ -161,7 +161,8 @@ ENTRY %main (x: f32[]) -> f32[] {
 
 
 def test_products_of_loops_and_of_the_dearest_branch():
-    x, w = jnp.ones((4, 8)), jnp.ones((8, 8))
+    x = jnp.ones((4, 8))
+    w = jnp.ones((8, 8))
     once = 2 * 4 * 8 * 8
 
     def flops(fn, *args):

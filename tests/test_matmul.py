@@ -25,7 +25,8 @@ def draw(letters, seed):
 )  # fmt: skip
 def test_it_is_the_plain_product(equation):
     of_x, of_w = equation.split("->")[0].split(",")
-    x, w = draw(of_x, 0), draw(of_w, 1)
+    x = draw(of_x, 0)
+    w = draw(of_w, 1)
 
     def with_gradients(einsum):
         y, transpose = jax.vjp(lambda x, w: einsum(equation, x, w), x, w)

@@ -41,7 +41,8 @@ def test_requirements_repeat_pyproject(file):
     want = [line for extra in FILES[file] for line in DECLARED[extra]]
     lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
     got = [line for line in lines if line]
-    missing, unknown = sorted(set(want) - set(got)), sorted(set(got) - set(want))
+    missing = sorted(set(want) - set(got))
+    unknown = sorted(set(got) - set(want))
     assert sorted(got) == sorted(want), (
         f"{file} does not repeat {[extra or 'dependencies' for extra in FILES[file]]} of "
         f"pyproject.toml, the one place to edit: add {missing} to it and take {unknown} out"

@@ -106,7 +106,8 @@ def test_traffic_is_that_of_the_compiled_program(remat):
 
 def test_seconds():
     planned = plan.arithmetic(run_config(data=2, expert=4), "v5e", 8)
-    s, chip = planned.seconds, chips.CHIPS["v5e"]
+    s = planned.seconds
+    chip = chips.CHIPS["v5e"]
     assert s["compute"] == planned.executed_flops / 8 / chip.flops
     assert s["interconnect"] == sum(t.bytes for t in planned.traffic.values()) / chip.link_bandwidth
     assert s["overlapped"] == max(s["compute"], s["memory"], s["interconnect"])

@@ -161,7 +161,8 @@ class First(NamedTuple):
 @functools.cache
 def first_step(config, mesh, accumulate=1, **layout) -> First:
     with tiny.on(mesh, **layout):
-        state, batch = tiny.state(config, CHAIN), tiny.put(tiny.inputs(16))
+        state = tiny.state(config, CHAIN)
+        batch = tiny.put(tiny.inputs(16))
         train_step = step.make_train_step(tiny.task_of(config), CHAIN, 0, accumulate)
         train_step = train_step.lower(state, batch).compile()
         state, metrics = train_step(state, batch)
@@ -170,7 +171,8 @@ def first_step(config, mesh, accumulate=1, **layout) -> First:
 
 
 def assert_mesh_changes_nothing(config, mesh, accumulate=1, **layout):
-    got, want = first_step(config, mesh, accumulate, **layout), first_step(config, "none")
+    got = first_step(config, mesh, accumulate, **layout)
+    want = first_step(config, "none")
     assert want.metrics["dropped"] > 0.1
     tiny.assert_close(got.metrics, want.metrics)
     tiny.assert_close(got.gradients, want.gradients, atol=2e-6)
@@ -225,7 +227,8 @@ def test_twenty_steps_are_the_same_on_a_mesh():
     for mesh in ("1x1x1", "2x4x1"):
         train_step = first_step(EVERY_MESH, mesh).program
         with tiny.on(mesh):
-            state, losses[mesh] = tiny.state(EVERY_MESH, CHAIN), []
+            state = tiny.state(EVERY_MESH, CHAIN)
+            losses[mesh] = []
             for i in range(20):
                 state, metrics = train_step(state, tiny.put(tiny.inputs(16, seed=i % 2)))
                 losses[mesh].append(float(metrics["loss"]))

@@ -17,7 +17,11 @@ from moe.batch import Batch
 from moe.layers import moe_layer
 from moe.training import gradients, step
 
-B, T, D, E, V = 8, 8, 8, 4, 32
+B = 8
+T = 8
+D = 8
+E = 4
+V = 32
 MESHES = ("1x1x1", "8x1x1", "1x8x1", "2x4x1", "2x2x2", "1x4x2")  # data x expert x model
 
 
@@ -163,13 +167,16 @@ def assert_equal(got, want) -> None:
 def experts_params(config: configs.ModelConfig, seed=0):
     """Parameters of one `MoELayer` on the current mesh."""
     rng = np.random.default_rng(seed)
-    D, F, E = config.d_model, config.experts.d_ff, config.experts.num_experts
+    D = config.d_model
+    F = config.experts.d_ff
+    E = config.experts.num_experts
 
     def draw(letters, *shape):
         x = (rng.normal(size=shape) / shape[-2] ** 0.5).astype(np.float32)
         return sharding.reshard(jnp.asarray(x), letters)
 
-    w_in, w_out = draw("EDF", E, D, F), draw("EFD", E, F, D)
+    w_in = draw("EDF", E, D, F)
+    w_out = draw("EFD", E, F, D)
     return {"router": draw("D.", D, E), "experts": {"w_in": w_in, "w_out": w_out}}
 
 

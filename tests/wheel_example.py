@@ -30,7 +30,12 @@ assert y_BTD.shape == x_BTD.shape
 assert record.stats.tokens.tolist() == [32.0], "one MoE layer, 32 tokens"
 assert moe.ROUTERS.keys() >= {"top_k", "expert_choice"} and "gather" in moe.DISPATCHERS
 
-G, S, D, E, K, C = 2, 16, 8, 4, 2, 16  # slots for every token: nothing is dropped
+G = 2  # slots for every token: nothing is dropped
+S = 16
+D = 8
+E = 4
+K = 2
+C = 16
 
 x_GSD = jax.random.normal(jax.random.key(0), (G, S, D))
 logits_GSE = jax.random.normal(jax.random.key(1), (G, S, E))

@@ -98,7 +98,9 @@ def _require(name, dtype):
 def make(sizes: tuple[int, ...], dtype: str, widths: tuple[int, int]) -> reference.Case:
     """Random rows, those of a group anywhere among the real ones, then NaN that is nobody's."""
     rng = np.random.default_rng(0)
-    E, (D, F), real = len(sizes), widths, sum(sizes)
+    E = len(sizes)
+    (D, F) = widths
+    real = sum(sizes)
     expert_S = np.full(ROWS, E, np.int32)
     expert_S[:real] = rng.permutation(np.repeat(np.arange(E, dtype=np.int32), sizes))
     x_SD = rng.normal(size=(ROWS, D))
@@ -128,11 +130,13 @@ def _run(step, case):
 
 def errors(got: reference.Results, want: reference.Results, expert_S) -> dict[tuple, float]:
     """(what, expert) -> error beside the largest entry of that expert's group; E is nobody."""
-    found, E = {}, len(want.dw.w_in_EDF)
+    found = {}
+    E = len(want.dw.w_in_EDF)
     for expert in range(E + 1):
         rows = expert_S == expert
         for what in ("y_SD", "dx_SD"):
-            one, other = getattr(got, what)[rows], getattr(want, what)[rows]
+            one = getattr(got, what)[rows]
+            other = getattr(want, what)[rows]
             found[what.split("_")[0], expert] = relative(one, other)
     for expert in range(E):
         pairs = zip(got.dw, want.dw, strict=True)

@@ -104,7 +104,8 @@ def time_steps(size: Size) -> tuple[float, jax.stages.Compiled]:
 
 def inputs(size: Size) -> Batch:
     """Random tokens, one document a row."""
-    rng, shape = np.random.default_rng(0), (size.batch, size.length)
+    rng = np.random.default_rng(0)
+    shape = (size.batch, size.length)
     tokens_BT, targets_BT = rng.integers(1, size.model.vocab_size, (2, *shape), np.int32)
     position_BT = np.tile(np.arange(size.length, dtype=np.int32), (size.batch, 1))
     return Batch(tokens_BT, targets_BT, np.ones(shape, np.int32), position_BT)

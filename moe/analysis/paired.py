@@ -105,8 +105,10 @@ def difference_over_documents(nll_X, baseline_X, tokens_X) -> Interval:
       An interval of sampling the test set, for one pair of models. It says nothing of other
       seeds.
     """
-    change, tokens = np.subtract(nll_X, baseline_X), np.asarray(tokens_X, float)
-    mean, n = float(change.sum() / tokens.sum()), len(tokens)
+    change = np.subtract(nll_X, baseline_X)
+    tokens = np.asarray(tokens_X, float)
+    mean = float(change.sum() / tokens.sum())
+    n = len(tokens)
     if n < 2:
         return Interval(mean, math.nan)
     without = (change.sum() - change) / (tokens.sum() - tokens)

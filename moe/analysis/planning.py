@@ -19,9 +19,12 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
     Args:
       tokens: of the whole training run, for days and energy.
     """
-    counts, forward = flops.parameters(run.model), flops.ideal(run.model, run.train.seq_len)
-    seconds, memory = planned.seconds, planned.memory
-    steps, watts = tokens / planned.tokens, planned.chip.watts * planned.devices
+    counts = flops.parameters(run.model)
+    forward = flops.ideal(run.model, run.train.seq_len)
+    seconds = planned.seconds
+    memory = planned.memory
+    steps = tokens / planned.tokens
+    watts = planned.chip.watts * planned.devices
     bounds = ("overlapped", "serial")
     embedding = run.model.vocab_size * run.model.d_model
     return {
@@ -106,7 +109,8 @@ def _against(got, published):
 
 
 def _fits(r):
-    short, limit = r["memory"]["short"], r["memory"]["limit"]
+    short = r["memory"]["short"]
+    limit = r["memory"]["limit"]
     verdict = f"short by {_gib(short)}" if short else "fits"
     return f"{_gib(r['memory']['peak'])} of {_gib(limit)}: {verdict}"
 

@@ -50,7 +50,8 @@ def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
     sent, memory = drawn.subplots(1, 2)
     for way in dict.fromkeys(r["by"] for r in rows):
         some = [r for r in rows if r["by"] == way]
-        devices, line = [r["devices"] for r in some], "--" if way == "arithmetic" else "-"
+        devices = [r["devices"] for r in some]
+        line = "--" if way == "arithmetic" else "-"
         for key in ("all_to_all_bytes_per_token", "other_bytes_per_token"):
             label = f"{key.split('_bytes')[0].replace('_', '-')}, {way}"
             sent.plot(devices, [r[key] for r in some], line, marker="o", ms=4, label=label)
@@ -86,7 +87,8 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
             loads.annotate(f"{routed['dropped']:.1%} dropped", (0.05, i), va="center", fontsize=7)
         seconds = scaling.first(runs[name]).get("step_seconds", np.nan)
         times.barh(i, 1e3 * seconds, color=colour)
-    least, most = _test(runs[order[0]]), _test(runs[order[-1]])
+    least = _test(runs[order[0]])
+    most = _test(runs[order[-1]])
     room = 0.15 * (most - least) or 0.1
     losses.set(xlabel=f"test loss, nats (95% from {baseline}, cut at the frame)", yticks=place)
     losses.set(xlim=(least - room, most + room), ylim=(-0.7, i + 0.7))
@@ -107,7 +109,8 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
     for name, seeds in runs.items():
         if not (routed := _routing(seeds)):
             continue
-        x, seconds = routed["realised_capacity"], scaling.first(seeds).get("step_seconds", np.nan)
+        x = routed["realised_capacity"]
+        seconds = scaling.first(seeds).get("step_seconds", np.nan)
         points = ((x, _test(seeds)), (x, 100 * routed["dropped"]), (1e3 * seconds, _test(seeds)))
         for axis, (a, b) in zip(axes, points, strict=True):
             axis.plot(a, b, "o", ms=5, color="C0" if name.startswith("top_1") else "C1")
@@ -208,7 +211,8 @@ def _zoom(axis, runs):
     """Shows where the best model has done a quarter of its steps, and where every model ends."""
     curves = [r["curve_nll"] for seeds in runs.values() for r in seeds.values()]
     best = min(curves, key=lambda c: c[-1])
-    top, bottom = max(best[len(best) // 4], *(c[-1] for c in curves)), min(best)
+    top = max(best[len(best) // 4], *(c[-1] for c in curves))
+    bottom = min(best)
     axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
 
 

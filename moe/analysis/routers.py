@@ -61,7 +61,8 @@ def _pool(runs, seeds):
 
 def _row(name, runs, baseline):
     both = scaling.shared(runs[name], runs[baseline])
-    one, base = scaling.first(both), scaling.first(runs[baseline])
+    one = scaling.first(both)
+    base = scaling.first(runs[baseline])
     ratio = float(np.mean(scaling.steps_to_baseline(both, runs[baseline])))
     seconds = ratio * one.get("step_seconds", np.nan) / base.get("step_seconds", np.nan)
 

@@ -66,7 +66,8 @@ class DataConfig:
     def _check_tokenizer(self):
         """Refuses what does nothing."""
         name = "tokenizer_bytes" if self.tokenizer else "doc_token"
-        value, default = getattr(self, name), getattr(DataConfig, name)
+        value = getattr(self, name)
+        default = getattr(DataConfig, name)
         if value != default:
             raise ValueError(
                 f"data.{name}={value!r} does nothing {'with' if self.tokenizer else 'without'} a"
@@ -134,7 +135,8 @@ def _recipe(config: DataConfig) -> dict:
 
 
 def _require_same(data: prepared.Prepared, config: DataConfig) -> prepared.Prepared:
-    wanted, fields = _choices(config), dataclasses.fields(config)
+    wanted = _choices(config)
+    fields = dataclasses.fields(config)
     found = {f.name: f.default for f in fields} | data.meta  # fields that came later: defaults
     differ = [f"{key}={found[key]!r}" for key in wanted if found[key] != wanted[key]]
     if differ:
@@ -227,7 +229,8 @@ def _encode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`<doc> ids...` of every document in one array, and the source of each token in another."""
     dtype = np.uint16 if vocab_size <= 65_536 else np.uint32
-    ids, domains = [], []
+    ids = []
+    domains = []
     for chunk in _chunks(members, split):
         encodings = words.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
         for encoding, (_, domain) in zip(encodings, chunk, strict=True):
@@ -238,13 +241,15 @@ def _encode(
 
 def _chunks(members: list[Document], split: str) -> Iterator[list[Document]]:
     """Runs of documents of about _CHUNK characters, under a progress bar."""
-    chunk, size = [], 0
+    chunk = []
+    size = 0
     for document in tqdm.tqdm(members, desc=f"tokens of {split}", unit="doc"):
         chunk.append(document)
         size += len(document[0])
         if size >= _CHUNK:
             yield chunk
-            chunk, size = [], 0
+            chunk = []
+            size = 0
     if chunk:
         yield chunk
 

@@ -139,7 +139,8 @@ def token_bytes(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> np.ndarray:
     Summed over a document's ids it is the length of the document, so that a loss in nats per token
     becomes bits per byte, which compares across vocabularies.
     """
-    added, spelled = _added(tokenizer), _spelling(tokenizer)
+    added = _added(tokenizer)
+    spelled = _spelling(tokenizer)
     lengths = np.zeros(vocab_size, np.int32)
     for token, index in tokenizer.get_vocab().items():
         own = index not in added

@@ -44,7 +44,8 @@ def apply(
     Returns:
       y_SD, and how many rows were computed.
     """
-    (_, S, K), E = choice.expert_GSK.shape, len(weights.w_in)
+    (_, S, K) = choice.expert_GSK.shape
+    E = len(weights.w_in)
     C, J = sizes(expected or S * K, E)
     order = assignment.order(choice.expert_GSK, E)
     left_E = jnp.maximum(order.count_GE[0] - C, 0)
@@ -144,7 +145,8 @@ def _loop(plan, body, start):
 
 def _block(how, i, plan):
     """Block i: its expert, and its rows' tokens and pairs, past the end where a row is empty."""
-    (_, C, J), (_, S, K) = how, plan.expert_1SK.shape
+    (_, C, J) = how
+    (_, S, K) = plan.expert_1SK.shape
     pair_P, start_E, count_E = (x[0] for x in plan.order)
     expert = jnp.searchsorted(plan.last_E, i, side="right", method="compare_all")
     before = jnp.where(expert > 0, plan.last_E[expert - 1], 0)

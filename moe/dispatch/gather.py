@@ -67,7 +67,8 @@ def _weighted_fwd(y, gate, token, slot, tokens):
 def _weighted_bwd(tokens, saved, dy_GSD):
     """Autodiff's, but for the `where`: a bare sum of products is many times slower in JAX 0.10."""
     y_GMD, gate_GM, token_GM = saved
-    dy_GMD, taken_GM1 = _take(dy_GSD, token_GM), (token_GM < tokens)[..., None]
+    dy_GMD = _take(dy_GSD, token_GM)
+    taken_GM1 = (token_GM < tokens)[..., None]
     product_GMD = dy_GMD.astype(gate_GM.dtype) * y_GMD.astype(gate_GM.dtype)
     dgate_GM = jnp.where(taken_GM1, product_GMD, 0).sum(-1)
     return dy_GMD * gate_GM[..., None].astype(dy_GMD.dtype), dgate_GM, None, None

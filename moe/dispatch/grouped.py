@@ -96,10 +96,12 @@ def apply(x_GSD, choice: assignment.TopKAssignment, weights: ffn.Weights, activa
 
 def _local(kernel, activation, buffer, x_GSD, choice, weights):
     """One device's tokens, there and back."""
-    (G, S, D), K = x_GSD.shape, choice.expert_GSK.shape[-1]
+    (G, S, D) = x_GSD.shape
+    K = choice.expert_GSK.shape[-1]
     expert_1SK, gate_1SK = (x.reshape(1, G * S, K) for x in choice)
     x_SD, gate_1SK, weights = sharding.pvary((x_GSD.reshape(G * S, D), gate_1SK, weights))
-    mine, devices = len(weights.w_in), sharding.num_devices(("expert",))
+    mine = len(weights.w_in)
+    devices = sharding.num_devices(("expert",))
     here = assignment.TopKAssignment(expert_1SK, gate_1SK)
     if devices == 1:
         y_SD, rows = kernel(x_SD, here, weights, activation, G * S * K)

@@ -18,7 +18,8 @@ from moe.routing import assignment
 
 def apply(x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str, general):
     """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
-    S, E = len(x_SD), len(weights.w_in)
+    S = len(x_SD)
+    E = len(weights.w_in)
     rows, count_E = sort(choice, E)
     x_PD = gather.dispatch(x_SD[None], rows)[0, 0]
     function, gated = ffn.ACTIVATIONS[activation]
@@ -33,7 +34,8 @@ def apply(x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activat
 def sort(choice: assignment.TopKAssignment, experts: int):
     """All pairs in the slots of one expert, sorted by the real ones; and rows of each."""
     order = assignment.order(choice.expert_GSK, experts)
-    (_, S, K), pair_GP = choice.expert_GSK.shape, order.pair_GP
+    (_, S, K) = choice.expert_GSK.shape
+    pair_GP = order.pair_GP
     P = S * K
     real_GP = jnp.arange(P)[None] < order.count_GE.sum(-1, keepdims=True)
     token_GP = jnp.where(real_GP, pair_GP // K, S)
@@ -53,7 +55,8 @@ def _rows_by(contracted: tuple, groups: tuple):
     )
 
 
-PD_EDF, PF_EDF = _rows_by(((1,), (1,)), (0,)), _rows_by(((1,), (2,)), (0,))
+PD_EDF = _rows_by(((1,), (1,)), (0,))
+PF_EDF = _rows_by(((1,), (2,)), (0,))
 PD_PF = _rows_by(((0,), (0,)), ())  # E products, of the rows of each group
 
 

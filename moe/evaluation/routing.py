@@ -58,8 +58,10 @@ class CollapseMonitor:
     """
 
     def __init__(self, steps: int, router: contract.Router):
-        self.steps, self._advice = steps, advice(router)
-        self._since, self._warned = {}, set()
+        self.steps = steps
+        self._advice = advice(router)
+        self._since = {}
+        self._warned = set()
 
     def update(self, record: dict) -> None:
         """Looks at a logged record; of a dense model it sees nothing."""
@@ -95,7 +97,9 @@ def advice(router: contract.Router) -> str:
 
 def collapse(load_E, realised_k: float) -> str | None:
     """What is wrong with the loads of one layer's experts, None if nothing is."""
-    experts, idle, most = len(load_E), int((load_E == 0).sum()), float(load_E.max())
+    experts = len(load_E)
+    idle = int((load_E == 0).sum())
+    most = float(load_E.max())
     if idle:
         return f"{idle} of {experts} experts get no token"
     nearly_all = most * realised_k > 0.95 and realised_k < 0.9 * experts

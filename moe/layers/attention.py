@@ -227,7 +227,8 @@ def rotate(x_BTNH, position_BT):
     H = x_BTNH.shape[-1]
     frequency = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)
     angle = position_BT[..., None, None].astype(jnp.float32) * frequency[None, None, None]
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    sin = jnp.sin(angle)
+    cos = jnp.cos(angle)
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return turned.astype(x_BTNH.dtype)

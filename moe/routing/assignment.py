@@ -118,7 +118,8 @@ def slots_of(choice: TopKAssignment, order: Order, slots: int) -> Slots:
     """The first `slots` pairs of each expert sit down."""
     G, S, K = choice.expert_GSK.shape
     pair_GP, start_GE, count_GE = order
-    experts, end_GE = start_GE.shape[1], start_GE + count_GE
+    experts = start_GE.shape[1]
+    end_GE = start_GE + count_GE
     expert_GP = choice.expert_GSK.reshape(G, S * K)
 
     at_GEC = start_GE[..., None] + jnp.arange(slots)[None, None]

@@ -37,7 +37,8 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token to one expert, in training equally many to each."""
-    score_GSE, o = inputs.logits["router"], settings.options
+    score_GSE = inputs.logits["router"]
+    o = settings.options
 
     def choose():
         if not settings.train:

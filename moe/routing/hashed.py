@@ -49,7 +49,8 @@ def look_up(table_VK, ids_GS):
 def state(model, seed, ids) -> dict:
     """The tables, int32 [layers, V, K]."""
     config = model.experts
-    make, bank = TABLES[config.options.table], config.num_experts // config.k
+    make = TABLES[config.options.table]
+    bank = config.num_experts // config.k
     rng = np.random.default_rng(seed)
     ids = np.arange(model.vocab_size) if ids is None else np.asarray(ids)
     drawn = [

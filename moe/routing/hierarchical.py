@@ -30,13 +30,18 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token to the best experts of its best groups."""
-    o, (G, S) = settings.options, inputs.mask_GS.shape
-    A, Q = o.groups, o.groups_used
-    W, J = settings.num_experts // A, settings.k // Q
+    o = settings.options
+    (G, S) = inputs.mask_GS.shape
+    A = o.groups
+    Q = o.groups_used
+    W = settings.num_experts // A
+    J = settings.k // Q
     tree = lambda x_GSE: sharding.reshape_tokens(x_GSE, (G, S, A, W))  # noqa: E731
     flat = lambda x: sharding.reshape_tokens(x, (G, S, x.shape[2] * x.shape[3]))  # noqa: E731
-    keys, logits = jax.random.split(inputs.key), inputs.logits
-    clean_GSA, clean_GSAW = logits["primary"], tree(logits["router"])
+    keys = jax.random.split(inputs.key)
+    logits = inputs.logits
+    clean_GSA = logits["primary"]
+    clean_GSAW = tree(logits["router"])
     noisy_GSA, sigma_GSA = noisy_top_k.noisy(
         clean_GSA, logits["primary_noise"], keys[0], settings.train
     )

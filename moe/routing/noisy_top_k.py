@@ -28,7 +28,8 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token to the K largest of its noisy scores."""
-    clean_GSE, raw_GSE = inputs.logits["router"], inputs.logits["noise"]
+    clean_GSE = inputs.logits["router"]
+    raw_GSE = inputs.logits["noise"]
     noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, inputs.key, settings.train)
     expert_GSK = inputs.chosen(lambda: assignment.largest(noisy_GSE, settings.k)[1])
     gate_GSK = contract.gates(jax.nn.softmax(noisy_GSE), noisy_GSE, expert_GSK)
@@ -58,7 +59,8 @@ def load(clean_GSE, noisy_GSE, sigma_GSE, k: int):
     the other experts. Needs E > K.
     """
     top_GSK, index_GSK = assignment.largest(noisy_GSE, k + 1)
-    last_GS1, next_GS1 = top_GSK[..., k - 1 : k], top_GSK[..., k:]
+    last_GS1 = top_GSK[..., k - 1 : k]
+    next_GS1 = top_GSK[..., k:]
     # By index: a score that is computed twice may be rounded differently, and not equal itself.
     chosen_GSE = jax.nn.one_hot(index_GSK[..., :k], noisy_GSE.shape[-1], dtype=bool).any(-2)
     threshold_GSE = jnp.where(chosen_GSE, next_GS1, last_GS1)

@@ -46,12 +46,14 @@ def route(
       affinity_GSE: what gates are, normalised over a token's experts if K > 1...
       log_affinity_GSE: ... by their logarithms, up to a number for each token.
     """
-    o, requested = settings.options, None
+    o = settings.options
+    requested = None
     if o.expert_groups > 1:
         score_GSE = limited(score_GSE, o.expert_groups, o.groups_used, settings.k)
     expert_GSK = inputs.chosen(lambda: assignment.largest(score_GSE, settings.k)[1])
     if o.reroute_rounds and inputs.replayed is None:
-        requested, allowed = expert_GSK, settings.num_experts // o.expert_groups * o.groups_used
+        requested = expert_GSK
+        allowed = settings.num_experts // o.expert_groups * o.groups_used
         settle = functools.partial(
             reroute, k=settings.k, slots=settings.slots, rounds=o.reroute_rounds, allowed=allowed
         )

@@ -36,7 +36,8 @@ def route(
 def state(model, seed, ids) -> dict:
     """The tables, int32 [layers, V, 1]: ids to places inside a group."""
     config = model.experts
-    rng, size = np.random.default_rng(seed), config.num_experts // config.options.groups
+    rng = np.random.default_rng(seed)
+    size = config.num_experts // config.options.groups
     rows = [tables.uniform(rng, ids, model.vocab_size, size) for _ in range(model.moe_layers)]
     return {"table": np.stack(rows)[..., None].astype(np.int32)}
 

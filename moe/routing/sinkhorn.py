@@ -30,7 +30,8 @@ def route(
 ) -> contract.RouterOutput:
     """Sends each token to its K largest entries of the balanced plan."""
     logits_GSE = inputs.logits["router"]
-    p_GSE, o = jax.nn.softmax(logits_GSE), settings.options
+    p_GSE = jax.nn.softmax(logits_GSE)
+    o = settings.options
 
     def choose():
         if not settings.train:

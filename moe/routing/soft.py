@@ -19,7 +19,8 @@ def route(
     """Mixes the tokens of a group into slots and back."""
     logits_GSM = inputs.logits["router"]
     real_GS1 = inputs.mask_GS[..., None]
-    E, C = settings.num_experts, settings.slots
+    E = settings.num_experts
+    C = settings.slots
     # exp(-1e9) is 0, and a group of padding alone has no 0 / 0.
     dispatch_GSM = jax.nn.softmax(jnp.where(real_GS1, logits_GSM, -1e9), axis=1) * real_GS1
     combine_GSM = jax.nn.softmax(logits_GSM, axis=2) * real_GS1

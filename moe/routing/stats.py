@@ -45,7 +45,8 @@ def compute(routed: contract.RouterOutput, slots, mask_GS) -> RouterStats:
       mask_GS: True for real tokens.
     """
     real_GS1 = mask_GS[..., None].astype(jnp.float32)
-    p_GSE, logits_GSE = routed.p_GSE, routed.logits_GSE
+    p_GSE = routed.p_GSE
+    logits_GSE = routed.logits_GSE
     return RouterStats(
         tokens=real_GS1.sum(),
         **_COUNTS[type(routed.assignment)](routed, slots, mask_GS),
@@ -177,7 +178,8 @@ def metrics(sums: RouterStats) -> dict[str, jax.Array]:
       router_z: mean logsumexp(logits)^2.
     """
     tokens = _at_least_1(sums.tokens)
-    chosen_E, pairs_K = sums.chosen_KE.sum(0), sums.chosen_KE.sum(1)
+    chosen_E = sums.chosen_KE.sum(0)
+    pairs_K = sums.chosen_KE.sum(1)
     pairs = _at_least_1(chosen_E.sum())
     lost_K = pairs_K - sums.kept_KE.sum(1)
     found = {

@@ -23,7 +23,8 @@ def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     expert with the fewest tokens.
     """
     counts = np.maximum(np.bincount(ids, minlength=vocab_size), 1e-3)  # unseen ids are spread, too
-    table, load = np.zeros(vocab_size, np.int64), np.zeros(experts)
+    table = np.zeros(vocab_size, np.int64)
+    load = np.zeros(experts)
     for token in np.argsort(-counts, kind="stable"):
         open_ = np.flatnonzero(load + counts[token] <= counts.sum() / experts)
         table[token] = rng.choice(open_) if len(open_) else load.argmin()

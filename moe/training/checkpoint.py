@@ -49,7 +49,8 @@ class Checkpoints:
         if latest is None:
             return None
         metadata = self._checkpointer.metadata(latest.step)
-        saved, wanted = _shapes(metadata.metadata), _shapes(template)
+        saved = _shapes(metadata.metadata)
+        wanted = _shapes(template)
         if saved != wanted:
             raise ValueError(
                 f"{self._checkpointer.directory}, step {latest.step}, was saved by other code: it"

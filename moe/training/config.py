@@ -117,7 +117,8 @@ class RunConfig:
         """Refuses ways across the mesh that the dispatcher does not go."""
         dropless = bool(self.model.experts and self.model.experts.dropless)
         for name in ("transport",) if dropless else ("implementation", "ep_capacity_factor"):
-            value, default = getattr(self.mesh, name), getattr(MeshConfig, name)
+            value = getattr(self.mesh, name)
+            default = getattr(MeshConfig, name)
             schema.require(
                 value == default,
                 f"mesh.{name}={value!r} does nothing"
@@ -162,7 +163,8 @@ class RunConfig:
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""
-        m, tokens = self.model, sharding.TOKENS
+        m = self.model
+        tokens = sharding.TOKENS
         shared = {
             "train.batch_size / accumulate": (self.micro_batch, tokens),
             "model.num_heads": (m.num_heads, ("model",)),

@@ -62,7 +62,8 @@ def _tokens(run, sizes):
 
 def _slots(run, tokens):
     """Slots that these tokens bring to the experts of one layer."""
-    experts, S = run.model.experts, run.group_size
+    experts = run.model.experts
+    S = run.group_size
     if experts.dropless:
         return tokens * experts.k
     return tokens / S * experts.slots(S, train=True) * experts.num_experts
@@ -75,8 +76,11 @@ def _width(run):
 
 def activations(run, sizes):
     """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
-    m, t, model = run.model, _tokens(run, sizes), sizes["model"]
-    width, T = _width(run), run.train.seq_len
+    m = run.model
+    t = _tokens(run, sizes)
+    model = sizes["model"]
+    width = _width(run)
+    T = run.train.seq_len
     pairs = T * T if not m.causal else sum((b - a) * b for a, b in attention.blocks(T))
     scores = t * pairs / T * m.num_heads / model * (4 + width)
     attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
@@ -86,7 +90,8 @@ def activations(run, sizes):
     if m.experts:
         slots = _slots(run, t)
         experts = slots * (2 * m.d_model + 3 * m.experts.d_ff / model) * width
-        layers, block = layers + m.moe_layers * experts, block + experts
+        layers = layers + m.moe_layers * experts
+        block = block + experts
     head = t * m.vocab_size / model * (4 + 4)
     kept = m.num_layers / m.moe_every * t * m.d_model * width + block if m.remat else layers
     return max(kept + head, block)
@@ -144,8 +149,12 @@ def memory_bytes(run: RunConfig, sizes, state, activations: float) -> float:
 
 def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
     """What a step must send at least, by kind and axes, without any compiler's cleverness."""
-    m, t, n = run.model, _tokens(run, sizes), run.train.accumulate
-    width, passes, found = _width(run), _passes(run), {}
+    m = run.model
+    t = _tokens(run, sizes)
+    n = run.train.accumulate
+    width = _width(run)
+    passes = _passes(run)
+    found = {}
     row = t * m.d_model * width
 
     def add(kind, axes, times, size):
@@ -157,7 +166,8 @@ def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
             found[key] = hlo.Traffic(old.times + times * n, old.bytes + sent)
 
     slots = _slots(run, t) * m.d_model * width if m.experts else 0
-    e, crossings = sizes["expert"], passes * m.moe_layers
+    e = sizes["expert"]
+    crossings = passes * m.moe_layers
     if run.mesh.transport == "all_gather":
         add("all-gather", ("expert",), crossings, e * row)
         add("reduce-scatter", ("expert",), crossings, row)

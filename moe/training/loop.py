@@ -97,7 +97,8 @@ def check_domains(model, data) -> None:
     if not model.reads_domains:
         return
     experts = model.experts
-    known, names = experts.routing.domains(experts), data.domain_names
+    known = experts.routing.domains(experts)
+    names = data.domain_names
     schema.require(
         len(names) <= known,
         f"experts.router={experts.router!r} has experts for {known} domains, and the data has"

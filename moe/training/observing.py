@@ -15,7 +15,8 @@ class Clock:
     """Seconds of training, without compilation, evaluation and checkpoints."""
 
     def __init__(self, seconds: float):
-        self.seconds, self._since = seconds, None
+        self.seconds = seconds
+        self._since = None
 
     def start(self) -> None:
         """Goes on counting."""

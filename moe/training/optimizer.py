@@ -42,7 +42,8 @@ class OptimizerConfig:
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Linear warm-up, then a cosine to a tenth or the inverse square root of the step."""
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak = config.learning_rate
+    warmup = config.warmup_steps
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, peak, warmup, max(steps, warmup + 1), peak / 10

@@ -84,7 +84,8 @@ def test_the_interval_over_documents_is_the_jackknife_s():
 
 def test_one_document_that_decides_all_is_one_observation():
     """A hundred documents without a change add nothing to what is known of the one that changed."""
-    baseline, tokens = np.full(101, 10.0), np.full(101, 10)
+    baseline = np.full(101, 10.0)
+    tokens = np.full(101, 10)
     change = np.where(np.arange(101) == 0, -5.0, 0.0)
     result = paired.difference_over_documents(baseline + change, baseline, tokens)
     assert result.half > 10 * abs(result.mean)
@@ -92,7 +93,8 @@ def test_one_document_that_decides_all_is_one_observation():
 
 def test_intervals_over_documents_cover_what_they_claim_to():
     """Documents of very unequal length, each with its own difference; the truth is 0."""
-    rng, covered = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    covered = 0
     for _ in range(400):
         length = np.ceil(10 * rng.lognormal(0, 1.5, 50))
         nll = length * rng.normal(0, 1, 50) + np.sqrt(length) * rng.normal(0, 1, 50)
@@ -102,7 +104,8 @@ def test_intervals_over_documents_cover_what_they_claim_to():
 
 
 def test_first_reach_interpolates():
-    steps, losses = [100, 200, 300], [5.0, 4.0, 3.0]
+    steps = [100, 200, 300]
+    losses = [5.0, 4.0, 3.0]
     assert paired.first_reach(steps, losses, 4.5) == 150.0
     assert paired.first_reach(steps, losses, 3.0) == 300.0
     assert paired.first_reach(steps, losses, 6.0) == 100.0

@@ -126,7 +126,8 @@ def test_the_shuffle_differs_between_neighbouring_seeds_and_epochs():
 
 
 def test_rows_by_number_are_those_of_the_batch():
-    data, numbers = counting(50, 8), np.array([7, 0, 11, 3])
+    data = counting(50, 8)
+    numbers = np.array([7, 0, 11, 3])
     whole = train(data, step=5, batch_size=12)
     some = train(data, step=5, batch_size=12, numbers=numbers)
     for array, part in zip(whole[:5], some[:5], strict=True):

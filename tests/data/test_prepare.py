@@ -26,7 +26,8 @@ def data(cache):
 def read_back(data, split: str) -> list[tuple[str, str]]:
     """(document, source) of a split, from its token stream."""
     trained = tokenizer.load(data.tokenizer_path)
-    ids, domains = data.tokens[split], data.domains[split]
+    ids = data.tokens[split]
+    domains = data.domains[split]
     starts = [*np.flatnonzero(ids == tokenizer.DOC_ID), len(ids)]
     spans = list(zip(starts[:-1], starts[1:], strict=True))
     assert starts[0] == 0 and all(len(set(domains[a:b])) == 1 for a, b in spans)
@@ -54,7 +55,8 @@ def test_types_and_counts(data):
     assert data.vocab_size == 300 and data.domain_names == config().source
     assert data.token_bytes.dtype == np.int32
     for split, counts in data.meta["splits"].items():
-        ids, domains = data.tokens[split], data.domains[split]
+        ids = data.tokens[split]
+        domains = data.domains[split]
         assert ids.dtype == np.uint16 and domains.dtype == np.uint8
         assert isinstance(ids, np.memmap)
         assert counts["tokens"] == len(ids) == len(domains)

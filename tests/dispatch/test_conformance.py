@@ -14,7 +14,10 @@ from moe import dispatch
 from moe.routing import assignment
 from tests import tiny
 
-G, S, D, E = 3, 8, 5, 4
+G = 3
+S = 8
+D = 5
+E = 4
 NAMES = pytest.mark.parametrize("name", ["oracle", "einsum", "gather"])
 LOW = (jnp.bfloat16, jnp.float32, jnp.bfloat16)  # x, gates and weights
 
@@ -130,7 +133,8 @@ def test_bfloat16_is_within_three_percent_of_float64(name):
 # The same through the layer, where tokens travel between devices.
 
 GROUPS = {"one sequence": 0, "two sequences": 16, "half a sequence": 4}
-BATCH, LENGTH = 16, 8
+BATCH = 16
+LENGTH = 8
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from moe.dispatch import blocks, grouped
 from moe.routing import assignment
 from tests import tiny
 
-D, F = 6, 10
+D = 6
+F = 10
 IMPLEMENTATIONS = pytest.mark.parametrize("name", ["blocks", "ragged_dot"])
 CASES = {  # tokens, K, E, how much the first experts are preferred, activation
     "even": (40, 2, 4, 0.0, "geglu"),
@@ -72,7 +73,8 @@ def expected(name):
 @pytest.mark.parametrize("loads", CASES)
 def test_values_and_gradients_are_those_of_plain_arithmetic(name, loads):
     """And an expert without tokens gets a gradient of exact zeros."""
-    (_, _, experts, _, activation), (expert_1SK, floats) = CASES[loads], case(*CASES[loads])
+    (_, _, experts, _, activation) = CASES[loads]
+    (expert_1SK, floats) = case(*CASES[loads])
     got = with_gradients(functools.partial(by_kernel, name, expert_1SK, activation), floats)
     tiny.assert_close(got, expected(loads), rtol=1e-4, atol=1e-5)
     met_E = np.isin(np.arange(experts), expert_1SK)
@@ -93,7 +95,8 @@ def test_bfloat16_is_within_three_percent_of_float64(name):
     y_SD, (dx_SD, dgate, dweights) = with_gradients(fn, (low[0], gate_1SK, low[1]))
     assert {x.dtype.name for x in jax.tree.leaves((y_SD, dx_SD, dweights))} == {"bfloat16"}
     want_y, (want_dx, want_dgate, want_dweights) = exact
-    got, want = (y_SD, dx_SD, dgate, dweights), (want_y, want_dx, want_dgate, want_dweights)
+    got = (y_SD, dx_SD, dgate, dweights)
+    want = (want_y, want_dx, want_dgate, want_dweights)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert b.dtype == np.float64
         assert np.abs(np.asarray(a, np.float64) - b).max() < 0.03 * np.abs(b).max()
@@ -176,7 +179,9 @@ def test_what_tokamax_has_no_kernel_for_is_refused(monkeypatch):
 
 # Through the layer, where choices travel between devices.
 
-BATCH, LENGTH, EXPERTS = 16, 8, 8
+BATCH = 16
+LENGTH = 8
+EXPERTS = 8
 
 
 @functools.cache
@@ -260,7 +265,8 @@ def test_of_tpus_those_of_newer_versions_have_a_kernel():
 def test_what_does_not_fit_into_the_buffer_is_counted():
     """Half an even share holds at most half of a device's choices."""
     (y, router_stats), _ = through_layer("grouped", "2x4x1", 0.0, k=1, ep_capacity_factor=0.5)
-    chosen, kept = router_stats.chosen_KE.sum(), router_stats.kept_KE.sum()
+    chosen = router_stats.chosen_KE.sum()
+    kept = router_stats.kept_KE.sum()
     assert 0.25 * chosen < kept <= 0.55 * chosen
     mask_BT = np.asarray(tiny.layer_inputs(BATCH, LENGTH)[1])
     assert router_stats.unrouted == chosen - kept == (mask_BT & ~y.any(-1)).sum()

@@ -10,7 +10,12 @@ from moe.dispatch import gather, transport
 from moe.routing import assignment
 from tests import tiny
 
-G, S, E, K, C, D = 8, 4, 8, 2, 2, 3
+G = 8
+S = 4
+E = 8
+K = 2
+C = 2
+D = 3
 
 
 def case():

@@ -21,7 +21,9 @@ def record(step, load_LE, k=1.0):
     return {"step": step, "load_LE": load_LE, "realised_k_L": [k] * len(load_LE)}
 
 
-EVEN, IDLE, HEAVY = [0.25] * 4, [0.5, 0.25, 0.25, 0.0], [0.6, 0.2, 0.1, 0.1]
+EVEN = [0.25] * 4
+IDLE = [0.5, 0.25, 0.25, 0.0]
+HEAVY = [0.6, 0.2, 0.1, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_a_failure_is_written_and_the_others_run(root):
 
 
 def test_a_layer_and_a_step(root):
-    layer, step = read(root)["layers", "tiny grouped"], read(root)["steps", "e4_top2 blocks"]
+    layer = read(root)["layers", "tiny grouped"]
+    step = read(root)["steps", "e4_top2 blocks"]
     T, D, F, _, K = layers.TINY["tiny"]
     for way, times in layers.TIMES.items():
         done = times * 3 * 2 * T * K * D * F

@@ -19,7 +19,8 @@ def rows(tmp_path_factory):
     """As on a device that has another kernel, too."""
     root = tmp_path_factory.mktemp("bench")
     config = file.get_config()
-    config.rounds, config.cells = 1, (file.cell(4, 2, einsum_groups=(16,), **TINY),)
+    config.rounds = 1
+    config.cells = (file.cell(4, 2, einsum_groups=(16,), **TINY),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouped, "fit", lambda: ["blocks", "ragged_dot", "tokamax"])
         patch.setattr(grouped, "installed", lambda kernel: kernel != "tokamax")
@@ -38,7 +39,8 @@ def test_every_program_both_ways(rows):
 
 
 def test_flops_are_those_of_the_rows_that_are_computed(rows):
-    forward, training = rows[: len(NAMES)], rows[len(NAMES) :]
+    forward = rows[: len(NAMES)]
+    training = rows[len(NAMES) :]
     dense = forward[0]["executed_flops"]
     assert dense == 2 * 2 * 64 * 8 * 2 * 16
     for one, both in zip(forward, training, strict=True):

@@ -14,8 +14,10 @@ TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    root, config = tmp_path_factory.mktemp("bench"), file.get_config()
-    config.rounds, small = 1, config.training.small
+    root = tmp_path_factory.mktemp("bench")
+    config = file.get_config()
+    small = config.training.small
+    config.rounds = 1
     small.variants = {"dense": {}, "e4": scaling.experts(4)}
     small.base.model.update(TINY)
     small.base.data.vocab_size = 300
@@ -24,7 +26,8 @@ def rows(tmp_path_factory):
     config.training = {"small": small}
     config.decoding.base.update(TINY)
     config.decoding.experts = {"e8_top2": (8, 2)}
-    config.decoding.batches, config.decoding.length = (1,), 8
+    config.decoding.batches = (1,)
+    config.decoding.length = 8
     bench_model.main(config, root)
     assert "| decoding | batch 1 | e8_top2 |" in (root / "table.md").read_text()
     return [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
@@ -34,7 +37,10 @@ def test_training_is_set_beside_dense_and_its_own_products(rows):
     dense, experts = rows[:2]
     assert (dense["variant"], dense["ratio_to_dense"]) == ("dense", 1)
     assert experts["executed_flops"] == pytest.approx(dense["executed_flops"], rel=0.02)
-    D, F, V, tokens = 8, 64, 300, 4 * 8
+    D = 8
+    F = 64
+    V = 300
+    tokens = 4 * 8
     matrices = 2 * (4 * D * D + 2 * D * F) + D * V
     assert 1 < dense["executed_flops"] / (6 * tokens * matrices) < 1.1  # and attention's scores
     for row in (dense, experts):

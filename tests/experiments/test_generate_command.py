@@ -47,7 +47,8 @@ def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, 
         trained(one, tmp_path / name)
         agreement.main(str(tmp_path / name), batches=2)
         found[name] = json.loads((tmp_path / name / "agreement.json").read_text())
-    same, other = found["top_k"], found["base"]
+    same = found["top_k"]
+    other = found["base"]
     assert same["agreement"] == 1 and same["batches"] == 2
     np.testing.assert_allclose(same["nll_by_training_rule"], same["nll_by_evaluation_rule"])
     assert 0.2 < other["agreement"] < 0.95

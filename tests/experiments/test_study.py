@@ -114,7 +114,8 @@ def test_a_study_can_grow_by_a_variant(data, root):
 
 
 def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatch):
-    runs, trained = scaling.variants(tiny()), []
+    runs = scaling.variants(tiny())
+    trained = []
 
     def train(run, path, name, **kwargs):
         if name.startswith("dense "):

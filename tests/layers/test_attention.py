@@ -12,7 +12,11 @@ from moe import counting
 from moe.layers import attention
 from tests import tiny
 
-B, T, N, H, D = 2, 6, 2, 4, 8
+B = 2
+T = 6
+N = 2
+H = 4
+D = 8
 SEGMENT = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
 POSITION = np.array([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0]])
 
@@ -71,7 +75,8 @@ def test_softmax_is_float32_whatever_the_input():
 
 def test_blocks_of_queries_are_the_whole():
     """Values and all gradients, in three blocks of which the last is short."""
-    length, rng = 150, np.random.default_rng(0)
+    length = 150
+    rng = np.random.default_rng(0)
     assert attention.blocks(length) == [(0, 64), (64, 128), (128, 150)]
     q, k, v = jnp.asarray(rng.normal(size=(3, B, length, N, H)), jnp.float32)
     bias = jnp.asarray(rng.normal(size=(N, length, length)), jnp.float32)

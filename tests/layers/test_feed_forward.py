@@ -12,7 +12,9 @@ from moe import ffn
 from moe.layers import feed_forward
 from tests import tiny
 
-D, F, E = 4, 6, 3
+D = 4
+F = 6
+E = 3
 ERF = np.vectorize(math.erf)
 NUMPY = {
     "relu": lambda x: np.maximum(x, 0),

@@ -9,7 +9,8 @@ import numpy as np
 from moe.routing import stats
 from tests import tiny
 
-B, T = 4, 8
+B = 4
+T = 8
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -64,7 +65,8 @@ def test_one_gate_scales_what_the_expert_says():
     logits = x_BTD @ params["router"]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     best = p.argmax(-1)
-    w_in, w_out = params["experts"]["w_in"][best], params["experts"]["w_out"][best]
+    w_in = params["experts"]["w_in"][best]
+    w_out = params["experts"]["w_out"][best]
     h = np.asarray(jax.nn.gelu(np.einsum("BTD,BTDF->BTF", x_BTD, w_in)))
     want = np.einsum("BTF,BTFD->BTD", h, w_out) * p.max(-1)[..., None] * mask_BT[..., None]
     tiny.assert_close(run(config)[0], want, atol=1e-5)
@@ -73,10 +75,12 @@ def test_one_gate_scales_what_the_expert_says():
 def test_jitter_moves_the_router_but_not_what_experts_see():
     """Without drops a token of an unchanged choice is changed by its gate alone."""
     config = no_drops(jitter=0.5)
-    (y, t), (y_plain, t_plain) = run(config), run(no_drops())
+    (y, t) = run(config)
+    (y_plain, t_plain) = run(no_drops())
     assert t.z != t_plain.z and (t.chosen_KE != t_plain.chosen_KE).any()
     mask_BT = np.asarray(tiny.layer_inputs(B, T)[1])
-    a, b = y[mask_BT], y_plain[mask_BT]
+    a = y[mask_BT]
+    b = y_plain[mask_BT]
     ratio = (a * b).sum(-1) / (b * b).sum(-1)
     parallel = np.abs(a - ratio[:, None] * b).max(-1) < 1e-5
     assert 0.3 < parallel.mean() < 1 and (ratio[parallel] != 1).all()
@@ -93,7 +97,8 @@ def test_jitter_stays_in_its_bounds():
     """x is multiplied by U(1 - j, 1 + j); with x = 1 and w = 1 / D the logit is the mean of D."""
     config = tiny.sparse(num_experts=1, jitter=0.25)
     params = tiny.experts_params(config) | {"router": jnp.ones((tiny.D, 1)) / tiny.D}
-    x_BTD, mask_BT = jnp.ones((256, T, tiny.D)), jnp.ones((256, T), bool)
+    x_BTD = jnp.ones((256, T, tiny.D))
+    mask_BT = jnp.ones((256, T), bool)
     _, got = apply(config, params, x_BTD, mask_BT, jax.random.key(0), True)
     mean_square = got.z / got.tokens
     np.testing.assert_allclose(mean_square, 1 + 0.25**2 / 3 / tiny.D, rtol=3e-3)

@@ -15,7 +15,8 @@ from moe.models import contract, decoder
 from moe.training import gradients
 from tests import tiny
 
-B, T = 4, 8
+B = 4
+T = 8
 CAUSAL = ("top_k", "random")  # tests/routing/test_conformance.py has all of them
 GROUPS = {"one sequence": 0, "all sequences": B * T, "half a sequence": T // 2}
 
@@ -64,8 +65,10 @@ def random_x(seed):
 
 def leaks(config):
     """How often a change of all tokens after t, in all sequences, changed a y at or before t."""
-    run, params = block(config), block_params(config)
-    x_BTD, other_BTD = random_x(0), random_x(1)
+    run = block(config)
+    params = block_params(config)
+    x_BTD = random_x(0)
+    other_BTD = random_x(1)
     y_BTD, router_stats, _ = tiny.host(run(params, x_BTD))
     count = 0
     for t in range(T - 1):
@@ -201,7 +204,8 @@ def test_layers_are_scanned_in_their_order(dense):
     config = tiny.model(
         moe_every=1, num_layers=2 + dense, num_dense_layers=dense, tie_embeddings=not dense
     )
-    params, inputs = tiny.params(config), tiny.inputs()
+    params = tiny.params(config)
+    inputs = tiny.inputs()
 
     @jax.jit
     def by_hand(params, inputs):
@@ -245,7 +249,9 @@ def test_low_precision_ends_at_the_logits():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_embeddings_are_rounded_once(dtype, monkeypatch):
     """sqrt(8) itself is not a number of bfloat16: scaled in float32, then cast."""
-    config, inputs, seen = tiny.model(dtype=dtype, experts=None), tiny.inputs(), []
+    config = tiny.model(dtype=dtype, experts=None)
+    inputs = tiny.inputs()
+    seen = []
     layers = decoder.Decoder.layers
 
     def watched(self, x_BTD, info, train):

@@ -12,7 +12,9 @@ from moe import models, routing, sharding
 from moe.routing import assignment, reinforce, stats
 from tests import tiny
 
-B, T, E = 8, 8, 4
+B = 8
+T = 8
+E = 4
 Ranked = routing.ranked.Options
 
 
@@ -112,7 +114,8 @@ def compiled(config, train):
 
     The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
     """
-    layer, moe_config = tiny.layer_of(config), config.experts
+    layer = tiny.layer_of(config)
+    moe_config = config.experts
 
     def weighted(params, x_BTD, read, at_BTD, losses):
         inputs, variables, key = read

@@ -92,7 +92,8 @@ def by_loop(expert_SK, gate_SK, experts, slots):
         for k in range(K):
             e = expert_SK[s, k]
             if e < experts and used[e] < slots:
-                token[e, used[e]], gate[e, used[e]] = s, gate_SK[s, k]
+                token[e, used[e]] = s
+                gate[e, used[e]] = gate_SK[s, k]
                 slot[s, k] = e * slots + used[e]
                 used[e] += 1
     return token, gate, slot
@@ -100,7 +101,9 @@ def by_loop(expert_SK, gate_SK, experts, slots):
 
 @pytest.mark.parametrize(("k", "slots"), [(1, 1), (1, 4), (2, 3), (2, 12), (5, 2), (5, 12)])
 def test_against_the_loop(k, slots):
-    groups, tokens, experts = 40, 12, 5
+    groups = 40
+    tokens = 12
+    experts = 5
     rng = np.random.default_rng(k * 100 + slots)
     skewed = rng.random((groups, tokens, experts)) + rng.random((groups, 1, experts))
     expert_GSK = np.argsort(-skewed, axis=-1)[..., :k]

@@ -83,7 +83,8 @@ def test_base_shares_out_real_tokens_alone():
 
 def best_shares(score):
     """The value of the best assignment in which shares differ by one at most, by scipy."""
-    (n, E), (least, odd) = score.shape, divmod(score.shape[0], score.shape[1])
+    (n, E) = score.shape
+    (least, odd) = divmod(score.shape[0], score.shape[1])
     always = np.repeat(score, least, axis=1)
     idle = np.concatenate([np.full((E, E * least), -1e6), np.zeros((E, E))], axis=1)[odd:]
     seats = np.concatenate([np.concatenate([always, score], axis=1), idle])  # one more for each
@@ -99,17 +100,20 @@ def best_shares(score):
 )  # fmt: skip
 def test_base_gives_one_more_to_the_experts_that_gain_most(S, n, E, liked):
     """Of groups with n real tokens, somewhere: within 0.5% of scipy's optimum on average."""
-    rng, groups = np.random.default_rng(0), 16
+    rng = np.random.default_rng(0)
+    groups = 16
     score = rng.normal(size=(groups, S, E)) + liked * rng.normal(size=(groups, 1, E))
     mask = np.argsort(rng.random((groups, S)), axis=1) < n
     solve = jax.jit(base.balanced, static_argnums=(2, 3))
     expert_GS = np.asarray(solve(np.float32(score), mask, 200, 0.002))
     lost = []
     for g in range(groups):
-        real, own = score[g][mask[g]], expert_GS[g][mask[g]]
+        real = score[g][mask[g]]
+        own = expert_GS[g][mask[g]]
         counts = np.bincount(own, minlength=E)
         assert len(counts) == E and counts.max() - counts.min() <= 1
-        best, even = best_shares(real), real.sum() / E
+        best = best_shares(real)
+        even = real.sum() / E
         lost.append((best - real[np.arange(n), own].sum()) / abs(best - even))
     assert (expert_GS[~mask] == E).all()
     assert np.mean(lost) < 0.005 and max(lost) < 0.05
@@ -181,7 +185,9 @@ def test_a_cap_on_the_experts_of_a_token():
 @pytest.mark.parametrize(("liked", "C", "most"), [(0.0, 12, 2), (1.0, 12, 3), (1.0, 6, 2)])
 def test_the_cap_holds_and_costs_no_more_than_it_must(liked, C, most):
     """Ten experts of 64 tokens, of which the first case has two each to give: scipy's optimum."""
-    rng, E, S = np.random.default_rng(0), 10, 64
+    rng = np.random.default_rng(0)
+    E = 10
+    S = 64
     score_ES = 2 * rng.normal(size=(E, S)) + liked * rng.normal(size=(E, 1))
     p_GES = jax.nn.softmax(jnp.asarray(score_ES[None], jnp.float32), axis=1)
     share_G11 = jnp.full((1, 1, 1), C)
@@ -199,7 +205,8 @@ def test_the_cap_holds_and_costs_no_more_than_it_must(liked, C, most):
 def most_of_all(p_ES, share, most):
     """The value of the best capped choice, by scipy: at most so many a row, and a column."""
     E, S = p_ES.shape
-    rows, columns = np.kron(np.eye(E), np.ones(S)), np.kron(np.ones(E), np.eye(S))
+    rows = np.kron(np.eye(E), np.ones(S))
+    columns = np.kron(np.ones(E), np.eye(S))
     found = scipy.optimize.linprog(
         -p_ES.astype(float).ravel(), bounds=(0, 1), A_ub=np.concatenate([rows, columns]),
         b_ub=np.concatenate([np.full(E, share), np.full(S, most)]),
@@ -215,13 +222,15 @@ def most_of_all(p_ES, share, most):
 @pytest.mark.parametrize(("turns", "mean", "worst"), [(100, 0.025, 0.04), (400, 0.003, 0.01)])
 def test_the_cap_holds_in_padded_and_odd_groups(S, n, E, C, most, turns, mean, worst):
     """Tight caps, and groups whose experts want more than tokens may give."""
-    rng, groups = np.random.default_rng(0), 8
+    rng = np.random.default_rng(0)
+    groups = 8
     logits = 2 * rng.normal(size=(groups, S, E)).astype(np.float32)
     mask = np.argsort(rng.random((groups, S)), axis=1) < n
     options = {"most": most, "iterations": turns}
     slots = route("expert_choice", logits, mask, k=most, slots=C, options=options).assignment
     p_GES = np.asarray(jax.nn.softmax(logits)).swapaxes(1, 2)
-    share, lost = -(-C * n // S), []
+    share = -(-C * n // S)
+    lost = []
     for g in range(groups):
         taken_ES = (np.asarray(slots.token_GEC)[g, :, :, None] == np.arange(S)).any(1)
         assert not taken_ES[:, ~mask[g]].any()
@@ -233,7 +242,8 @@ def test_the_cap_holds_in_padded_and_odd_groups(S, n, E, C, most, turns, mean, w
 
 def test_a_lone_token_has_the_experts_it_likes_best():
     logits = np.array([[[0.0, 1.0, 3.0], [0.0, 0.0, 0.0]]], np.float32)
-    mask, options = np.array([[True, False]]), {"most": 2}
+    mask = np.array([[True, False]])
+    options = {"most": 2}
     slots = route("expert_choice", logits, mask, k=2, slots=2, options=options).assignment
     assert slots.token_GEC.tolist() == [[[2, 2], [0, 2], [0, 2]]]
 

@@ -65,7 +65,8 @@ def test_the_training_config_can_ask_for_it(name):
 
 @each_choice
 def test_k_distinct_experts_and_none_for_padding(name):
-    experts, mask_BT = CASES[name].experts, np.asarray(cases.inputs().mask_BT)
+    experts = CASES[name].experts
+    mask_BT = np.asarray(cases.inputs().mask_BT)
     expert_GSK = cases.experts_of(cases.run(CASES[name]))
     assert expert_GSK.dtype == np.int32 and expert_GSK.shape == (B, T, experts.k)
     assert (expert_GSK[~mask_BT] == experts.num_experts).all()
@@ -115,14 +116,16 @@ def test_slots_choose_real_tokens_each_expert_as_many_as_it_has_slots(name):
 @each
 def test_padding_gets_zeros_and_changes_nothing(name):
     """What stands in padding is not read, whatever it is."""
-    given, other = cases.inputs(), cases.inputs(seed=1)
+    given = cases.inputs()
+    other = cases.inputs(seed=1)
     mask_BT = np.asarray(given.mask_BT)
     swapped = cases.Inputs(
         np.where(mask_BT[..., None], given.x_BTD, 7 * other.x_BTD), mask_BT,
         np.where(mask_BT, given.ids_BT, other.ids_BT),
         np.where(mask_BT, given.domain_BT, 1 - given.domain_BT),
     )  # fmt: skip
-    want, got = cases.run(CASES[name], given), cases.run(CASES[name], swapped)
+    want = cases.run(CASES[name], given)
+    got = cases.run(CASES[name], swapped)
     assert not want.y_BTD[~mask_BT].any() and want.y_BTD[mask_BT].any()
     assert not want.dx_BTD[~mask_BT].any()
     tiny.assert_close(got.y_BTD, want.y_BTD)
@@ -184,7 +187,8 @@ def test_gradients_are_finite_where_the_router_is_undecided(name):
 @each_learned
 def test_the_losses_are_finite_and_reach_the_router(name):
     """On random logits and on none; of the task's gradient nothing is left where at is 0."""
-    config, nothing = CASES[name], np.zeros((B, T, tiny.D), np.float32)
+    config = CASES[name]
+    nothing = np.zeros((B, T, tiny.D), np.float32)
     router = {k: w for k, w in cases.run(config, at=nothing, losses=1.0).dparams.items()}
     assert not any(w.any() for w in router.pop("experts").values())
     assert all(np.abs(w).max() > 1e-6 for w in router.values())
@@ -208,7 +212,8 @@ def test_the_task_gives_the_router_a_gradient(name):
 def test_no_later_token_has_a_gradient(name):
     """Nor changes an earlier result by a bit, in groups of one sequence and where slots are few."""
     config = CASES[name]
-    given, other = cases.inputs(padded=False), cases.inputs(seed=1, padded=False)
+    given = cases.inputs(padded=False)
+    other = cases.inputs(seed=1, padded=False)
     want = cases.run(config, given)
     assert (want.router_stats.kept_KE < want.router_stats.chosen_KE).any()
     for t in (2, T - 2):
@@ -226,7 +231,8 @@ def test_no_later_token_has_a_gradient(name):
 @pytest.mark.parametrize("name", [name for name in CASES if name not in CAUSAL])
 def test_what_looks_ahead_is_caught_and_refused(name):
     """Those marked so do look ahead in training; in a decoder they need consent."""
-    given, other = cases.inputs(padded=False), cases.inputs(seed=1, padded=False)
+    given = cases.inputs(padded=False)
+    other = cases.inputs(seed=1, padded=False)
     early_1T1 = (np.arange(T) < T // 2)[None, :, None]
     changed = given._replace(x_BTD=np.where(early_1T1, given.x_BTD, other.x_BTD))
 
@@ -286,7 +292,8 @@ def test_compilation_changes_nothing(name):
 @pytest.mark.parametrize("name", ["top_2", "moving on", "gshard", "top_p", "capped", "soft"])
 def test_every_dispatcher_that_can_carry_it_does(name):
     """Seats are all that a dispatcher sees: one case of each kind, and choices of no expert."""
-    want, kind = cases.run(CASES[name], train=False), CASES[name].experts.routing.kind
+    want = cases.run(CASES[name], train=False)
+    kind = CASES[name].experts.routing.kind
     able = [n for n, module in dispatch.SLOTTED.items() if kind in module.KINDS]
     assert able == (
         ["einsum"] if kind is assignment.DispatchMasks else ["oracle", "einsum", "gather"]
@@ -398,7 +405,8 @@ def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
 def test_a_shared_expert_costs_what_a_token_pays():
     one = tiny.model(experts=tiny.moe_config())
     more = dataclasses.replace(one, experts=tiny.moe_config(shared_experts=1))
-    a, b = flops.ideal(one, T), flops.ideal(more, T)
+    a = flops.ideal(one, T)
+    b = flops.ideal(more, T)
     assert b["experts"] == 2 * a["experts"] and b["attention"] == a["attention"]
     idle = flops.parameters(one).total - flops.parameters(one).active
     assert flops.parameters(more).total - flops.parameters(more).active == idle

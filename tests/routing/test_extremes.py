@@ -44,9 +44,13 @@ def renormalises(name):
 def rows(rng, columns, scale):
     """Logits [S, columns] up to +-scale: random, equal, one far from the others, falling."""
     x = rng.uniform(-scale, scale, (S, columns))
-    x[0], x[1], x[2] = scale, -scale, 0
-    x[3], x[3, -1] = -scale, scale
-    x[4], x[4, -1] = scale, -scale
+    x[0] = scale
+    x[1] = -scale
+    x[2] = 0
+    x[3] = -scale
+    x[3, -1] = scale
+    x[4] = scale
+    x[4, -1] = -scale
     x[5] = np.linspace(scale, -scale, columns)
     for row, low in enumerate((-25, -60, -90, -120), start=6):
         x[row] = np.maximum(low - np.array([0, 1] + [15] * (columns - 2))[:columns], -scale)
@@ -54,7 +58,8 @@ def rows(rng, columns, scale):
 
 
 def logits(name, scale, seed=0):
-    rng, experts = np.random.default_rng(seed), ALL[name].experts
+    rng = np.random.default_rng(seed)
+    experts = ALL[name].experts
     return {
         matrix: jnp.asarray(rows(rng, columns, scale)[None])
         for matrix, columns in experts.routing.projections(experts).items()
@@ -64,7 +69,8 @@ def logits(name, scale, seed=0):
 @functools.cache
 def compiled(name, train):
     """(logits, replayed) -> ((gates, p, losses, metrics), gradients of gates, p and losses)."""
-    experts, router = ALL[name].experts, ALL[name].experts.routing
+    experts = ALL[name].experts
+    router = ALL[name].experts.routing
     slots = routing.soft.slots(experts) if experts.router == "soft" else 8
     settings = contract.RouterSettings(
         experts.num_experts, experts.k, slots, train, experts.options
@@ -77,7 +83,8 @@ def compiled(name, train):
         key = jax.random.key(0)
         inputs = contract.RouterInputs(logits, mask_GS, ids_GS, ids_GS % 2, key, state, replayed)
         routed = router.route(inputs, settings)
-        slots, gates = routed.assignment, routed.assignment[1]
+        slots = routed.assignment
+        gates = routed.assignment[1]
         if router.kind is assignment.TopKAssignment:
             slots = assignment.assign_slots(slots, experts.num_experts, settings.slots)
         sums = stats.compute(routed, slots, mask_GS)
@@ -142,7 +149,8 @@ def test_sigmoid_gates_do_not_depend_on_how_low_all_scores_are(low):
 
 def test_replayed_gates_do_not_depend_on_how_unlikely_the_experts_have_become():
     """Of [200, 1, 0, 0] the last three have p = 0 in float32."""
-    logits, mask = np.float32([[[200.0, 1.0, 0.0, 0.0]]]), np.ones((1, 1), bool)
+    logits = np.float32([[[200.0, 1.0, 0.0, 0.0]]])
+    mask = np.ones((1, 1), bool)
     replayed = jnp.int32([[[1, 2]]])
     want = np.exp([1.0, 0.0]) / np.exp([1.0, 0.0]).sum()
     for name in ("top_k", "sinkhorn", "gshard", "noisy_top_k"):

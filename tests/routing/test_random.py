@@ -9,7 +9,9 @@ import pytest
 
 from moe import routing
 
-G, S, E = 8, 512, 4
+G = 8
+S = 512
+E = 4
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

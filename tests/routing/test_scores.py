@@ -77,7 +77,8 @@ def test_the_surest_is_known_by_its_probability_and_not_by_its_gate():
     p = np.array([[[0.2, 0.14] + [0.11] * 6, [0.5, 0.45] + [0.05 / 6] * 6]])
     mask = np.ones((1, 2), bool)
     routed = route("top_k", np.log(p), mask, k=2, options={"batch_priority": True})
-    gate_GSK, priority_GS = routed.assignment.gate_GSK, routed.priority_GS
+    gate_GSK = routed.assignment.gate_GSK
+    priority_GS = routed.priority_GS
     assert gate_GSK[0, 0, 0] > gate_GSK[0, 1, 0] and priority_GS[0, 0] < priority_GS[0, 1]
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from moe.routing import assignment, contract, stats
 
-LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
+LN2 = math.log(2)
+LN3 = math.log(3)
+LN4 = math.log(4)
 # Softmaxes (1/4, 3/4), (1/2, 1/2), (1/4, 3/4); the last token is padding.
 LOGITS = np.array([[[0, LN3], [0, 0], [0, LN3], [7, 7]]], np.float32)
 MASK = np.array([[True, True, True, False]])

@@ -96,13 +96,15 @@ def test_reinforce_samples_its_policy_and_evaluates_greedily():
 
 def test_the_policy_learns_by_reward_less_baseline():
     """-(r - b) log pi and (r - b)^2; only the first teaches the policy, only the second b."""
-    nll_BT, real_BT = jnp.array([[2.0, 1.0, 5.0]]), jnp.array([[True, True, False]])
+    nll_BT = jnp.array([[2.0, 1.0, 5.0]])
+    real_BT = jnp.array([[True, True, False]])
 
     def losses(log_p, baseline):
         learned = reinforce.learn(contract.Policy(log_p, baseline), nll_BT, real_BT)
         return learned["policy"] + learned["baseline"], learned
 
-    log_p, baseline = jnp.array([[-1.0, -0.5, 0.0]]), jnp.array([[-1.5, -1.5, 0.0]])
+    log_p = jnp.array([[-1.0, -0.5, 0.0]])
+    baseline = jnp.array([[-1.5, -1.5, 0.0]])
     grads, learned = jax.grad(losses, (0, 1), has_aux=True)(log_p, baseline)
     np.testing.assert_allclose(learned["policy"], 0.5 * -1.0 + -0.5 * -0.5)
     np.testing.assert_allclose(learned["baseline"], 0.25 + 0.25)

@@ -49,7 +49,8 @@ def test_padding_goes_to_the_expert_that_does_not_exist():
 def test_the_gate_carries_a_gradient(k):
     """The reason why one gate alone is not renormalised."""
     grad_GSE = jax.jit(jax.grad(lambda s: choose(s, MASK, k).gate_GSK[..., 0].sum()))(LOGITS)
-    p, best = P[0, 0], 2
+    p = P[0, 0]
+    best = 2
     if k == 2:
         p = np.array([0, 0, 4 / 7, 3 / 7])
     want = p[best] * ((np.arange(4) == best) - p)  # of a softmax

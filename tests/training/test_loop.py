@@ -57,7 +57,8 @@ class Run:
     """A finished run: its result, and what lies in its workdir."""
 
     def __init__(self, workdir, result):
-        self.workdir, self.result = workdir, result
+        self.workdir = workdir
+        self.result = result
         self.records = metrics.read(workdir / "metrics.jsonl")
 
     def state(self, run):
@@ -137,7 +138,8 @@ def test_what_is_logged(whole):
         for split in ("train", "validation")
     }
     assert by_split == {"train": [1, 2, 3, 4, 5, 6], "validation": [2, 4, 6]}
-    train, validation = whole.records[0], whole.records[2]
+    train = whole.records[0]
+    validation = whole.records[2]
     statistics = {"loss", "nll", "balance", "dropped", "entropy", "load_LE", "router_z", "gate"}
     assert statistics | {"grad_norm"} <= train.keys()
     assert statistics | {"seconds"} <= validation.keys()
@@ -157,7 +159,8 @@ def test_training_learns(whole):
 def test_the_result(whole):
     result = whole.result
     assert json.loads((whole.workdir / "result.json").read_text()) == result
-    nll, tokens = result["test_documents_nll"], result["test_documents_tokens"]
+    nll = result["test_documents_nll"]
+    tokens = result["test_documents_tokens"]
     assert sum(tokens) == 16 * toys.run_config().train.seq_len
     assert len(nll) == len(tokens) == len({*result["test_documents"]}) > 5
     assert result["test_nll"] == pytest.approx(sum(nll) / sum(tokens), rel=1e-4)

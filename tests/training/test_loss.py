@@ -17,7 +17,9 @@ from moe.routing import stats
 from moe.training import gradients
 from tests import tiny
 
-B, T, E = tiny.B, tiny.T, tiny.E
+B = tiny.B
+T = tiny.T
+E = tiny.E
 
 
 def test_cross_entropy_by_hand():
@@ -114,7 +116,9 @@ def test_a_policy_is_paid_in_log_probability():
     inputs = inputs._replace(loss_mask_BT=jnp.asarray(loss_mask_BT, jnp.int32))
     (value, metrics), _ = tiny.value_and_grad(config, inputs)
 
-    task, params, key = tiny.task_of(config), tiny.params(config), jax.random.key(0)
+    task = tiny.task_of(config)
+    params = tiny.params(config)
+    key = jax.random.key(0)
     nll_BT = np.asarray(task.forward(params, {}, inputs, key, True).nll)
     policy = task.model.apply(params, {}, inputs, key=key, train=True).policy
     log_p_BT, expected_BT = (np.asarray(x[0]) for x in policy)

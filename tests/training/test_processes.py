@@ -82,7 +82,8 @@ def trained(workdir):
 
 
 def assert_same(workdir, alone):
-    (got, logged), (want, expected) = trained(workdir), trained(alone)
+    (got, logged) = trained(workdir)
+    (want, expected) = trained(alone)
     assert want.step == got.step == toys.STEPS
     assert [r[:2] for r in logged] == [r[:2] for r in expected]
     np.testing.assert_allclose([r[2] for r in logged], [r[2] for r in expected], rtol=1e-5)

@@ -14,7 +14,8 @@ from moe.evaluation import held_out
 from moe.training import optimizer, step
 from tests import tiny
 
-MOE, DENSE = tiny.model(), tiny.model(experts=None)
+MOE = tiny.model()
+DENSE = tiny.model(experts=None)
 CHAIN = optimizer.make(optimizer.OptimizerConfig(warmup_steps=1, learning_rate=1e-2), 10)
 
 
@@ -37,7 +38,8 @@ def train_step(config):
 @functools.cache
 def steps(config, count=4):
     """The metrics of the first steps, and the last state."""
-    current, metrics = state(config), []
+    current = state(config)
+    metrics = []
     for _ in range(count):
         current, measured = train_step(config)(current, tiny.inputs())
         metrics.append(tiny.host(measured))
@@ -118,8 +120,10 @@ def test_parameters_are_born_equal_on_a_mesh():
 def test_the_norm_is_that_of_the_gradients():
     """Which are what plain descent subtracts."""
     config = tiny.model(num_layers=1, moe_every=1)
-    params, tx = tiny.params(config), optax.sgd(1.0)
-    old, before = tiny.host(params), step.State(jnp.int32(0), params, tx.init(params))
+    params = tiny.params(config)
+    tx = optax.sgd(1.0)
+    old = tiny.host(params)
+    before = step.State(jnp.int32(0), params, tx.init(params))
     after, metrics = step.make_train_step(tiny.task_of(config), tx, 0)(before, tiny.inputs())
     moved = jax.tree.map(np.subtract, old, tiny.host(after.params))
     norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(moved)))
@@ -139,7 +143,8 @@ def test_router_noise_is_new_at_every_step_and_the_same_when_repeated():
         tiny.without_router_losses(tiny.model(num_layers=1, moe_every=1)),
         experts=tiny.moe_config(router="random"),
     )
-    params, tx = tiny.host(tiny.params(config)), optax.sgd(0.0)
+    params = tiny.host(tiny.params(config))
+    tx = optax.sgd(0.0)
     random_step = step.make_train_step(tiny.task_of(config), tx, 0)
 
     def load(number):

@@ -10,7 +10,8 @@ from moe.training import optimizer
 from tests import tiny
 
 V = 257  # the smallest vocabulary that a tokenizer has
-STEPS, EVERY = 6, 3
+STEPS = 6
+EVERY = 3
 
 
 def data() -> prepared.Prepared:
