@@ -81,7 +81,13 @@ def prepare(model: ModelConfig, params: dict, router_state: dict | None = None):
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def prefill(
-    model: ModelConfig, weights, prompt_BT, key, length: int, domain_B=None, doc_id: int = 0
+    model: ModelConfig,
+    weights,
+    prompt_BT: jax.Array,
+    key,
+    length: int,
+    domain_B: jax.Array | None = None,
+    doc_id: int = 0,
 ) -> DecodingState:
     """Reads the prompts, all at once.
 
@@ -107,7 +113,11 @@ def prefill(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def advance(
-    model: ModelConfig, weights, state: DecodingState, token_B, domain_B=None
+    model: ModelConfig,
+    weights,
+    state: DecodingState,
+    token_B: jax.Array,
+    domain_B: jax.Array | None = None,
 ) -> DecodingState:
     """Reads one token of each text, at batch 1 the weights of its K experts only."""
     return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool), domain_B)
@@ -156,7 +166,7 @@ def _go_on(model, weights, state, steps, temperature, domain_B):
     return jax.lax.scan(turn, state, length=steps)[1].T
 
 
-def sample(logits_BV, temperature: float, key):
+def sample(logits_BV: jax.Array, temperature: float, key):
     """token_B: the most probable at temperature 0, else from softmax(logits / temperature)."""
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -165,7 +175,7 @@ def sample(logits_BV, temperature: float, key):
 
 def generate(
     model: ModelConfig, weights, prompts: list[list[int]], steps: int,
-    *, temperature: float = 0.0, seed: int = 0, domain_B=None, doc_id: int = 0,
+    *, temperature: float = 0.0, seed: int = 0, domain_B: jax.Array | None = None, doc_id: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """`steps` tokens after each prompt, int [B, steps].
 

@@ -29,9 +29,12 @@ SLACK = 1.0  # slots beyond the even share, in standard deviations of a load dra
 
 
 def apply(
-    x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str, expected: int =
-    0
-):  # fmt: skip
+    x_SD: jax.Array,
+    choice: assignment.TopKAssignment,
+    weights: ffn.Weights,
+    activation: str,
+    expected: int = 0,
+) -> jax.Array:
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
     Args:
@@ -129,7 +132,7 @@ def _in_slots(how, plan, x_SD, gate_1SK, weights):
 def _in_blocks(how, y_SD, x_SD, gate_1SK, weights, plan):
     """y_SD with the pairs that have none."""
 
-    def body(i, y_SD):
+    def body(i, y_SD: jax.Array):
         expert, token_J, pair_J = _block(how, i, plan)
         own = _of_block((x_SD, gate_1SK, weights), expert, token_J, pair_J)
         return y_SD.at[token_J].add(_compute(how[0], *own), mode="drop")

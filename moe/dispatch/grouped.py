@@ -71,7 +71,9 @@ def check(kernel: str, backend: str = "") -> None:
         )
 
 
-def apply(x_GSD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str):
+def apply(
+    x_GSD: jax.Array, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str
+):
     """y_s = sum_k gate_sk f_e(x_s) over all experts of the mesh.
 
     Args:

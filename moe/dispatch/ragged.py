@@ -16,7 +16,13 @@ from moe.dispatch import gather
 from moe.routing import assignment
 
 
-def apply(x_SD, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str, general):
+def apply(
+    x_SD: jax.Array,
+    choice: assignment.TopKAssignment,
+    weights: ffn.Weights,
+    activation: str,
+    general,
+):
     """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
     S = len(x_SD)
     E = len(weights.w_in)
@@ -61,7 +67,7 @@ PD_PF = _rows_by(((0,), (0,)), ())  # E products, of the rows of each group
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product(general, x_PD, w_EDF, count_E):
+def product(general, x_PD: jax.Array, w_EDF: jax.Array, count_E: jax.Array):
     """PD,EDF->PF, every row with its own expert's matrix; with `general` in its gradients, too.
 
     Rows are sorted by expert, count_E of each; what comes after them has results without meaning.
@@ -83,12 +89,12 @@ def _product_bwd(general, saved, dy_PF):
 product.defvjp(_product_fwd, _product_bwd)
 
 
-def by_xla(x_SD, choice, weights, activation, _expected=0):
+def by_xla(x_SD: jax.Array, choice, weights, activation, _expected=0):
     """By `jax.lax.ragged_dot_general`."""
     return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
-def by_tokamax(x_SD, choice, weights, activation, _expected=0):
+def by_tokamax(x_SD: jax.Array, choice, weights, activation, _expected=0):
     """By tokamax's own kernel: left to itself it would fall back to XLA's.
 
     Raises:
@@ -96,7 +102,7 @@ def by_tokamax(x_SD, choice, weights, activation, _expected=0):
     """
     import tokamax
 
-    def general(a, b, count_E, dimensions):
+    def general(a, b, count_E: jax.Array, dimensions):
         try:
             return tokamax.ragged_dot_general(a, b, count_E, dimensions, implementation="mosaic")
         except (NotImplementedError, ValueError) as error:

@@ -22,7 +22,7 @@ from moe import sharding
 from moe.routing import assignment
 
 
-def send(dispatch, x_GSD, slots):
+def send(dispatch, x_GSD: jax.Array, slots):
     """x_GSD and its slots -> x_EGCD, by the current layout's transport.
 
     Args:
@@ -31,7 +31,7 @@ def send(dispatch, x_GSD, slots):
     return TRANSPORTS[sharding.layout().transport].send(dispatch, x_GSD, slots)
 
 
-def receive(combine, y_EGCD, slots):
+def receive(combine, y_EGCD: jax.Array, slots):
     """y_EGCD -> y_GSD, the way back.
 
     Args:
@@ -41,7 +41,7 @@ def receive(combine, y_EGCD, slots):
 
 
 def _send_all_to_all(dispatch, x_GSD, slots):
-    def local(x_gSD, slots):
+    def local(x_gSD: jax.Array, slots):
         x_EgCD = dispatch(x_gSD, slots).swapaxes(0, 1)
         if not sharding.current():
             return x_EgCD
@@ -51,7 +51,7 @@ def _send_all_to_all(dispatch, x_GSD, slots):
 
 
 def _receive_all_to_all(combine, y_EGCD, slots):
-    def local(y_EGCD, slots):
+    def local(y_EGCD: jax.Array, slots):
         if sharding.current():
             y_EGCD = jax.lax.all_to_all(y_EGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
         return combine(y_EGCD.swapaxes(0, 1), slots)
@@ -70,7 +70,7 @@ def _receive_constraint(combine, y_EGCD, slots):
 
 
 def _send_all_gather(dispatch, x_GSD, slots):
-    def local(x_gSD, slots):
+    def local(x_gSD: jax.Array, slots):
         x_GSD, slots = _of_my_experts(x_gSD, slots)
         return dispatch(x_GSD, slots).swapaxes(0, 1)
 
@@ -78,7 +78,7 @@ def _send_all_gather(dispatch, x_GSD, slots):
 
 
 def _receive_all_gather(combine, y_EGCD, slots):
-    def local(y_eGCD, slots):
+    def local(y_eGCD: jax.Array, slots):
         _, slots = _of_my_experts(None, slots)
         part_GSD = combine(y_eGCD.swapaxes(0, 1), slots)
         if not sharding.current():

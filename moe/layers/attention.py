@@ -93,7 +93,7 @@ class Attention(nn.Module):
         w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
         return matmul.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
 
-    def project(self, x_BTD, name, heads):
+    def project(self, x_BTD: jax.Array, name, heads):
         """x in so many heads, [B, T, N, H]."""
         D = x_BTD.shape[-1]
         w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
@@ -104,7 +104,7 @@ class Attention(nn.Module):
             self, name, letters, shape, fan_in=fan_in, scale=self.init_scale, dtype=self.dtype
         )
 
-    def update_cache(self, name, new_BTNH, cache):
+    def update_cache(self, name, new_BTNH: jax.Array, cache):
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
         shape = (B, cache.segment_BU.shape[1], N, H)
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 
-    def attend(self, q, k, v, q_segment_BT, kv_segment_BU, first):
+    def attend(self, q, k, v, q_segment_BT: jax.Array, kv_segment_BU: jax.Array, first):
         arrays = (q, k, v, q_segment_BT, kv_segment_BU)
         if self.position != "relative":
             return attend(*arrays, causal=self.causal, first=first)
@@ -222,7 +222,7 @@ def _indices(q_BTNH, k_BUNH, first):
     return start + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
 
 
-def rotate(x_BTNH, position_BT):
+def rotate(x_BTNH: jax.Array, position_BT: jax.Array):
     """Rotary embedding: pair (h, h + H/2) turns by position / 10000^(2h/H) radians."""
     H = x_BTNH.shape[-1]
     frequency = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)

@@ -65,7 +65,9 @@ class MoELayer(nn.Module):
             self.record(routed, slots, mask_GS, B, T)
         return self.add_shared_experts(groups.join(y_GSD, B, T), x_BTD, train)
 
-    def route(self, x_GSD, mask_GS, ids_BT, domain_BT, train) -> contract.RouterOutput:
+    def route(
+        self, x_GSD: jax.Array, mask_GS: jax.Array, ids_BT: jax.Array, domain_BT: jax.Array, train
+    ) -> contract.RouterOutput:
         """Who goes where."""
         config = self.config
         C = config.slots(mask_GS.shape[1], train)
@@ -73,13 +75,13 @@ class MoELayer(nn.Module):
         inputs = self.router_inputs(x_GSD, mask_GS, ids_BT, domain_BT, train)
         return config.routing.route(inputs, settings)
 
-    def through_experts(self, x_GSD, routed, train):
+    def through_experts(self, x_GSD: jax.Array, routed, train):
         """y_GSD, and what became of every choice."""
         if self.config.dropless:
             return self.without_slots(x_GSD, routed)
         return self.through_slots(x_GSD, routed, train)
 
-    def through_slots(self, x_GSD, routed, train):
+    def through_slots(self, x_GSD: jax.Array, routed, train):
         """The capacity path: returns y_GSD and the slots, into which choices are first turned."""
         dispatcher = dispatch.DISPATCHERS[self.config.dispatcher]
         with jax.named_scope("dispatch"):
@@ -95,13 +97,13 @@ class MoELayer(nn.Module):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, slots), slots
 
-    def without_slots(self, x_GSD, routed):
+    def without_slots(self, x_GSD: jax.Array, routed):
         """The dropless path: returns y_GSD and an `assignment.DispatchResult`."""
         with jax.named_scope("dispatch"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
             return grouped.apply(x_GSD, routed.assignment, expert_weights, self.activation)
 
-    def add_shared_experts(self, y_BTD, x_BTD, train):
+    def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train):
         """y_BTD and what the experts that see every token add to it."""
         if not self.config.shared_experts:
             return y_BTD
@@ -130,7 +132,9 @@ class MoELayer(nn.Module):
         key = self.make_rng("dropout")
         return functools.partial(feed_forward.dropout, rate=rate, key=key, letters=letters)
 
-    def router_inputs(self, x_GSD, mask_GS, ids_BT, domain_BT, train) -> contract.RouterInputs:
+    def router_inputs(
+        self, x_GSD: jax.Array, mask_GS: jax.Array, ids_BT: jax.Array, domain_BT: jax.Array, train
+    ) -> contract.RouterInputs:
         """What the router may read."""
         S = mask_GS.shape[1]
         return contract.RouterInputs(
@@ -152,7 +156,7 @@ class MoELayer(nn.Module):
             )
         return found
 
-    def logits(self, x_GSD, train) -> dict[str, jax.Array]:
+    def logits(self, x_GSD: jax.Array, train) -> dict[str, jax.Array]:
         """The router's scores in float32, from its own jittered copy of its input."""
         config = self.config
         x_GSD = x_GSD.astype(jnp.float32)
@@ -164,7 +168,7 @@ class MoELayer(nn.Module):
         columns = config.routing.projections(config)
         return {name: self.score(x_GSD, name, number) for name, number in columns.items()}
 
-    def score(self, x_GSD, name, columns):
+    def score(self, x_GSD: jax.Array, name, columns):
         # Replicated, not spread by E: every device routes its own tokens over all experts.
         D = x_GSD.shape[-1]
         if name in self.config.routing.detached:
@@ -180,12 +184,12 @@ class MoELayer(nn.Module):
             return chosen
         E = self.config.num_experts
 
-        def assign(chosen, priority_GS):
+        def assign(chosen, priority_GS: jax.Array):
             return assignment.assign_slots(chosen, E, C, priority_GS)
 
         return sharding.map_groups(assign)(chosen, routed.priority_GS)
 
-    def record(self, routed, slots, mask_GS, B, T):
+    def record(self, routed, slots, mask_GS: jax.Array, B, T):
         """Sows the record of this layer."""
         chosen = routed.assignment
         policy = routed.policy

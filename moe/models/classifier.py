@@ -35,7 +35,14 @@ class Classifier(decoder.Trunk):
     config: ClassifierConfig
 
     @nn.compact
-    def __call__(self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None):
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_BT: jax.Array,
+        position_BT: jax.Array,
+        train: bool,
+        domain_BT: jax.Array | None = None,
+    ):
         c = self.config
         D = c.d_model
         x_BTD, _ = self.embed(tokens_BT)

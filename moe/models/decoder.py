@@ -36,7 +36,7 @@ class Trunk(nn.Module):
     config: ModelConfig
     scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
-    def embed(self, tokens_BT):
+    def embed(self, tokens_BT: jax.Array):
         """x_BTD and the table of embeddings."""
         c = self.config
         D = c.d_model
@@ -51,7 +51,7 @@ class Trunk(nn.Module):
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
         return (x_BTD * D**0.5).astype(c.dtype), embed_VD
 
-    def layers(self, x_BTD, info, train):
+    def layers(self, x_BTD: jax.Array, info, train):
         """All layers: the dense ones that come first, then blocks."""
         c = self.config
         if c.num_dense_layers:
@@ -60,7 +60,7 @@ class Trunk(nn.Module):
         number = c.num_layers - c.num_dense_layers
         return self.blocks(c, number, "block", x_BTD, info, train)
 
-    def blocks(self, config, number, name, x_BTD, info, train):
+    def blocks(self, config, number, name, x_BTD: jax.Array, info, train):
         """`number` layers, scanned in blocks of `config.moe_every`."""
         length = number // config.moe_every
         if not self.scanned:
@@ -85,8 +85,14 @@ class Decoder(Trunk):
 
     @nn.compact
     def __call__(
-        self, tokens_BT, segment_BT, position_BT, train: bool, domain_BT=None, kv_cache=None
-    ):  # fmt: skip
+        self,
+        tokens_BT: jax.Array,
+        segment_BT: jax.Array,
+        position_BT: jax.Array,
+        train: bool,
+        domain_BT: jax.Array | None = None,
+        kv_cache: attention.KVCache | None = None,
+    ):
         c = self.config
         V = c.vocab_size
         D = c.d_model
@@ -109,7 +115,7 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD, info, train):
+    def __call__(self, x_BTD: jax.Array, info, train):
         for i in range(self.config.moe_every):
             is_moe = self.config.experts is not None and i == self.config.moe_every - 1
             x_BTD = Layer(self.config, is_moe, name=f"layer_{i}")(x_BTD, info, train)
@@ -123,7 +129,7 @@ class Layer(nn.Module):
     is_moe: bool
 
     @nn.compact
-    def __call__(self, x_BTD, info, train):
+    def __call__(self, x_BTD: jax.Array, info, train):
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(

@@ -64,7 +64,9 @@ def capacity(factor: float, tokens: int, k: int, experts: int) -> int:
     return min(tokens, max(1, math.ceil(round(factor * tokens * k / experts, 6))))
 
 
-def assign_slots(choice: TopKAssignment, experts: int, slots: int, priority_GS=None) -> Slots:
+def assign_slots(
+    choice: TopKAssignment, experts: int, slots: int, priority_GS: jax.Array | None = None
+) -> Slots:
     """Gives each choice a slot of its expert, first come first served, and drops the rest.
 
     The order of a group is the order of its S axis and then of K, so with tokens laid out
@@ -86,7 +88,7 @@ def assign_slots(choice: TopKAssignment, experts: int, slots: int, priority_GS=N
     return slots_of(choice, order(choice.expert_GSK, experts, priority_GS), slots)
 
 
-def order(expert_GSK, experts: int, priority_GS=None) -> Order:
+def order(expert_GSK: jax.Array, experts: int, priority_GS: jax.Array | None = None) -> Order:
     """Sorts the pairs of each group by expert, and inside one as `assign_slots` says."""
     G, S, K = expert_GSK.shape
     if (experts + 1) * S * K > 2**31:
@@ -108,7 +110,7 @@ def order(expert_GSK, experts: int, priority_GS=None) -> Order:
 
 
 @jax.vmap
-def inverse(pair_P):
+def inverse(pair_P: jax.Array):
     """Where each pair of a group comes in its order. (On CPUs a sort takes ten times the time.)"""
     place_P = jnp.arange(len(pair_P), dtype=jnp.int32)
     return jnp.zeros_like(place_P).at[pair_P].set(place_P, unique_indices=True)
@@ -134,14 +136,14 @@ def slots_of(choice: TopKAssignment, order: Order, slots: int) -> Slots:
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
 
 
-def is_routed(token_GEC, mask_GS):
+def is_routed(token_GEC: jax.Array, mask_GS: jax.Array):
     """Which tokens sit in a slot at all, [G, S]."""
     nobody_GS = jnp.zeros_like(mask_GS)
     mark = lambda row_S, token_EC: row_S.at[token_EC.ravel()].set(True, mode="drop")  # noqa: E731
     return jax.vmap(mark)(nobody_GS, token_GEC)
 
 
-def largest(score_GSE, k: int):
+def largest(score_GSE: jax.Array, k: int):
     """(value_GSK, index_GSK) of the K largest, each device for its own groups.
 
     Left to itself, the compiler gathers the scores of all devices for `top_k`.

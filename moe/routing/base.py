@@ -53,7 +53,7 @@ def route(
     return contract.RouterOutput(choice, jax.nn.softmax(score_GSE), score_GSE)
 
 
-def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
+def balanced(score_GSE: jax.Array, mask_GS: jax.Array, iterations: int, temperature: float):
     """expert_GS with as many real tokens for each expert as for every other (or one more)."""
     G, S, E = score_GSE.shape
     # What all scores of a token or of an expert have in common changes no assignment.
@@ -78,7 +78,7 @@ def balanced(score_GSE, mask_GS, iterations: int, temperature: float):
     more_GE = place(jax.nn.logsumexp(plan_GSE, axis=1)) < odd_G1
     later_EE = jnp.triu(jnp.ones((E, E), bool), 1)
 
-    def take(free_GS, e):
+    def take(free_GS: jax.Array, e):
         """Expert e takes its share of the tokens still free, those first that lose most later."""
         share_G1 = least_G1 + jnp.take(more_GE, e, axis=1)[:, None]
         later_GSE = jnp.where(later_EE[e][None, None], plan_GSE, -jnp.inf)

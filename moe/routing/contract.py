@@ -126,7 +126,7 @@ class Router(NamedTuple):
 
 
 def choice(
-    inputs: RouterInputs, settings: RouterSettings, expert_GSK, gate_GSK
+    inputs: RouterInputs, settings: RouterSettings, expert_GSK: jax.Array, gate_GSK: jax.Array
 ) -> assignment.TopKAssignment:
     """Tokens choose; padding goes to the expert that does not exist, whose gate is 0."""
     mask_GS1 = inputs.mask_GS[..., None]
@@ -136,10 +136,10 @@ def choice(
     )
 
 
-def pick(x_GSE, expert_GSK):
+def pick(x_GSE: jax.Array, expert_GSK: jax.Array):
     """x of each token's experts, [G, S, K]; 0 for the expert that does not exist."""
 
-    def take(x_GSE, expert_GSK):
+    def take(x_GSE: jax.Array, expert_GSK: jax.Array):
         return jnp.take_along_axis(x_GSE, expert_GSK, axis=-1, mode="fill", fill_value=0)
 
     return sharding.map_groups(take)(x_GSE, expert_GSK)

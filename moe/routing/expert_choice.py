@@ -43,7 +43,7 @@ def route(
     p_GSE = jax.nn.softmax(logits_GSE)
     o = settings.options
 
-    def choose(p_GSE, mask_GS):
+    def choose(p_GSE: jax.Array, mask_GS: jax.Array):
         p_GES = p_GSE.swapaxes(1, 2)
         able_GES = jnp.broadcast_to(mask_GS[:, None], p_GES.shape)
         real_G11 = mask_GS.sum(-1)[:, None, None]
@@ -62,7 +62,7 @@ def route(
     return contract.RouterOutput(assignment.Slots(token_GEC, gate_GEC, None), p_GSE, logits_GSE)
 
 
-def capped(score_GES, share_G11, most: int, iterations: int):
+def capped(score_GES: jax.Array, share_G11, most: int, iterations: int):
     """log A of the capped problem with so many tokens an expert, -inf for padding (scores below 0).
 
     Block coordinate ascent on its dual, one multiplier for each of the three constraints. At the
@@ -96,7 +96,7 @@ def capped(score_GES, share_G11, most: int, iterations: int):
     return (s_GES + row + column + box) / LAMBDA
 
 
-def agreed(plan_GES, share_G11, most: int):
+def agreed(plan_GES: jax.Array, share_G11, most: int):
     """Who takes whom, [G, E, S]: at most `share` tokens an expert, at most `most` experts a token.
 
     In every round an expert asks for the best tokens of the plan that have room, as many as it
@@ -106,7 +106,7 @@ def agreed(plan_GES, share_G11, most: int):
     by_expert_GES = jnp.argsort(-plan_GES, axis=2)
     by_token_GSE = jnp.argsort(-plan_GES.swapaxes(1, 2), axis=2)
 
-    def turn(_, taken_GES):
+    def turn(_, taken_GES: jax.Array):
         room_G1S = most - taken_GES.sum(1, keepdims=True)
         able_GES = ~taken_GES & (room_G1S > 0) & (plan_GES > -jnp.inf)
         asked_GES = _first(able_GES, by_expert_GES, share_G11 - taken_GES.sum(2, keepdims=True))

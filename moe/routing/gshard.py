@@ -40,7 +40,7 @@ def route(
     return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
-def threshold(logits_GSE, key):
+def threshold(logits_GSE: jax.Array, key):
     """The two best, the second only where 2 g2 > U(0, 1)."""
     p_GS2, expert_GS2 = assignment.largest(jax.nn.softmax(logits_GSE), 2)
     g2_GS1 = p_GS2[..., 1:] / p_GS2.sum(-1, keepdims=True)
@@ -49,7 +49,7 @@ def threshold(logits_GSE, key):
     return jnp.concatenate([expert_GS2[..., :1], second_GS1], axis=-1)
 
 
-def sampled(logits_GSE, key):
+def sampled(logits_GSE: jax.Array, key):
     """The best, and one drawn from p without it."""
     first_GS1 = assignment.largest(logits_GSE, 1)[1]
     noise_GSE = jax.random.gumbel(key, logits_GSE.shape, out_sharding=sharding.out_sharding("GSE"))

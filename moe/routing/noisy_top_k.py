@@ -43,7 +43,7 @@ def route(
     return contract.RouterOutput(choice, jax.nn.softmax(clean_GSE), clean_GSE, sums=sums)
 
 
-def noisy(clean_GSE, raw_GSE, key, train: bool):
+def noisy(clean_GSE: jax.Array, raw_GSE: jax.Array, key, train: bool):
     """(noisy scores, standard deviation of the noise): clean in evaluation."""
     sigma_GSE = jax.nn.softplus(raw_GSE) + 1e-2
     if not train:
@@ -52,7 +52,7 @@ def noisy(clean_GSE, raw_GSE, key, train: bool):
     return clean_GSE + eps_GSE * sigma_GSE, sigma_GSE
 
 
-def load(clean_GSE, noisy_GSE, sigma_GSE, k: int):
+def load(clean_GSE: jax.Array, noisy_GSE: jax.Array, sigma_GSE: jax.Array, k: int):
     """P(x, e), the probability that e is chosen if its noise alone were drawn again (equation 9).
 
     Phi((clean_e - threshold) / sigma_e), where the threshold is the K-th largest noisy score among

@@ -64,14 +64,14 @@ def route(
     return contract.RouterOutput(choice, requested=requested, priority_GS=priority_GS)
 
 
-def limited(score_GSE, groups: int, used: int, k: int):
+def limited(score_GSE: jax.Array, groups: int, used: int, k: int):
     """The scores, -inf outside of each token's `used` best groups of experts.
 
     A group is judged by the sum of its best K / used scores.
     """
     size = score_GSE.shape[-1] // groups
 
-    def limit(score_GSE):
+    def limit(score_GSE: jax.Array):
         by_group = score_GSE.reshape(*score_GSE.shape[:2], groups, size)
         best = jax.lax.top_k(by_group, min(max(1, k // used), size))[0].sum(-1)
         open_ = jax.nn.one_hot(jax.lax.top_k(best, used)[1], groups, dtype=bool).any(-2)
@@ -80,7 +80,9 @@ def limited(score_GSE, groups: int, used: int, k: int):
     return sharding.map_groups(limit)(score_GSE)
 
 
-def reroute(score_GSE, mask_GS, k: int, slots: int, rounds: int, allowed: int):
+def reroute(
+    score_GSE: jax.Array, mask_GS: jax.Array, k: int, slots: int, rounds: int, allowed: int
+):
     """expert_GSK after so many rounds in which those over capacity C = slots moved on.
 
     Deferred acceptance (Gale and Shapley 1962) in which every expert prefers earlier positions. The

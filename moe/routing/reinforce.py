@@ -46,7 +46,7 @@ def route(
     return contract.RouterOutput(choice, jax.nn.softmax(logits_GSE), logits_GSE, policy=policy)
 
 
-def learn(policy: contract.Policy, nll_BT, real_BT) -> dict[str, jax.Array]:
+def learn(policy: contract.Policy, nll_BT: jax.Array, real_BT: jax.Array) -> dict[str, jax.Array]:
     """Sums over real tokens of the policy's and the baseline's losses.
 
     Args:

@@ -34,7 +34,7 @@ class RouterStats(NamedTuple):
     extra: Mapping[str, jax.Array] = {}  # what only this router's losses need
 
 
-def compute(routed: contract.RouterOutput, slots, mask_GS) -> RouterStats:
+def compute(routed: contract.RouterOutput, slots, mask_GS: jax.Array) -> RouterStats:
     """Sums up one layer's routing. Gradients flow through probability_E, entropy, gate, z and
     extra.
 
@@ -149,7 +149,7 @@ def entropy_loss(sums: RouterStats) -> jax.Array:
     return sums.entropy / _at_least_1(sums.tokens)
 
 
-def squared_variation(sum_E) -> jax.Array:
+def squared_variation(sum_E: jax.Array) -> jax.Array:
     """CV^2 = var / mean^2 of non-negative sums (Shazeer et al. 2017, equation 7); 0 if all are 0.
 
     Not (std / mean)^2, whose gradient at balance is not a number.
