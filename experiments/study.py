@@ -103,7 +103,7 @@ def cost(run: RunConfig) -> dict:
     """What one variant costs: parameters, learning rate, FLOPs per token, by part."""
     counts = flops.parameters(run.model)
     t = run.train
-    executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
+    executed = flops.of_run(run)
     tokens = t.batch_size * t.seq_len
     return {
         "experts": run.model.experts.num_experts if run.model.experts else 0,

@@ -35,9 +35,11 @@ def main():
     counts = flops.parameters(run.model)
     t = run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
-    for by in ("ideal", "executed"):
-        cost = flops.per_token(run.model, t.batch_size, t.seq_len, by, t.accumulate)
-        print(f"{by} FLOPs/token of a training step: {cost:,.0f}")
+    ideal = flops.per_token(run.model, t.batch_size, t.seq_len, "ideal")
+    all_trained = ", if every parameter were trained" if run.optimizer.frozen else ""
+    print(f"ideal FLOPs/token of a training step{all_trained}: {ideal:,.0f}")
+    executed = flops.of_run(run).total / (t.batch_size * t.seq_len)
+    print(f"executed FLOPs/token of a training step: {executed:,.0f}")
     if run.model.experts and run.model.experts.dropless:
         print("(and those of blocks beyond the slots: realised_capacity tells all computed rows)")
     workdir = pathlib.Path(WORKDIR.value)

@@ -17,6 +17,7 @@ from moe import counting, models, objectives, schema
 from moe.config import ModelConfig
 from moe.models import contract
 from moe.training import gradients
+from moe.training.config import RunConfig
 
 
 class Parameters(NamedTuple):
@@ -79,6 +80,7 @@ def executed(
     length: int,
     accumulate: int = 1,
     objective: objectives.ObjectiveConfig | None = None,
+    frozen: tuple[str, ...] = (),
 ) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 
@@ -91,8 +93,9 @@ def executed(
       length: T.
       accumulate: micro-batches; more than one costs a recomputed forward pass.
       objective: what is learned; the model's usual one if it is None.
+      frozen: patterns of parameters that are not trained, and need no gradient.
     """
-    task = objectives.task(model, objective)
+    task = objectives.task(model, objective, frozen)
 
     def step(params, router_state, inputs, key):
         return gradients.value_and_grad(task, params, router_state, inputs, key, accumulate)
@@ -114,6 +117,13 @@ def evaluating(
         return task.forward(params, router_state, inputs, key, False)
 
     return _count(forward, task.model, batch, length)
+
+
+def of_run(run: RunConfig) -> counting.Flops:
+    """Executed FLOPs of one training step of a run, as `executed` counts them."""
+    t = run.train
+    frozen = run.optimizer.frozen
+    return executed(run.model, t.batch_size, t.seq_len, t.accumulate, run.objective, frozen)
 
 
 def _count(function, model, batch, length):

@@ -193,7 +193,7 @@ def _arithmetic(run, mesh, chip):
     kept = estimate.activations(run, sizes)
     buffers = parameters + kept + estimate.gathered(run, sizes, state)  # the first: gradients
     memory = Memory(parameters, moments, buffers, chip.memory)
-    executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate)
+    executed = flops.of_run(run)
     tokens = t.batch_size * t.seq_len
     return Plan(
         how="arithmetic",

@@ -188,6 +188,13 @@ def pvary(tree):
     return jax.tree.map(one, tree) if current() else tree
 
 
+def laid_out_as(x: jax.Array, fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """fn, compiled, with a result that is laid out as x, however its arguments are."""
+    if not current():
+        return jax.jit(fn)
+    return jax.jit(jax.sharding.auto_axes(fn, out_sharding=x.sharding))
+
+
 def check(mesh: Mesh, needs: dict[str, tuple[int, tuple[str, ...]]]) -> None:
     """Refuses what the mesh does not divide.
 

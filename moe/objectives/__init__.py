@@ -4,11 +4,14 @@ See `contract` for what an objective is, and `next_token` for the smallest.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe import models, schema
+import jax
+
+from moe import models, paths, schema
+from moe.batch import Batch
 from moe.objectives import classification, contract, masked_token, next_token
 
 OBJECTIVES = {
@@ -53,17 +56,33 @@ class ObjectiveConfig:
 
 
 @functools.cache
-def task(model_config: Any, objective: ObjectiveConfig | None = None) -> contract.Task:
+def task(
+    model_config: Any, objective: ObjectiveConfig | None = None, frozen: tuple[str, ...] = ()
+) -> contract.Task:
     """The model of a config with what it learns.
 
     Args:
       model_config: of any model of `models.MODELS`.
       objective: by default what costs the same as all of its kind: classes for a model that has
         them, the next token for the others.
+      frozen: patterns of the paths of parameters that get no gradient, see `moe.paths`.
     """
     if objective is None:
         name = "classification" if hasattr(model_config, "num_classes") else "next_token"
         objective = ObjectiveConfig(name=name)
     model = models.build(model_config)
     forward = functools.partial(objective.objective.forward, model, objective.options)
-    return contract.Task(model, forward)
+    return contract.Task(model, functools.partial(_forward, forward, frozen))
+
+
+def _forward(
+    forward: Callable[..., contract.ForwardOutput],
+    frozen: tuple[str, ...],
+    params: dict,
+    router_state: dict,
+    batch: Batch,
+    key: jax.Array,
+    train: bool,
+) -> contract.ForwardOutput:
+    """One forward pass, in which frozen parameters are constants."""
+    return forward(paths.frozen(params, frozen), router_state, batch, key, train)

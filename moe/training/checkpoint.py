@@ -1,12 +1,14 @@
 """Checkpoints by orbax: the training state, and the seconds that it took."""
 
-import collections
+import contextlib
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
+
+from moe import paths
 
 FILE_NAMES = {"router_state": "routing"}  # of fields that were called otherwise at first
 
@@ -39,6 +41,43 @@ class Checkpoints:
             about = {"seconds": seconds}
             self._checkpointer.save(step, _tree(state), force=True, custom_metadata=about)
 
+    def parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What the latest checkpoint holds of parameters and router state, by path.
+
+        Raises:
+          ValueError: if there is no checkpoint.
+        """
+        latest = self.latest
+        if latest is None:
+            raise ValueError(f"{self._checkpointer.directory} holds no checkpoint yet")
+        saved = self._checkpointer.metadata(latest).metadata
+        return {
+            path: jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for path, x in paths.named(_parameters(saved)).items()
+        }
+
+    def load_parameters(self, wanted: dict[str, jax.sharding.Sharding]) -> dict[str, jax.Array]:
+        """Some of the parameters of the latest checkpoint; nothing else is read.
+
+        Args:
+          wanted: the paths, as `parameters` gives them, and how each array is to lie.
+        """
+        saved = self._checkpointer.metadata(self.latest).metadata
+
+        def template(path, x):
+            lies = wanted.get(paths.name(path))
+            return lies and jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies)
+
+        tree = jax.tree_util.tree_map_with_path(template, _parameters(saved))
+        parts = {"params": {k: v for k, v in tree.items() if k != "router_state"}}
+        if jax.tree.leaves(tree.get("router_state")):
+            parts[FILE_NAMES["router_state"]] = tree["router_state"]
+        context = orbax.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            loaded = self._checkpointer.load(self.latest, _without_none(parts))
+        return paths.named(_parameters(loaded))
+
     def restore(self, template):
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
 
@@ -50,12 +89,12 @@ class Checkpoints:
             return None
         metadata = self._checkpointer.metadata(latest.step)
         saved = _shapes(metadata.metadata)
-        wanted = _shapes(template)
+        wanted = _shapes(_tree(template))
         if saved != wanted:
             raise ValueError(
                 f"{self._checkpointer.directory}, step {latest.step}, was saved by other code: it"
-                f" has arrays of shapes {sorted((saved - wanted).elements())} and lacks"
-                f" {sorted((wanted - saved).elements())}. Start over in another workdir"
+                f" has {_listed(saved - wanted)} and lacks {_listed(wanted - saved)}. Start over in"
+                " another workdir"
             )
         loaded = self._checkpointer.load(latest.step, _tree(template))
         return _state(template, loaded), metadata.custom_metadata["seconds"]
@@ -78,6 +117,14 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def exists(workdir: pathlib.Path) -> bool:
+    """Does the run in this folder have a checkpoint?"""
+    if not (workdir / "checkpoints").is_dir():
+        return False
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.latest is not None
+
+
 def not_finite(tree) -> list[str]:
     """The paths of arrays that hold NaN or an infinite number."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -98,6 +145,21 @@ def _tree(state):
     return {name: part for name, part in parts.items() if name != "routing" or part}
 
 
+def _parameters(parts):
+    """Parameters and router state of what a file holds, as one tree."""
+    found = dict(parts.get("params", {}))
+    router_state = parts.get(FILE_NAMES["router_state"])
+    return found | ({"router_state": router_state} if router_state else {})
+
+
+def _without_none(tree):
+    """The tree of dictionaries without leaves that are None, and without empty branches."""
+    if not isinstance(tree, dict):
+        return tree
+    branches = {name: _without_none(branch) for name, branch in tree.items()}
+    return {name: x for name, x in branches.items() if x is not None and x != {}}
+
+
 def _state(template, parts):
     """The training state of what a file holds."""
     names = {FILE_NAMES.get(name, name): name for name in template._fields}
@@ -105,5 +167,12 @@ def _state(template, parts):
 
 
 def _shapes(tree):
-    """How many arrays of each shape a tree has."""
-    return collections.Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
+    """The paths of a tree's arrays with their shapes."""
+    return {(path, tuple(leaf.shape)) for path, leaf in paths.named(tree).items()}
+
+
+def _listed(arrays, most=6):
+    """Some arrays for an error."""
+    found = [f"{path} {shape}" for path, shape in sorted(arrays)]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more or "nothing more"

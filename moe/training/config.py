@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from moe import evaluation, models, objectives, ranges, schema, sharding
+from moe import evaluation, initialisation, models, objectives, ranges, schema, sharding
 from moe.config import ModelConfig
 from moe.data import prepare
 from moe.dispatch import grouped, groups, transport
@@ -87,6 +87,7 @@ class RunConfig:
     data: prepare.DataConfig = field(default_factory=prepare.DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    init_from: initialisation.InitConfig = field(default_factory=initialisation.InitConfig)
 
     @classmethod
     def types(cls, given: Mapping) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class RunConfig:
     @property
     def task(self) -> objectives.contract.Task:
         """The model and what it learns."""
-        return objectives.task(self.model, self.objective)
+        return objectives.task(self.model, self.objective, self.optimizer.frozen)
 
     def source(self, data) -> objectives.contract.BatchSource:
         """What is read of the prepared data."""

@@ -12,7 +12,7 @@ from moe import evaluation, legacy, schema, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.dispatch import grouped
-from moe.training import checkpoint, estimate, files, metrics, observing, step
+from moe.training import checkpoint, estimate, files, metrics, observing, starting, step
 from moe.training.config import RunConfig
 
 
@@ -34,7 +34,10 @@ def train(
     run: RunConfig, workdir: pathlib.Path, name: str = "train", bar: int = 0,
     stop: Callable[[int], bool] = never,
 ) -> dict:  # fmt: skip
-    """Trains to the last step, or from the last checkpoint on, and writes result.json.
+    """Trains to the last step, and writes result.json.
+
+    It starts from the last checkpoint in the workdir; if there is none, from the run that
+    `init_from` names; if it names none, from scratch.
 
     Args:
       run: the configuration.
@@ -60,6 +63,8 @@ def train(
         claim_workdir(run, workdir)
         return json.loads(done.read_text())
     mesh, data = setup(run)  # a refused run leaves no trace
+    if not checkpoint.exists(workdir):
+        starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
         claim_workdir(run, workdir, data)
         with sharding.on(mesh, run.layout):
@@ -150,9 +155,10 @@ def identity(data) -> dict:
 
 
 def _train(run, workdir, data, name, line, stop):
-    state = step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
+    state = starting.scratch(run, data)
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
-        state, seconds = checkpoints.restore(state) or (state, 0.0)
+        resumed = checkpoints.restore(state)
+        state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
         train_step = compiled(run, state, data)
         path = workdir / "metrics.jsonl"
         with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from moe import legacy, schema
 from moe.data import prepare
-from moe.training import checkpoint, loop, step
+from moe.training import checkpoint, loop, starting, step
 from moe.training.config import RunConfig
 
 
@@ -40,7 +40,7 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     run = read_config(workdir)
     data = prepare.prepare(run.data)
     loop.claim_workdir(run, workdir, data)
-    state = step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
+    state = starting.scratch(run, data)
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         found = checkpoints.restore(state)
     if found is None:

@@ -1,0 +1,131 @@
+"""The state of step 0: from scratch, or from the parameters of another run."""
+
+import contextlib
+import json
+import pathlib
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moe import initialisation, paths, schema
+from moe.data import prepared
+from moe.initialisation import mapping
+from moe.training import checkpoint, files, step
+from moe.training.config import RunConfig
+
+
+def scratch(run: RunConfig, data: prepared.Prepared) -> step.State:
+    """The state of step 0 as the seed draws it, which every start needs the shape of."""
+    return step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
+
+
+def start(
+    run: RunConfig, workdir: pathlib.Path, state: step.State, data: prepared.Prepared
+) -> step.State:
+    """The state of step 0 of a run that has no checkpoint.
+
+    What it was made of goes into init.json: the step of the other run's checkpoint, and for every
+    parameter its rule and the saved parameter.
+
+    Args:
+      run: the configuration.
+      workdir: of the run.
+      state: as the seed draws it.
+      data: what it is trained on.
+
+    Raises:
+      ValueError: if the other run has no checkpoint, or the rules do not fit it.
+    """
+    if not run.init_from.workdir:
+        return state
+    source = pathlib.Path(run.init_from.workdir).expanduser()
+    check_tokenizer(run.init_from, source, data)
+    with contextlib.closing(opened(source)) as checkpoints:
+        drawn = paths.named(_tree(state))
+        origins = mapping.origins(run.init_from, drawn, checkpoints.parameters())
+        saved = checkpoints.load_parameters(_layouts(origins, drawn, checkpoints.parameters()))
+        number = checkpoints.latest
+    made = {
+        path: mapping.make(path, origin, drawn[path], saved.get(origin.saved or ""))
+        for path, origin in origins.items()
+    }
+    about = {
+        "workdir": str(source),
+        "step": number,
+        "origins": {path: origin._asdict() for path, origin in origins.items()},
+    }
+    if jax.process_index() == 0:
+        files.write(workdir / "init.json", json.dumps(about, indent=2) + "\n")
+    return _with_parameters(state, made)
+
+
+def check(run: RunConfig, data: prepared.Prepared) -> None:
+    """Refuses a start that cannot be, before anything is drawn or written.
+
+    Raises:
+      ValueError: see `start`.
+    """
+    if not run.init_from.workdir:
+        return
+    source = pathlib.Path(run.init_from.workdir).expanduser()
+    check_tokenizer(run.init_from, source, data)
+    shapes = jax.eval_shape(lambda: step.init(run.task.model, run.tx, 0))
+    with contextlib.closing(opened(source)) as checkpoints:
+        mapping.origins(run.init_from, paths.named(_tree(shapes)), checkpoints.parameters())
+
+
+def opened(workdir: pathlib.Path) -> checkpoint.Checkpoints:
+    """The checkpoints in a run's folder, for reading.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    schema.require(
+        checkpoint.exists(workdir),
+        f"init_from.workdir={str(workdir)!r} has no checkpoint: name the folder of a run",
+    )
+    return checkpoint.Checkpoints(workdir)
+
+
+def check_tokenizer(
+    config: initialisation.InitConfig, source: pathlib.Path, data: prepared.Prepared
+) -> None:
+    """Refuses parameters that were trained on the ids of another tokenizer.
+
+    Raises:
+      ValueError: with what to change.
+    """
+    path = source / "data.json"
+    known = json.loads(path.read_text())["sha256"] if path.exists() else {}
+    theirs = known.get("tokenizer.json")
+    ours = data.sha256.get("tokenizer.json")
+    schema.require(
+        config.other_tokenizer or theirs is None or theirs == ours,
+        f"init_from.workdir={str(source)!r} was trained with another tokenizer than this data has:"
+        f" its ids mean other texts. Prepare the data with data.tokenizer=<its tokenizer.json>, or"
+        " set init_from.other_tokenizer=True",
+    )
+
+
+def _tree(state):
+    """Parameters and the routers' state as one tree."""
+    return {**state.params, "router_state": state.router_state}
+
+
+def _layouts(origins, drawn, saved):
+    """How each saved array is to lie: as its parameter where the shapes are equal, else copied."""
+    everywhere = NamedSharding(jax.sharding.get_mesh(), P())
+    found: dict[str, jax.sharding.Sharding] = {}
+    for path, origin in origins.items():
+        if origin.saved is not None:
+            alike = saved[origin.saved].shape == drawn[path].shape
+            found.setdefault(origin.saved, drawn[path].sharding if alike else everywhere)
+    return found
+
+
+def _with_parameters(state, made):
+    """The state with other parameters and router state, given by path."""
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: made[paths.name(path)], _tree(state))
+    router_state = tree.pop("router_state")
+    return state._replace(params=tree, router_state=router_state)
