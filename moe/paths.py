@@ -60,7 +60,7 @@ def frozen(tree: Any, patterns: tuple[str, ...]) -> Any:
     if not patterns:
         return tree
 
-    def stop(path, leaf):
+    def stop(path: tuple, leaf: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(leaf) if matches(patterns, name(path)) else leaf
 
     return jax.tree_util.tree_map_with_path(stop, tree)

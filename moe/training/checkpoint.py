@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import paths
+from moe.training.step import State
 
 FILE_NAMES = {"router_state": "routing"}  # of fields that were called otherwise at first
 
@@ -30,7 +32,7 @@ class Checkpoints:
         found = self._checkpointer.latest
         return None if found is None else found.step
 
-    def save(self, step: int, state, seconds: float) -> None:
+    def save(self, step: int, state: State, seconds: float) -> None:
         """Saves, unless this step is already saved.
 
         Raises:
@@ -64,9 +66,10 @@ class Checkpoints:
         """
         saved = self._checkpointer.metadata(self.latest).metadata
 
-        def template(path, x):
-            lies = wanted.get(paths.name(path))
-            return lies and jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies)
+        def template(path: tuple, x: Any) -> jax.ShapeDtypeStruct | None:
+            if paths.name(path) not in wanted:
+                return None
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[paths.name(path)])
 
         tree = jax.tree_util.tree_map_with_path(template, _parameters(saved))
         parts = {"params": {k: v for k, v in tree.items() if k != "router_state"}}
@@ -78,7 +81,7 @@ class Checkpoints:
             loaded = self._checkpointer.load(self.latest, _without_none(parts))
         return paths.named(_parameters(loaded))
 
-    def restore(self, template):
+    def restore(self, template: State) -> tuple[State, float] | None:
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
 
         Raises:
@@ -125,7 +128,7 @@ def exists(workdir: pathlib.Path) -> bool:
         return checkpoints.latest is not None
 
 
-def not_finite(tree) -> list[str]:
+def not_finite(tree: Any) -> list[str]:
     """The paths of arrays that hold NaN or an infinite number."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     finite = np.asarray(_finite([leaf for _, leaf in leaves]))

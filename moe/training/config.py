@@ -10,6 +10,7 @@ import optax
 from moe import evaluation, initialisation, models, objectives, ranges, schema, sharding
 from moe.config import ModelConfig
 from moe.data import prepare
+from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
 from moe.training import optimizer
 from moe.training.optimizer import OptimizerConfig
@@ -132,7 +133,7 @@ class RunConfig:
         """The model and what it learns."""
         return objectives.task(self.model, self.objective, self.optimizer.frozen)
 
-    def source(self, data) -> objectives.contract.BatchSource:
+    def source(self, data: Prepared) -> objectives.contract.BatchSource:
         """What is read of the prepared data."""
         return self.objective.objective.source(self, data)
 
@@ -143,13 +144,14 @@ class RunConfig:
 
     @property
     def group_size(self) -> int:
-        """S of a training step."""
-        return self.model.experts.tokens_per_group(self.train.seq_len)
+        """S of a training step; of a dense model, which has no groups, one sequence."""
+        experts = self.model.experts
+        return experts.tokens_per_group(self.train.seq_len) if experts else self.train.seq_len
 
     @property
-    def num_groups(self) -> int | None:
-        """G of one forward pass in training, None for a dense model."""
-        return self.model.experts and self.micro_batch * self.train.seq_len // self.group_size
+    def num_groups(self) -> int:
+        """G of one forward pass in training."""
+        return self.micro_batch * self.train.seq_len // self.group_size
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -166,7 +168,7 @@ class RunConfig:
         """What the mesh must divide: its name -> its number and the axes that share it."""
         m = self.model
         tokens = sharding.TOKENS
-        shared = {
+        shared: dict[str, tuple[int, tuple[str, ...]]] = {
             "train.batch_size / accumulate": (self.micro_batch, tokens),
             "model.num_heads": (m.num_heads, ("model",)),
             "model.num_kv_heads": (m.kv_heads, ("model",)),

@@ -6,17 +6,21 @@ always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
 
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from moe import hlo, models, sharding
 from moe.layers import attention
+from moe.training import step
 from moe.training.config import RunConfig
 
+Sizes = Mapping[str, int]  # of the mesh: axis -> devices along it
 
-def bytes_per_device(tree) -> float:
+
+def bytes_per_device(tree: Any) -> float:
     """Of arrays, or shapes, that carry their shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape) if x.sharding else x.shape) * x.dtype.itemsize
@@ -24,7 +28,7 @@ def bytes_per_device(tree) -> float:
     )
 
 
-def check_state(run: RunConfig, mesh) -> None:
+def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     """Refuses a training state that no memory here holds, before an array of it is made.
 
     Counted are parameters, their gradients and the optimizer's state; activations come on top.
@@ -74,7 +78,7 @@ def _width(run):
     return jnp.dtype(run.model.dtype).itemsize
 
 
-def activations(run, sizes):
+def activations(run: RunConfig, sizes: Sizes) -> float:
     """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
     m = run.model
     t = _tokens(run, sizes)
@@ -128,7 +132,7 @@ def _leaves(run, sizes, state):
         )  # fmt: skip
 
 
-def gathered(run: RunConfig, sizes, state) -> float:
+def gathered(run: RunConfig, sizes: Sizes, state: step.State) -> float:
     """Bytes of weights that ZeRO has gathered at its peak, with their full gradients."""
     leaves = [leaf for leaf in _leaves(run, sizes, state) if leaf.shared]
     blocks = (run.model.num_layers - run.model.num_dense_layers) / run.model.moe_every
@@ -136,7 +140,7 @@ def gathered(run: RunConfig, sizes, state) -> float:
     return sum(leaf.in_use * (2 if leaf.top else 2 * kept) for leaf in leaves)
 
 
-def memory_bytes(run: RunConfig, sizes, state, activations: float) -> float:
+def memory_bytes(run: RunConfig, sizes: Sizes, state: step.State, activations: float) -> float:
     """What a device reads and writes in a step, at least.
 
     State read and written once, gradients written and read once, weights read in every pass,
@@ -147,17 +151,17 @@ def memory_bytes(run: RunConfig, sizes, state, activations: float) -> float:
     return kept + (_passes(run) * weights + 2 * activations) * run.train.accumulate
 
 
-def traffic(run: RunConfig, sizes, state) -> dict[tuple[str, str], hlo.Traffic]:
+def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, str], hlo.Traffic]:
     """What a step must send at least, by kind and axes, without any compiler's cleverness."""
     m = run.model
     t = _tokens(run, sizes)
     n = run.train.accumulate
     width = _width(run)
     passes = _passes(run)
-    found = {}
+    found: dict[tuple[str, str], hlo.Traffic] = {}
     row = t * m.d_model * width
 
-    def add(kind, axes, times, size):
+    def add(kind: str, axes: tuple[str, ...], times: int, size: float) -> None:
         devices = math.prod(sizes[a] for a in axes)
         if devices > 1 and times:
             key = kind, "+".join(a for a in axes if sizes[a] > 1)

@@ -9,6 +9,7 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -108,7 +109,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def difference(old, new, path: str = "") -> list[str]:
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
     """One line for every leaf in which two nested dictionaries differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())

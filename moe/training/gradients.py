@@ -15,7 +15,7 @@ def value_and_grad(
     batch: Batch,
     key: jax.Array,
     accumulate: int = 1,
-):
+) -> tuple[tuple[jax.Array, tuple[dict[str, jax.Array], contract.Sums]], dict]:
     """((loss, (metrics, sums)), gradients of params) of one batch, in `accumulate` micro-batches.
 
     More than one costs a recomputed forward pass.
@@ -34,21 +34,21 @@ def value_and_grad(
     length = jax.tree.leaves(batch)[0].shape[1]
     together = max(1, experts.group_size // length) if experts else 1
 
-    def with_metrics(sums):
+    def with_metrics(sums: contract.Sums) -> tuple[jax.Array, tuple[dict, contract.Sums]]:
         loss, metrics = contract.total(sums, experts)
         return loss, (metrics, sums)
 
-    def loss_fn(params):
+    def loss_fn(params: dict) -> tuple[jax.Array, tuple[dict, contract.Sums]]:
         if accumulate == 1:
             return with_metrics(task.forward(params, router_state, batch, key, True).sums)
 
         @jax.checkpoint
-        def micro(params, i):
+        def micro(params: dict, i: jax.Array) -> contract.Sums:
             part = jax.tree.map(lambda x: _micro_batch(x, i, accumulate, together), batch)
             key_i = jax.random.fold_in(key, i)
             return task.forward(params, router_state, part, key_i, True).sums
 
-        def add(sums, i):
+        def add(sums: contract.Sums, i: jax.Array) -> tuple[contract.Sums, None]:
             return jax.tree.map(jnp.add, sums, micro(params, i)), None
 
         total, _ = jax.lax.scan(add, micro(params, 0), jnp.arange(1, accumulate))

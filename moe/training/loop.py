@@ -3,14 +3,18 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import tqdm
+from jax.sharding import Mesh
 
 from moe import evaluation, legacy, schema, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
+from moe.data.prepared import Prepared
 from moe.dispatch import grouped
 from moe.training import checkpoint, estimate, files, metrics, observing, starting, step
 from moe.training.config import RunConfig
@@ -75,7 +79,7 @@ def train(
     return result
 
 
-def setup(run: RunConfig, data=None):
+def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]:
     """The mesh and the data of a run.
 
     Args:
@@ -93,7 +97,7 @@ def setup(run: RunConfig, data=None):
     return mesh, data
 
 
-def check_domains(model, data) -> None:
+def check_domains(model: Any, data: Prepared) -> None:
     """Refuses data with more domains than the router knows.
 
     Raises:
@@ -112,7 +116,7 @@ def check_domains(model, data) -> None:
     )
 
 
-def claim_workdir(run: RunConfig, workdir: pathlib.Path, data=None) -> None:
+def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None = None) -> None:
     """Makes the workdir this run's, on this data, or refuses one that is another's.
 
     Neither where the data lies (data.json says what it is) nor the mesh, on which no result
@@ -136,7 +140,7 @@ def _fingerprint_of_file(content):
     return _fingerprint(schema.from_config_dict(RunConfig, content))
 
 
-def mesh_of(run: RunConfig, devices=None):
+def mesh_of(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The run's mesh over all devices, or over some.
 
     Raises:
@@ -148,7 +152,7 @@ def mesh_of(run: RunConfig, devices=None):
     return mesh
 
 
-def identity(data) -> dict:
+def identity(data: Prepared) -> dict:
     """What was trained on: the same config gives other text under another Python's library."""
     return {"tokens": {split: len(stream) for split, stream in data.tokens.items()},
             "sha256": data.sha256}  # fmt: skip
@@ -197,17 +201,17 @@ def _loop(run, data, state, train_step, watch, checkpoints, bar, stop):
     return state, watch.clock.stop(state)
 
 
-def compiled(run: RunConfig, state, data):
+def compiled(run: RunConfig, state: step.State, data: Prepared) -> jax.stages.Compiled:
     """The training step, compiled ahead so that no compilation is timed."""
     jitted = step.make_train_step(run.task, run.tx, run.train.seed, run.train.accumulate)
     return jitted.lower(state, batch(run, data, 0)).compile()
 
 
-def batch(run: RunConfig, data, i: int) -> Batch:
+def batch(run: RunConfig, data: Prepared, i: int) -> Batch:
     """The batch of step i on the devices, a pure function of (seed, i)."""
     source = run.source(data)
 
-    def rows(numbers):
+    def rows(numbers: np.ndarray) -> Batch:
         return source.train(i, numbers)
 
     return sharding.shard_rows(rows, run.train.batch_size)

@@ -6,6 +6,7 @@ A number that is not finite is null in the file, since JSON knows no NaN, and Na
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ class Writer:
 
     def __init__(self, path: pathlib.Path, first_step: int):
         self._leads = jax.process_index() == 0
-        self._late = None
+        self._late: dict | None = None
         if not self._leads:
             return
         kept = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
@@ -50,7 +51,7 @@ class Writer:
             self._file.close()
 
 
-def read(path) -> list[dict]:
+def read(path: pathlib.Path | str) -> list[dict]:
     """The records of a metrics file; a last line cut off by a crash is left out."""
     lines = pathlib.Path(path).read_text().splitlines()
     records = []
@@ -84,10 +85,10 @@ def _replaced(tree, which, new):
     return new if which(tree) else tree
 
 
-def plain(tree):
+def plain(tree: dict) -> dict:
     """Arrays as numbers and lists with six digits, for JSON; dictionaries may be nested."""
 
-    def convert(x):
+    def convert(x: Any) -> Any:
         if isinstance(x, dict):
             return plain(x)
         array = np.asarray(x)

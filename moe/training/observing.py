@@ -1,13 +1,15 @@
 """What the loop watches a run with: a clock, its evaluators and a log."""
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from moe import evaluation
+from moe.data.prepared import Prepared
 from moe.evaluation import routing
-from moe.training import metrics
+from moe.training import metrics, step
 from moe.training.config import RunConfig
 
 
@@ -16,13 +18,13 @@ class Clock:
 
     def __init__(self, seconds: float):
         self.seconds = seconds
-        self._since = None
+        self._since: float | None = None
 
     def start(self) -> None:
         """Goes on counting."""
         self._since = time.perf_counter()
 
-    def stop(self, state) -> float:
+    def stop(self, state: step.State) -> float:
         """Waits for the device, stops counting, returns all seconds so far."""
         jax.block_until_ready(state)
         if self._since is not None:
@@ -34,7 +36,9 @@ class Clock:
 class Watch:
     """Logs the steps of a run, and calls its evaluators at their intervals and at the end."""
 
-    def __init__(self, run: RunConfig, data, name: str, writer: metrics.Writer, clock: Clock):
+    def __init__(
+        self, run: RunConfig, data: Prepared, name: str, writer: metrics.Writer, clock: Clock
+    ):
         self.clock = clock
         self.shown: dict[str, str] = {}  # beside the progress bar
         self._run = run
@@ -47,7 +51,7 @@ class Watch:
         }
         self.flush = writer.flush
 
-    def before_step(self, n: int, state) -> None:
+    def before_step(self, n: int, state: step.State) -> None:
         """Shows the state before step n to the evaluators that will look after it."""
         due = self._due(n)
         if due:
@@ -56,7 +60,7 @@ class Watch:
                 self._evaluators[name].before_step(state)
             self.clock.start()
 
-    def after_step(self, n: int, state, measured: dict) -> None:
+    def after_step(self, n: int, state: step.State, measured: dict) -> None:
         """Logs what was measured in step n, and what evaluators find after it."""
         if n % self._run.train.log_every == 0:
             self._log.write({"step": n, "split": "train", **measured})
@@ -71,7 +75,7 @@ class Watch:
 
     def _evaluate(self, n, state, due):
         seconds = self.clock.stop(state)
-        found = {}
+        found: dict[str, Any] = {}
         for name in due:
             found |= self._evaluators[name].evaluate(state)
         self._log.write({"step": n, "split": "validation", "seconds": seconds, **found})

@@ -6,6 +6,7 @@ over that array's two largest axes, as optax does it.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,10 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             0.0, peak, warmup, max(steps, warmup + 1), peak / 10
         )
-    decay = lambda step: peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5  # noqa: E731
+
+    def decay(step: jax.Array) -> jax.Array:
+        return peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5
+
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
 
 
@@ -86,12 +90,12 @@ def _labels(patterns, params):
         f"optimizer.frozen={patterns} matches every parameter: nothing is left to train",
     )
 
-    def label(path, _):
+    def label(path: tuple, _: Any) -> str:
         return "frozen" if paths.matches(patterns, paths.name(path)) else "trained"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def decayed(params):
+def decayed(params: dict) -> dict:
     """True for the leaves that weight decay touches: matrices, not norms and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)

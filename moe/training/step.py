@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from moe import sharding
 from moe.batch import Batch
+from moe.config import MoEConfig
+from moe.models.contract import Model
 from moe.objectives import contract
+from moe.routing import stats
 from moe.training import gradients
 
 
@@ -21,11 +25,13 @@ class State(NamedTuple):
     router_state: dict = {}  # what routers hold beside weights, see `models.contract.Model`
 
 
-def init(model, tx: optax.GradientTransformation, seed: int, ids=None) -> State:
+def init(
+    model: Model, tx: optax.GradientTransformation, seed: int, ids: np.ndarray | None = None
+) -> State:
     """The state at step 0; the same seed gives a model and its dense baseline equal shared weights.
 
     Args:
-      model: a `models.contract.Model`.
+      model: to be trained.
       tx: the optimizer.
       seed: of all that is drawn.
       ids: the training text, for routers that make tables of it.
@@ -40,10 +46,10 @@ def init(model, tx: optax.GradientTransformation, seed: int, ids=None) -> State:
 
 def make_train_step(
     task: contract.Task, tx: optax.GradientTransformation, seed: int, accumulate: int = 1
-):
+) -> jax.stages.Wrapped:
     """The jitted step (state, batch) -> (state, metrics); the old state's memory is reused."""
 
-    def train_step(state: State, batch: Batch):
+    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (_, (metrics, sums)), grads = gradients.value_and_grad(
             task, state.params, state.router_state, batch, key, accumulate
@@ -58,14 +64,16 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def update_router_state(experts, router_state: dict, router_stats) -> dict:
+def update_router_state(
+    experts: MoEConfig | None, router_state: dict, router_stats: stats.RouterStats | None
+) -> dict:
     """The routers' state after a step, from the statistics of its whole batch.
 
     Args:
-      experts: the model's MoEConfig, None for a dense model.
+      experts: of the model, None for a dense one.
       router_state: before.
       router_stats: of every MoE layer.
     """
-    if not router_state or experts.routing.update is None:
+    if experts is None or not router_state or experts.routing.update is None:
         return router_state
     return experts.routing.update(router_state, router_stats, experts.options)
