@@ -38,7 +38,7 @@ def simulated(run: RunConfig) -> dict:
     shape = run.train.batch_size, run.train.seq_len
     ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    with sharding.on(mesh, run.layout):
+    with sharding.on(mesh, run.mesh.zero):
         state = step.init(run.task.model, run.tx, run.train.seed)
         inputs = sharding.shard_batch(Batch(*ids, np.ones_like(place), place))
         program = step.make_train_step(run.task, run.tx, 0).lower(state, inputs).compile()

@@ -232,7 +232,7 @@ def _time_steps(index, runs, root):
     """Times one training step of every variant in turn, so that noise falls on all alike."""
     del index
     first = next(iter(runs.values()))
-    with sharding.on(loop.mesh_of(first), first.layout):
+    with sharding.on(loop.mesh_of(first), first.mesh.zero):
         data = prepare.prepare(first.data)
         states = {name: _state(run, data) for name, run in runs.items()}
         calls = {

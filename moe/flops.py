@@ -9,7 +9,7 @@ matrix-product FLOPs of one training step (forward and backward), per token.
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
@@ -17,7 +17,9 @@ from moe import counting, models, objectives, schema
 from moe.config import ModelConfig
 from moe.models import contract
 from moe.training import gradients
-from moe.training.config import RunConfig
+
+if TYPE_CHECKING:  # a run brings data with it, which counting does not need
+    from moe.training.config import RunConfig
 
 
 class Parameters(NamedTuple):
@@ -119,7 +121,7 @@ def evaluating(
     return _count(forward, task.model, batch, length)
 
 
-def of_run(run: RunConfig) -> counting.Flops:
+def of_run(run: "RunConfig") -> counting.Flops:
     """Executed FLOPs of one training step of a run, as `executed` counts them."""
     t = run.train
     frozen = run.optimizer.frozen

@@ -117,7 +117,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
     grouped.check(run.mesh.implementation, PLATFORM)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
-    with sharding.on(mesh, run.layout):
+    with sharding.on(mesh, run.mesh.zero):
         lowered = lower(run, mesh)
         began = time.perf_counter()
         try:
@@ -187,7 +187,7 @@ def _arithmetic(run, mesh, chip):
     sharding.check(mesh, run.shared())
     t = run.train
     sizes = dict(mesh.shape)
-    with sharding.on(mesh, run.layout):
+    with sharding.on(mesh, run.mesh.zero):
         state = state_shapes(run)
         parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
     kept = estimate.activations(run, sizes)

@@ -15,8 +15,7 @@ Without a mesh (`jax.set_mesh` not called) every function here is the identity i
 
 import contextlib
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +29,7 @@ TOKENS = ("data", "expert")
 CLAIMS = {"B": TOKENS, "G": TOKENS, "E": ("expert",), **dict.fromkeys("NFV", ("model",))}
 
 
-class Layout(NamedTuple):
-    """How arrays lie and travel; no result depends on it (but for a buffer that is too small)."""
-
-    zero: bool = False  # parameters and optimizer state also over data (and expert, if it is free)
-    transport: str = "all_to_all"  # see `moe.dispatch.transport`
-    implementation: str = "blocks"  # see `moe.dispatch.grouped`
-    ep_capacity_factor: float = 2.0  # of `grouped`, times the even share
-
-
-_LAYOUT = jax.make_user_context(Layout())  # part of the key of every jit cache, as the mesh is
+_ZERO = jax.make_user_context(False)  # part of the key of every jit cache, as the mesh is
 
 
 def make_mesh(data: int = -1, expert: int = 1, model: int = 1, devices=None) -> Mesh:
@@ -77,16 +67,11 @@ def _shape(devices, data, expert, model):
 
 
 @contextlib.contextmanager
-def on(mesh: Mesh | AbstractMesh, layout: Layout = Layout()):  # noqa: B008, it is immutable
-    """On this mesh, in this layout."""
+def on(mesh: Mesh | AbstractMesh, zero: bool = False) -> Iterator[None]:
+    """On this mesh, on which parameters and optimizer state lie by `CLAIMS`, or also by `zero`."""
     use = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
-    with use(mesh), _LAYOUT(layout):
+    with use(mesh), _ZERO(zero):
         yield
-
-
-def layout() -> Layout:
-    """The layout in use."""
-    return _LAYOUT.value
 
 
 def spec(letters: str, claims: dict = CLAIMS) -> P:
@@ -102,7 +87,7 @@ def spec(letters: str, claims: dict = CLAIMS) -> P:
 
 def at_rest(letters: str) -> P:
     """The PartitionSpec of a parameter between its uses."""
-    return spec(letters, CLAIMS | {"D": TOKENS} if layout().zero else CLAIMS)
+    return spec(letters, CLAIMS | {"D": TOKENS} if _ZERO.value else CLAIMS)
 
 
 def current() -> bool:

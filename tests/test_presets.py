@@ -84,7 +84,7 @@ def test_every_preset_lowers_for_a_pod(name):
     run = run_of(preset, data=-1, expert=4 if preset.model.experts else 1, model=4, zero=True)
     mesh = sharding.abstract_mesh(128, run.mesh.data, run.mesh.expert, run.mesh.model)
     sharding.check(mesh, run.shared())
-    with sharding.on(mesh, run.layout):
+    with sharding.on(mesh, run.mesh.zero):
         text = plan.lower(run, mesh).as_text()
         held = plan.estimate.bytes_per_device(plan.state_shapes(run).params)
     assert "num_partitions = 128" in text

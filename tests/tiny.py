@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from moe import config as configs
 from moe import models, objectives, sharding
 from moe.batch import Batch
+from moe.dispatch.travel import Travel
 from moe.layers import moe_layer
 from moe.training import gradients, step
 
@@ -78,15 +79,18 @@ def compiled_gradients(config: configs.ModelConfig, accumulate=1):
     return function
 
 
-def task_of(config: configs.ModelConfig) -> objectives.contract.Task:
+def task_of(config: configs.ModelConfig, **travel) -> objectives.contract.Task:
     """What the model learns: the next token, or masked ones if it has a vector for them."""
     name = "masked_token" if config.mask_embedding else "next_token"
-    return objectives.task(config, objectives.ObjectiveConfig(name=name))
+    objective = objectives.ObjectiveConfig(name=name)
+    return objectives.task(config, objective, travel=Travel(**travel))
 
 
-def layer_of(config: configs.ModelConfig) -> moe_layer.MoELayer:
+def layer_of(config: configs.ModelConfig, **travel) -> moe_layer.MoELayer:
     """The MoE layer of a model, by itself."""
-    return moe_layer.MoELayer(config.experts, config.activation, config.init_scale, config.dtype)
+    return moe_layer.MoELayer(
+        config.experts, config.activation, config.init_scale, config.dtype, Travel(**travel)
+    )
 
 
 def routing_state(config: configs.ModelConfig):
@@ -127,14 +131,14 @@ def inputs(batch=B, length=T, seed=0, padded=True) -> Batch:
 
 
 @contextlib.contextmanager
-def on(mesh: str, **layout):
+def on(mesh: str, zero=False):
     """On the named mesh, data x expert or data x expert x model, or without one."""
     if mesh == "none":
         yield
         return
     sizes = [int(size) for size in mesh.split("x")]
     devices = jax.devices()[: math.prod(sizes)]
-    with sharding.on(sharding.make_mesh(*sizes, devices=devices), sharding.Layout(**layout)):
+    with sharding.on(sharding.make_mesh(*sizes, devices=devices), zero):
         yield
 
 

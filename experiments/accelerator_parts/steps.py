@@ -17,6 +17,7 @@ from moe import chips, flops, models, objectives, sharding
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
 from moe.dispatch import grouped
+from moe.dispatch.travel import Travel
 from moe.training import optimizer, step
 
 
@@ -82,18 +83,18 @@ def measure(size: Size, way: str) -> dict:
         raise Skipped("tokamax is not installed, or has no kernel for this device")
     kernel = way if way in grouped.IMPLEMENTATIONS else "blocks"
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-    with sharding.on(mesh, sharding.Layout(implementation=kernel)):
-        seconds, compiled = time_steps(size)
+    with sharding.on(mesh):
+        seconds, compiled = time_steps(size, Travel(implementation=kernel))
     return row(size, seconds, layers.peak_bytes(compiled))
 
 
-def time_steps(size: Size) -> tuple[float, jax.stages.Compiled]:
+def time_steps(size: Size, travel: Travel) -> tuple[float, jax.stages.Compiled]:
     """Median seconds of a step, and its program."""
     tx = optimizer.make(optimizer.OptimizerConfig(), 1000)
     states = {"model": step.init(models.build(size.model), tx, 0)}
     given = sharding.shard_batch(inputs(size))
     compiled = (
-        step.make_train_step(objectives.task(size.model), tx, 0)
+        step.make_train_step(objectives.task(size.model, travel=travel), tx, 0)
         .lower(states["model"], given)
         .compile()
     )

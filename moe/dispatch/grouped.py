@@ -4,7 +4,7 @@ No capacity and no groups: a device routes its tokens, sends each choice to the 
 expert, and experts compute as many rows as came. What computes them is a kernel, `IMPLEMENTATIONS`.
 
 Shapes are static, so with e devices along 'expert' each sends to each a buffer of
-`layout.ep_capacity_factor` times the even share of its choices. What does not fit is not computed;
+`Travel.ep_capacity_factor` times the even share of its choices. What does not fit is not computed;
 it is counted as dropped, and reported (with a buffer of e nothing can be lost).
 """
 
@@ -72,8 +72,13 @@ def check(kernel: str, backend: str = "") -> None:
 
 
 def apply(
-    x_GSD: jax.Array, choice: assignment.TopKAssignment, weights: ffn.Weights, activation: str
-):
+    x_GSD: jax.Array,
+    choice: assignment.TopKAssignment,
+    weights: ffn.Weights,
+    activation: str,
+    implementation: str,
+    ep_capacity_factor: float,
+) -> tuple[jax.Array, assignment.DispatchResult]:
     """y_s = sum_k gate_sk f_e(x_s) over all experts of the mesh.
 
     Args:
@@ -81,14 +86,16 @@ def apply(
       choice: expert_GSK and gate_GSK; expert E is nobody.
       weights: of E experts, as they lie on the mesh.
       activation: of `ffn.ACTIVATIONS`.
+      implementation: of `IMPLEMENTATIONS`.
+      ep_capacity_factor: size of the buffers between devices, times the even share.
 
     Returns:
       y_GSD and `assignment.DispatchResult`.
     """
-    kernel = IMPLEMENTATIONS[sharding.layout().implementation].apply
+    kernel = IMPLEMENTATIONS[implementation].apply
     gated = weights.w_gate is not None
     of_weights = ffn.Weights("EDF", "EFD", "EDF" if gated else None)
-    local = functools.partial(_local, kernel, activation, sharding.layout().ep_capacity_factor)
+    local = functools.partial(_local, kernel, activation, ep_capacity_factor)
     own = sharding.shard_mapped(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
     y_GSD, kept_GSK, rows = own(x_GSD, choice, weights)
     return y_GSD, assignment.DispatchResult(

@@ -14,6 +14,7 @@ along 'expert' and t tokens on each, one crossing moves about
 Without a mesh all three are the dispatcher and a transpose.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,23 +22,31 @@ import jax
 from moe import sharding
 from moe.routing import assignment
 
+Slots = assignment.Slots | assignment.DispatchMasks
 
-def send(dispatch, x_GSD: jax.Array, slots):
-    """x_GSD and its slots -> x_EGCD, by the current layout's transport.
+
+def send(dispatch: Callable, x_GSD: jax.Array, slots: Slots, transport: str) -> jax.Array:
+    """x_GSD and its slots -> x_EGCD.
 
     Args:
       dispatch: a dispatcher's function (x_GSD, slots) -> x_GECD.
+      x_GSD: tokens.
+      slots: who sits where.
+      transport: of `TRANSPORTS`.
     """
-    return TRANSPORTS[sharding.layout().transport].send(dispatch, x_GSD, slots)
+    return TRANSPORTS[transport].send(dispatch, x_GSD, slots)
 
 
-def receive(combine, y_EGCD: jax.Array, slots):
+def receive(combine: Callable, y_EGCD: jax.Array, slots: Slots, transport: str) -> jax.Array:
     """y_EGCD -> y_GSD, the way back.
 
     Args:
       combine: a dispatcher's function (y_GECD, slots) -> y_GSD.
+      y_EGCD: what the experts made.
+      slots: who sits where.
+      transport: of `TRANSPORTS`.
     """
-    return TRANSPORTS[sharding.layout().transport].receive(combine, y_EGCD, slots)
+    return TRANSPORTS[transport].receive(combine, y_EGCD, slots)
 
 
 def _send_all_to_all(dispatch, x_GSD, slots):
@@ -105,8 +114,8 @@ def _of_my_experts(x_gSD, slots):
 class Transport(NamedTuple):
     """There and back."""
 
-    send: callable
-    receive: callable
+    send: Callable[..., jax.Array]
+    receive: Callable[..., jax.Array]
 
 
 TRANSPORTS = {

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from moe import dispatch, ffn, matmul, sharding
 from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
+from moe.dispatch.travel import Travel
 from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
 
@@ -42,6 +43,7 @@ class MoELayer(nn.Module):
     activation: str = "gelu"
     init_scale: float = 1.0
     dtype: str = "float32"
+    travel: Travel = Travel()  # across a mesh
 
     @nn.compact
     def __call__(
@@ -86,7 +88,7 @@ class MoELayer(nn.Module):
         dispatcher = dispatch.DISPATCHERS[self.config.dispatcher]
         with jax.named_scope("dispatch"):
             slots = self.assign_slots(routed, self.config.slots(x_GSD.shape[1], train))
-            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots)
+            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots, self.travel.transport)
         with jax.named_scope("experts"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
             y_EGCD = ffn.apply(
@@ -95,13 +97,20 @@ class MoELayer(nn.Module):
             )  # fmt: skip
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
-            return transport.receive(combine, y_EGCD, slots), slots
+            return transport.receive(combine, y_EGCD, slots, self.travel.transport), slots
 
     def without_slots(self, x_GSD: jax.Array, routed):
         """The dropless path: returns y_GSD and an `assignment.DispatchResult`."""
         with jax.named_scope("dispatch"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
-            return grouped.apply(x_GSD, routed.assignment, expert_weights, self.activation)
+            return grouped.apply(
+                x_GSD,
+                routed.assignment,
+                expert_weights,
+                self.activation,
+                self.travel.implementation,
+                self.travel.ep_capacity_factor,
+            )
 
     def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train):
         """y_BTD and what the experts that see every token add to it."""

@@ -1,14 +1,16 @@
 """Whole networks built from the layers. `MODELS` is the whole list.
 
-A model is a config and `build(config) -> contract.Model`; a new one is one file and one line here.
+A model is a config and `build(config, travel) -> contract.Model`; a new one is one file and one
+line here.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from moe.config import ModelConfig
+from moe.dispatch.travel import Travel
 from moe.models import classifier, contract, decoder
 
 
@@ -16,7 +18,7 @@ class Architecture(NamedTuple):
     """One line of `MODELS`."""
 
     config: type  # its sizes, a frozen dataclass
-    build: Callable[..., contract.Model]  # config -> Model
+    build: Callable[[Any, Travel], contract.Model]
 
 
 MODELS = {
@@ -25,24 +27,28 @@ MODELS = {
 }
 
 
-def build(config) -> contract.Model:
+def build(config: Any, travel: Travel = Travel()) -> contract.Model:  # noqa: B008, immutable
     """The model of a config, whose type says which architecture it is.
+
+    Args:
+      config: of one of `MODELS`.
+      travel: how its tokens travel across a mesh.
 
     Raises:
       ValueError: if no architecture has such a config.
     """
     for architecture in MODELS.values():
         if architecture.config is type(config):
-            return architecture.build(config)
+            return architecture.build(config, travel)
     known = ", ".join(f"{name} ({a.config.__name__})" for name, a in MODELS.items())
     raise ValueError(f"no model is made from a {type(config).__name__}; there are {known}")
 
 
-def init(config, key: jax.Array) -> dict:
+def init(config: Any, key: jax.Array) -> dict:
     """Initial float32 parameters, born sharded on the current mesh and equal on every mesh."""
     return build(config).init(key)
 
 
-def parameter_shapes(config) -> dict:
+def parameter_shapes(config: Any) -> dict:
     """The parameters as ShapeDtypeStructs: no memory is taken, whatever the size."""
     return contract.parameter_shapes(build(config))

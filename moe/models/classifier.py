@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from moe import ranges
 from moe.config import ModelConfig
+from moe.dispatch.travel import Travel
 from moe.layers import attention, weights
 from moe.models import contract, decoder
 
@@ -61,9 +62,11 @@ def mean_of_real(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def build(config: ClassifierConfig) -> contract.Model:
-    """The classifier of these sizes."""
-    return contract.of_network(config, Classifier(config), functools.partial(ideal_flops, config))
+def build(config: ClassifierConfig, travel: Travel) -> contract.Model:
+    """The classifier of these sizes; `travel` says how its tokens cross a mesh."""
+    return contract.of_network(
+        config, Classifier(config, travel), functools.partial(ideal_flops, config)
+    )
 
 
 def ideal_flops(config: ClassifierConfig, length: int) -> dict[str, float]:

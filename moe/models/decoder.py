@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from moe import ffn, matmul
 from moe.config import ModelConfig
+from moe.dispatch.travel import Travel
 from moe.layers import attention, embedding, feed_forward, moe_layer, records, weights
 from moe.models import contract
 
@@ -34,6 +35,7 @@ class Trunk(nn.Module):
     """
 
     config: ModelConfig
+    travel: Travel = Travel()  # of tokens across a mesh
     scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
     def embed(self, tokens_BT: jax.Array):
@@ -65,7 +67,7 @@ class Trunk(nn.Module):
         length = number // config.moe_every
         if not self.scanned:
             for i in range(length):
-                x_BTD, _ = Block(config, name=f"{name}_{i}")(x_BTD, info, train)
+                x_BTD, _ = Block(config, self.travel, name=f"{name}_{i}")(x_BTD, info, train)
             return x_BTD
         remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
         collections = ("params", records.COLLECTION, "router_state", "replayed")
@@ -77,7 +79,7 @@ class Trunk(nn.Module):
             length=length,
             unroll=config.scan_unroll,
         )
-        return scanned(config, name=name)(x_BTD, info, train)[0]
+        return scanned(config, self.travel, name=name)(x_BTD, info, train)[0]
 
 
 class Decoder(Trunk):
@@ -113,12 +115,13 @@ class Block(nn.Module):
     """`config.moe_every` layers, the last MoE if the model has experts; the body of the scan."""
 
     config: ModelConfig
+    travel: Travel = Travel()
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, info, train):
         for i in range(self.config.moe_every):
             is_moe = self.config.experts is not None and i == self.config.moe_every - 1
-            x_BTD = Layer(self.config, is_moe, name=f"layer_{i}")(x_BTD, info, train)
+            x_BTD = Layer(self.config, is_moe, self.travel, name=f"layer_{i}")(x_BTD, info, train)
         return x_BTD, None
 
 
@@ -127,6 +130,7 @@ class Layer(nn.Module):
 
     config: ModelConfig
     is_moe: bool
+    travel: Travel
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, info, train):
@@ -146,7 +150,9 @@ class Layer(nn.Module):
             x_BTD += attend(h_BTD, q_info=info, cache=info.kv_cache)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
         if self.is_moe:
-            layer = moe_layer.MoELayer(c.experts, c.activation, c.init_scale, c.dtype, name="moe")
+            layer = moe_layer.MoELayer(
+                c.experts, c.activation, c.init_scale, c.dtype, self.travel, name="moe"
+            )
             real_BT = info.segment_BT > 0
             return x_BTD + layer(h_BTD, real_BT, train, info.tokens_BT, info.domain_BT)
         with jax.named_scope("dense_ffn"):
@@ -158,13 +164,13 @@ class Layer(nn.Module):
 
 
 @functools.cache
-def build(config: ModelConfig) -> contract.Model:
-    """The decoder of these sizes."""
+def build(config: ModelConfig, travel: Travel) -> contract.Model:
+    """The decoder of these sizes; `travel` says how its tokens cross a mesh."""
     return contract.of_network(
         config,
-        Decoder(config),
+        Decoder(config, travel),
         functools.partial(ideal_flops, config),
-        contract.Decoding(unstacked, functools.partial(decode, config)),
+        contract.Decoding(unstacked, functools.partial(decode, config, travel)),
     )
 
 
@@ -208,6 +214,7 @@ def _dense_flops(config):
 
 def decode(
     config: ModelConfig,
+    travel: Travel,
     params: dict,
     router_state: dict,
     tokens_BT: jax.Array,
@@ -222,6 +229,7 @@ def decode(
 
     Args:
       config: of the model.
+      travel: how its tokens travel.
       params: of `unstacked`.
       router_state: the routers' state.
       tokens_BT, segment_BT, position_BT, domain_BT: as of `Trunk`.
@@ -230,7 +238,7 @@ def decode(
       key: of what routers draw.
     """
     found = contract.router_variables(config, router_state)
-    logits_BTV, after = Decoder(config, scanned=False).apply(
+    logits_BTV, after = Decoder(config, travel, scanned=False).apply(
         {"params": params, "cache": cache}
         | {name: unstacked(part) for name, part in found.items()},
         tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache,

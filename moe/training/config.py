@@ -12,6 +12,7 @@ from moe.config import ModelConfig
 from moe.data import prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
+from moe.dispatch.travel import Travel
 from moe.training import optimizer
 from moe.training.optimizer import OptimizerConfig
 
@@ -131,7 +132,9 @@ class RunConfig:
     @property
     def task(self) -> objectives.contract.Task:
         """The model and what it learns."""
-        return objectives.task(self.model, self.objective, self.optimizer.frozen)
+        m = self.mesh
+        travel = Travel(m.transport, m.implementation, m.ep_capacity_factor)
+        return objectives.task(self.model, self.objective, self.optimizer.frozen, travel)
 
     def source(self, data: Prepared) -> objectives.contract.BatchSource:
         """What is read of the prepared data."""
@@ -157,12 +160,6 @@ class RunConfig:
     def tx(self) -> optax.GradientTransformation:
         """The optimizer with its schedule over all steps."""
         return optimizer.make(self.optimizer, self.train.steps)
-
-    @property
-    def layout(self) -> sharding.Layout:
-        """How arrays lie and travel."""
-        m = self.mesh
-        return sharding.Layout(m.zero, m.transport, m.implementation, m.ep_capacity_factor)
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""

@@ -36,7 +36,7 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: with both sizes.
     """
-    with sharding.on(mesh, run.layout):
+    with sharding.on(mesh, run.mesh.zero):
         params = models.parameter_shapes(run.model)
         moments = jax.eval_shape(run.tx.init, params)
     needed = 2 * bytes_per_device(params) + bytes_per_device(moments)

@@ -71,7 +71,7 @@ def train(
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
         claim_workdir(run, workdir, data)
-        with sharding.on(mesh, run.layout):
+        with sharding.on(mesh, run.mesh.zero):
             result = _train(run, workdir, data, name, bar, stop)
         if jax.process_index() == 0:
             files.write(done, json.dumps(result) + "\n")

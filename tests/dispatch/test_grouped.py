@@ -185,20 +185,20 @@ EXPERTS = 8
 
 
 @functools.cache
-def through_layer(dispatcher, mesh, factor, k=2, **layout):
+def through_layer(dispatcher, mesh, factor, k=2, **travel):
     """(y, router_stats), and the gradients for x, router and experts."""
     config = tiny.sparse(
         num_experts=EXPERTS, k=k, dispatcher=dispatcher, capacity_factor=factor,
         eval_capacity_factor=factor,
     )  # fmt: skip
-    layer = tiny.layer_of(config)
+    layer = tiny.layer_of(config, **travel)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
         y, aux = layer.apply({"params": params}, x_BTD, mask_BT, True, mutable=["router"])
         return (y * weight_BTD).sum(), (y, aux["router"]["record"].stats)
 
-    with tiny.on(mesh, **layout):
+    with tiny.on(mesh):
         inputs = (*tiny.layer_inputs(BATCH, LENGTH), tiny.put(weight))
         step = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))
         (_, results), grads = step(tiny.experts_params(config), *inputs)

@@ -34,11 +34,11 @@ def test_there_and_back(mesh, name):
     want_GECD = gather.dispatch(x_GSD, slots)
     back_GSD = gather.combine(want_GECD * 2, slots, S)
     assert np.asarray(want_GECD).any()
-    with tiny.on(mesh, transport=name):
+    with tiny.on(mesh):
         x, slots = jax.tree.map(lambda a: sharding.reshard(a, "G"), (x_GSD, slots))
-        x_EGCD = jax.jit(lambda *args: transport.send(gather.dispatch, *args))(x, slots)
+        x_EGCD = jax.jit(lambda *args: transport.send(gather.dispatch, *args, name))(x, slots)
         y_GSD = jax.jit(
-            lambda *args: transport.receive(lambda y, s: gather.combine(y, s, S), *args)
+            lambda *args: transport.receive(lambda y, s: gather.combine(y, s, S), *args, name)
         )(x_EGCD * 2, slots)
         if mesh != "none":
             assert x_EGCD.sharding.spec == sharding.spec("EGCD")

@@ -109,12 +109,12 @@ def weight(seed=9):
 
 
 @functools.cache
-def compiled(config, train):
+def compiled(config, train, **travel):
     """The (params, x, read, at, losses) -> (results, gradients) of a layer.
 
     The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
     """
-    layer = tiny.layer_of(config)
+    layer = tiny.layer_of(config, **travel)
     moe_config = config.experts
 
     def weighted(params, x_BTD, read, at_BTD, losses):
@@ -141,16 +141,19 @@ def compiled(config, train):
 
 def run(
     config, given=None, *, mesh="none", weights=None, key=0, train=True, replayed=None, at=None,
-    losses=0.0, **layout,
+    losses=0.0, **travel,
 ):  # fmt: skip
     """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
-    with tiny.on(mesh, **layout):
-        function, *args = call(config, given, train, weights, key, replayed, at, losses)
+    with tiny.on(mesh):
+        function, *args = call(config, given, train, weights, key, replayed, at, losses, **travel)
         (_, results), gradients = function(*args) if train else (function(*args), (None, None))
         return Result(*tiny.host((*results, *gradients)))
 
 
-def call(config, given=None, train=True, weights=None, key=0, replayed=None, at=None, losses=0.0):
+def call(
+    config, given=None, train=True, weights=None, key=0, replayed=None, at=None, losses=0.0,
+    **travel,
+):  # fmt: skip
     """The function of `compiled` and its arguments, on the current mesh."""
     state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
     given = inputs() if given is None else given
@@ -159,7 +162,7 @@ def call(config, given=None, train=True, weights=None, key=0, replayed=None, at=
     read = given, {"router_state": state, "replayed": replayed}, jax.random.key(key)
     weights = params(config) if weights is None else weights
     at = tiny.put(weight() if at is None else at)
-    return compiled(config, train), weights, given.x_BTD, read, at, losses
+    return compiled(config, train, **travel), weights, given.x_BTD, read, at, losses
 
 
 def state_of(config):

@@ -50,7 +50,7 @@ def dense(tmp_path_factory, data):
 def save(run, workdir, data, seed):
     run = run.replace(train={"seed": seed})
     with (
-        sharding.on(loop.mesh_of(run), run.layout),
+        sharding.on(loop.mesh_of(run), run.mesh.zero),
         contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints,
     ):
         checkpoints.save(3, starting.scratch(run, data), 1.0)
@@ -64,7 +64,7 @@ def saved(workdir):
 
 
 def start(run, workdir, data):
-    with sharding.on(loop.mesh_of(run), run.layout):
+    with sharding.on(loop.mesh_of(run), run.mesh.zero):
         drawn = starting.scratch(run, data)
         return drawn, starting.start(run, workdir, drawn, data)
 
@@ -95,7 +95,7 @@ def test_the_same_model_starts_with_all_of_it(tmp_path, data):
     """The routers' state travels as well, and the optimizer's does not."""
     other = tmp_path / "other"
     run = toys.run_config()
-    with sharding.on(loop.mesh_of(run), run.layout):
+    with sharding.on(loop.mesh_of(run), run.mesh.zero):
         state = starting.scratch(run, data)
         state = state._replace(
             step=jnp.int32(9), router_state=jax.tree.map(lambda x: x + 2, state.router_state),
@@ -168,7 +168,7 @@ def frozen_run(patterns=FROZEN):
 
 def test_what_is_frozen_stays_and_has_no_state(data):
     run = frozen_run()
-    with sharding.on(loop.mesh_of(run), run.layout):
+    with sharding.on(loop.mesh_of(run), run.mesh.zero):
         before = starting.scratch(run, data)
         kept = tiny.host(before.params)
         train_step = step.make_train_step(run.task, run.tx, 0)

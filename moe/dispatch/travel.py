@@ -1,0 +1,14 @@
+"""How tokens travel across a mesh, and what computes a dropless dispatch."""
+
+from typing import NamedTuple
+
+
+class Travel(NamedTuple):
+    """Choices of speed: no result depends on them, but for a buffer that is too small.
+
+    They belong to a machine and not to a model, so they stand beside a model's config.
+    """
+
+    transport: str = "all_to_all"  # of slots, see `moe.dispatch.transport`
+    implementation: str = "blocks"  # of the dropless dispatcher, see `moe.dispatch.grouped`
+    ep_capacity_factor: float = 2.0  # of its buffers across 'expert', times the even share
