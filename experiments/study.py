@@ -137,7 +137,7 @@ def _everything(run):
 def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
     path = root / "timing.json"
-    nothing = {"median": {}, "least": {}}
+    nothing: dict[str, dict] = {"median": {}, "least": {}}
     found = json.loads(path.read_text()) if path.exists() else nothing
     return found if "least" in found else nothing
 

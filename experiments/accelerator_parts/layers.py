@@ -13,6 +13,7 @@ from experiments import bench_dispatch, timing
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
 from moe.dispatch import grouped
+from moe.routing.assignment import TopKAssignment
 
 SHAPES = {  # name -> T, D, F, E, K
     "mixtral_8x7b": (16_384, 4096, 14_336, 8, 2),
@@ -43,12 +44,22 @@ def cells(settings: Settings) -> list[Cell]:
     ]
 
 
-def layer(tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool):
+def layer(
+    tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool
+) -> bench_dispatch.Cell:
     """A layer in bfloat16, SwiGLU, with loads as uneven as those of trained routers."""
     return bench_dispatch.Cell(
-        tokens, d_model, d_ff, "bfloat16", experts, k, factor=1.25, loads="learned",
-        activation="swiglu", einsum_groups=(TINY_GROUP if tiny else GROUP,),
-    )  # fmt: skip
+        tokens=tokens,
+        d_model=d_model,
+        d_ff=d_ff,
+        dtype="bfloat16",
+        experts=experts,
+        k=k,
+        factor=1.25,
+        loads="learned",
+        activation="swiglu",
+        einsum_groups=(TINY_GROUP if tiny else GROUP,),
+    )
 
 
 def measure(size: bench_dispatch.Cell, name: str) -> dict:
@@ -67,8 +78,8 @@ def measure(size: bench_dispatch.Cell, name: str) -> dict:
     dense = (plain, bench_dispatch.sample(size, size.k * size.d_ff))
     row = {"computed_rows": computed, **size._asdict()}
     for way in TIMES:
-        found = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
-        row |= {f"{way}_{key}": value for key, value in found.items()}
+        measured = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
+        row |= {f"{way}_{key}": value for key, value in measured.items()}
     return row
 
 
@@ -82,7 +93,13 @@ def _kernels(name):
     return [kernel] if kernel in grouped.IMPLEMENTATIONS else []
 
 
-def one_way(size: bench_dispatch.Cell, way: str, x_SD, choice, layers: dict) -> dict:
+def one_way(
+    size: bench_dispatch.Cell,
+    way: str,
+    x_SD: jax.Array,
+    choice: TopKAssignment,
+    layers: dict[str, tuple[bench_dispatch.Layer, ffn.Weights]],
+) -> dict:
     """Milliseconds, TFLOP/s, the ratio to dense, and memory.
 
     Args:
@@ -99,8 +116,8 @@ def one_way(size: bench_dispatch.Cell, way: str, x_SD, choice, layers: dict) -> 
         "tflops": ideal_flops(size, way) / seconds["ours"] / 1e12,
         "dense_tflops": ideal_flops(size, way) / seconds["dense"] / 1e12,
         "ratio_to_dense": seconds["ours"] / seconds["dense"],
-        "peak_bytes": peak_bytes(programs["ours"].call.func),
-        "dense_peak_bytes": peak_bytes(programs["dense"].call.func),
+        "peak_bytes": _peak(programs["ours"]),
+        "dense_peak_bytes": _peak(programs["dense"]),
         "compile_seconds": programs["ours"].facts["compile_seconds"],
     }
 
@@ -111,8 +128,14 @@ def ideal_flops(size: bench_dispatch.Cell, way: str) -> float:
     return TIMES[way] * one * size.tokens * size.k
 
 
+def _peak(program):
+    assert program.compiled is not None  # layers are programs of JAX
+    return peak_bytes(program.compiled)
+
+
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Arguments, results and temporary arrays of a program, as its compiler planned them."""
     plan = compiled.memory_analysis()
+    assert plan is not None  # only a compiler that is not XLA says nothing
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes

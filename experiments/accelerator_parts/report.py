@@ -21,7 +21,7 @@ Column = Callable[[dict], str]
 def number(key: str, form: str = ".3g", scale: float = 1.0) -> Column:
     """A column of numbers, empty where a row has none."""
 
-    def shown(row):
+    def shown(row: dict) -> str:
         value = row.get(key)
         if value is None or isinstance(value, str):
             return value or ""
@@ -102,7 +102,7 @@ class Report:
 
     def _latest(self):
         """(part, cell) -> its last row; one that was skipped hides none that was not."""
-        found = {}
+        found: dict[tuple[str, str], dict] = {}
         for row in self._rows:
             if row["part"] == "start":
                 continue
@@ -128,9 +128,9 @@ def _part(part, rows):
     if done:
         lines = ([row["cell"], *(cell(row) for cell in columns.values())] for row in done)
         blocks.append(markdown.table(["", *columns], lines))
-    lines = [f"- {row['cell']}: {row['status']}, {_short(row)}" for row in rows if "reason" in row]
-    if lines:
-        blocks.append("\n".join(lines))
+    said = [f"- {row['cell']}: {row['status']}, {_short(row)}" for row in rows if "reason" in row]
+    if said:
+        blocks.append("\n".join(said))
     return blocks
 
 
