@@ -22,7 +22,7 @@ def get_config(where: str = "cpu") -> ConfigDict:
 
 
 def cell(experts: int, k: int = 1, **changes) -> dict:
-    """One size; `loads` is how tokens choose, see `experiments.bench_dispatch`."""
+    """One size; `loads` is how tokens choose, see `experiments.bench_layers`."""
     size = {"tokens": 4096, "d_model": 256, "d_ff": 1024, "dtype": "float32"}
     ways = {"factor": 1.25, "loads": "learned", "activation": "gelu", "einsum_groups": ()}
     return {**size, **ways, "experts": experts, "k": k, **changes}

@@ -4,19 +4,14 @@ They are no requirement: `pip install torch transformers`, and on a machine with
 own build for CPUs. They get the same choices, and no capacity: nothing is dropped.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.bench_layers import Cell
 from moe import schema
 from moe.routing.assignment import TopKAssignment
-
-if TYPE_CHECKING:  # which imports this file
-    from experiments.bench_dispatch import Cell
 
 ACTIVATIONS = {"mixtral": "swiglu", "switch": "relu"}  # what their experts compute
 

@@ -22,8 +22,7 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,33 +32,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import baselines, command, timing
+from experiments.bench_layers import Cell, Layer, choices, dense, layers, sample, usable
 from moe import counting, ffn, hlo
 from moe.analysis import dispatching
-from moe.dispatch import blocks, einsum, gather, grouped
-from moe.routing import assignment
+from moe.routing.assignment import TopKAssignment
 from moe.training import files
 
 COPIED = 2**26  # numbers of the copy that measures bandwidth: 256 MiB
 PASSES = {"forward": 1, "training": 4}  # and how often each weight is streamed
-
-
-class Cell(NamedTuple):
-    """One size of layer, and its tokens."""
-
-    tokens: int
-    d_model: int
-    d_ff: int
-    dtype: str
-    experts: int
-    k: int
-    factor: float  # of the capacity of dispatchers with slots
-    loads: str  # see `choices`
-    activation: str
-    einsum_groups: tuple[int, ...]
-
-
-# (x_SD, choice, weights) -> y_SD
-Layer = Callable[[jax.Array, assignment.TopKAssignment, ffn.Weights], jax.Array]
 
 
 class Program(NamedTuple):
@@ -70,134 +50,12 @@ class Program(NamedTuple):
     compiled: jax.stages.Compiled | None = None  # what it calls; None if that is not JAX's
 
 
-def choices(cell: Cell, seed: int = 0) -> assignment.TopKAssignment:
-    """Who goes where, [1, S, K]: evenly ("uniform"), or drawn with unequal chances.
-
-    "learned" has the spread of loads of trained routers (largest load about twice the mean, as in
-    `experiments/RESULTS.md`), "skewed" is Zipf's law.
-    """
-    rng = np.random.default_rng(seed)
-    S = cell.tokens
-    K = cell.k
-    E = cell.experts
-    if cell.loads == "uniform":
-        expert_SK = (np.arange(S * K).reshape(S, K) % E)[rng.permutation(S)]
-    else:
-        log_p_E = {
-            "learned": rng.normal(0, 0.3, E),
-            "skewed": -np.log(1 + np.arange(E)),
-        }[cell.loads]
-        expert_SK = np.argsort(-(log_p_E + rng.gumbel(size=(S, E))), axis=-1)[:, :K]
-    gate_SK = rng.random((S, K)) + 0.5
-    gate_SK /= gate_SK.sum(-1, keepdims=True)
-    return assignment.TopKAssignment(
-        jnp.asarray(expert_SK[None], jnp.int32), jnp.asarray(gate_SK[None], jnp.float32)
-    )
-
-
-def by_slots(
-    dispatcher: ModuleType,
-    slots: int,
-    group: int,
-    activation: str,
-    x_SD: jax.Array,
-    choice: assignment.TopKAssignment,
-    weights: ffn.Weights,
-) -> jax.Array:
-    """y_SD by a dispatcher with so many slots an expert, in groups of so many tokens."""
-    S, D = x_SD.shape
-    x_GSD = x_SD.reshape(-1, group, D)
-    choice = jax.tree.map(lambda x: x.reshape(-1, group, x.shape[-1]), choice)
-    seats = assignment.assign_slots(choice, len(weights.w_in), slots)
-    x_EGCD = dispatcher.dispatch(x_GSD, seats).swapaxes(0, 1)
-    with jax.named_scope("experts"):
-        y_EGCD = ffn.apply(x_EGCD, weights, activation, "EGC", "E")
-    return dispatcher.combine(y_EGCD.swapaxes(0, 1), seats, group).reshape(S, D)
-
-
-def dropless(
-    kernel: str,
-    activation: str,
-    x_SD: jax.Array,
-    choice: assignment.TopKAssignment,
-    weights: ffn.Weights,
-) -> jax.Array:
-    """y_SD by the grouped dispatcher."""
-    return grouped.IMPLEMENTATIONS[kernel].apply(x_SD, choice, weights, activation)[0]
-
-
-def dense(
-    activation: str, x_SD: jax.Array, _: assignment.TopKAssignment, weights: ffn.Weights
-) -> jax.Array:
-    """y_SD of a feed-forward that every token meets."""
-    return ffn.apply(x_SD, weights, activation, "S")
-
-
-def computed(kernel: str, cell: Cell, choice: assignment.TopKAssignment) -> int:
-    """Rows that a kernel's experts compute: the pairs, or slots and blocks, whatever the width."""
-    if kernel != "blocks":
-        return cell.tokens * cell.k
-    thin = jnp.zeros((cell.experts, 1, 1))
-    x_SD = jnp.zeros((cell.tokens, 1))
-    return int(blocks.apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
-
-
-def usable(cell: Cell) -> list[str]:
-    """The kernels of `grouped` that are here and multiply the cell's type."""
-    here = filter(grouped.installed, grouped.fit())
-    return [name for name in here if name != "tokamax" or cell.dtype == "bfloat16"]
-
-
-def layers(
-    cell: Cell, choice: assignment.TopKAssignment, kernels: Iterable[str]
-) -> dict[str, tuple[Layer, float]]:
-    """name -> the layer, and the rows that its experts compute for each choice of a token."""
-    S = cell.tokens
-    E = cell.experts
-    found: dict[str, Layer] = {"gather": _in_slots(cell, gather, S)}
-    rows = {"gather": E * _slots(cell, S)}
-    for kernel in kernels:
-        name = "grouped" if kernel == "blocks" else f"grouped_{kernel}"
-        found[name] = functools.partial(dropless, kernel, cell.activation)
-        rows[name] = computed(kernel, cell, choice)
-    for group in cell.einsum_groups:
-        found[f"einsum_{group}"] = _in_slots(cell, einsum, group)
-        rows[f"einsum_{group}"] = E * _slots(cell, group) * (S // group)
-    return {name: (layer, rows[name] / (S * cell.k)) for name, layer in found.items()}
-
-
-def _slots(cell, group):
-    """Slots of an expert in a group of so many tokens."""
-    return assignment.capacity(cell.factor, group, cell.k, cell.experts)
-
-
-def _in_slots(cell, dispatcher, group):
-    """The layer of a dispatcher with slots, in groups of so many tokens."""
-    return functools.partial(by_slots, dispatcher, _slots(cell, group), group, cell.activation)
-
-
-def sample(cell: Cell, width: int, experts: tuple = ()) -> ffn.Weights:
-    """Random weights of one feed-forward or of E."""
-    key = jax.random.key(width)
-    D = cell.d_model
-    gated = ffn.ACTIVATIONS[cell.activation][1]
-
-    @jax.jit
-    def make() -> ffn.Weights:
-        def matrix(*shape: int) -> jax.Array:
-            return 0.02 * jax.random.normal(key, (*experts, *shape), cell.dtype)
-
-        return ffn.Weights(matrix(D, width), matrix(width, D), matrix(D, width) if gated else None)
-
-    return make()
-
-
 def one_pass(layer: Layer, way: str) -> Callable:
     """A layer's forward pass, or it and all its gradients, of (x_SD, choice, weights, dy_SD)."""
 
     def training(
         x_SD: jax.Array,
-        choice: assignment.TopKAssignment,
+        choice: TopKAssignment,
         weights: ffn.Weights,
         dy_SD: jax.Array,
     ) -> tuple[jax.Array, tuple]:
@@ -208,7 +66,7 @@ def one_pass(layer: Layer, way: str) -> Callable:
         return y_SD, transpose(dy_SD)
 
     def forward(
-        x_SD: jax.Array, choice: assignment.TopKAssignment, weights: ffn.Weights, _: jax.Array
+        x_SD: jax.Array, choice: TopKAssignment, weights: ffn.Weights, _: jax.Array
     ) -> jax.Array:
         return layer(x_SD, choice, weights)
 
@@ -219,7 +77,7 @@ def program(
     layer: Callable,
     way: str,
     x_SD: jax.Array,
-    choice: assignment.TopKAssignment,
+    choice: TopKAssignment,
     weights: ffn.Weights | None,
     counted: bool = True,
 ) -> Program:
@@ -249,7 +107,7 @@ def program(
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     """The temporary arrays of a program, as its compiler planned them."""
     used = compiled.memory_analysis()
-    assert used is not None  # only a compiler that is not XLA says nothing
+    assert used is not None  # CPUs, GPUs and TPUs all tell it
     return used.temp_size_in_bytes
 
 

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import bench_dispatch as bench
-from experiments import command
+from experiments import bench_layers, command
 from moe import ffn, plan
 from moe.analysis import markdown
 from moe.routing.assignment import TopKAssignment
@@ -29,23 +29,23 @@ IMPLEMENTATIONS = ("blocks", "ragged_dot")
 
 
 def programs(
-    cell: bench.Cell, choice: TopKAssignment
-) -> dict[str, tuple[bench.Layer, ffn.Weights]]:
+    cell: bench_layers.Cell, choice: TopKAssignment
+) -> dict[str, tuple[bench_layers.Layer, ffn.Weights]]:
     """name -> layer, and the shapes of its weights."""
-    dense = functools.partial(bench.dense, cell.activation)
+    dense = functools.partial(bench_layers.dense, cell.activation)
     wide = _weight_shapes(cell, cell.k * cell.d_ff)
     experts = _weight_shapes(cell, cell.d_ff, (cell.experts,))
-    layers = bench.layers(cell, choice, IMPLEMENTATIONS)
+    layers = bench_layers.layers(cell, choice, IMPLEMENTATIONS)
     found = {name: (layer, experts) for name, (layer, _) in layers.items()}
     return {"dense": (dense, wide), **found}
 
 
 def _weight_shapes(cell, width, experts=()):
-    """Those of `bench_dispatch.sample`."""
-    return jax.eval_shape(functools.partial(bench.sample, cell, width, experts))
+    """Those of `bench_layers.sample`."""
+    return jax.eval_shape(functools.partial(bench_layers.sample, cell, width, experts))
 
 
-def rows(cell: bench.Cell, device: jax.Device) -> Iterator[dict]:
+def rows(cell: bench_layers.Cell, device: jax.Device) -> Iterator[dict]:
     """What is compiled for the device, one line a program."""
     place = jax.sharding.SingleDeviceSharding(device)
 
@@ -54,7 +54,7 @@ def rows(cell: bench.Cell, device: jax.Device) -> Iterator[dict]:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
     x_SD = jax.ShapeDtypeStruct((cell.tokens, cell.d_model), cell.dtype)
-    choice = bench.choices(cell)
+    choice = bench_layers.choices(cell)
     matrices = ffn.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
     for name, (layer, weights) in programs(cell, choice).items():
         args = jax.tree.map(there, (x_SD, choice, weights, x_SD))
@@ -88,7 +88,7 @@ def main(config: ConfigDict, topology: str, workdir: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_platforms", "cpu")
     device = plan.tpu_devices(topology)[0]
-    cells = tqdm.tqdm([bench.Cell(**cell) for cell in config.cells], desc="cells")
+    cells = tqdm.tqdm([bench_layers.Cell(**cell) for cell in config.cells], desc="cells")
     made = [row for cell in cells for row in rows(cell, device)]
     files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in made))
     text = f"{table(made)}\n\n{topology}, compiled and not run, {files.machine()}\n"

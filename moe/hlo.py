@@ -44,7 +44,7 @@ def _nothing_yet() -> _Found:
 def text_of(program: jax.stages.Compiled) -> str:
     """The HLO text of a compiled program."""
     text = program.as_text()
-    assert text is not None  # only a compiler that is not XLA has none
+    assert text is not None  # CPUs, GPUs and TPUs all have one
     return text
 
 

@@ -9,7 +9,7 @@ import functools
 import jax
 import numpy as np
 
-from experiments import bench_dispatch, timing
+from experiments import bench_dispatch, bench_layers, timing
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
 from moe.dispatch import grouped
@@ -46,9 +46,9 @@ def cells(settings: Settings) -> list[Cell]:
 
 def layer(
     tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool
-) -> bench_dispatch.Cell:
+) -> bench_layers.Cell:
     """A layer in bfloat16, SwiGLU, with loads as uneven as those of trained routers."""
-    return bench_dispatch.Cell(
+    return bench_layers.Cell(
         tokens=tokens,
         d_model=d_model,
         d_ff=d_ff,
@@ -62,20 +62,20 @@ def layer(
     )
 
 
-def measure(size: bench_dispatch.Cell, name: str) -> dict:
+def measure(size: bench_layers.Cell, name: str) -> dict:
     """The row of one implementation: both ways.
 
     Raises:
       Skipped: if the kernel is not here.
     """
     kernels = _kernels(name)
-    choice = bench_dispatch.choices(size)
-    found = bench_dispatch.layers(size, choice, kernels)
+    choice = bench_layers.choices(size)
+    found = bench_layers.layers(size, choice, kernels)
     apply, computed = found[f"einsum_{size.einsum_groups[0]}" if name == "einsum" else name]
-    plain = functools.partial(bench_dispatch.dense, size.activation)
+    plain = functools.partial(bench_layers.dense, size.activation)
     x_SD = jax.random.normal(jax.random.key(0), (size.tokens, size.d_model), size.dtype)
-    ours = (apply, bench_dispatch.sample(size, size.d_ff, (size.experts,)))
-    dense = (plain, bench_dispatch.sample(size, size.k * size.d_ff))
+    ours = (apply, bench_layers.sample(size, size.d_ff, (size.experts,)))
+    dense = (plain, bench_layers.sample(size, size.k * size.d_ff))
     row = {"computed_rows": computed, **size._asdict()}
     for way in TIMES:
         measured = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
@@ -94,11 +94,11 @@ def _kernels(name):
 
 
 def one_way(
-    size: bench_dispatch.Cell,
+    size: bench_layers.Cell,
     way: str,
     x_SD: jax.Array,
     choice: TopKAssignment,
-    layers: dict[str, tuple[bench_dispatch.Layer, ffn.Weights]],
+    layers: dict[str, tuple[bench_layers.Layer, ffn.Weights]],
 ) -> dict:
     """Milliseconds, TFLOP/s, the ratio to dense, and memory.
 
@@ -122,7 +122,7 @@ def one_way(
     }
 
 
-def ideal_flops(size: bench_dispatch.Cell, way: str) -> float:
+def ideal_flops(size: bench_layers.Cell, way: str) -> float:
     """Of the products of K experts a token."""
     one = 2.0 * ffn.num_matrices(size.activation) * size.d_model * size.d_ff
     return TIMES[way] * one * size.tokens * size.k
@@ -136,6 +136,6 @@ def _peak(program):
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Arguments, results and temporary arrays of a program, as its compiler planned them."""
     plan = compiled.memory_analysis()
-    assert plan is not None  # only a compiler that is not XLA says nothing
+    assert plan is not None  # CPUs, GPUs and TPUs all tell it
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes
