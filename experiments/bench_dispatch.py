@@ -39,7 +39,7 @@ from moe.routing.assignment import TopKAssignment
 from moe.training import files
 
 COPIED = 2**26  # numbers of the copy that measures bandwidth: 256 MiB
-PASSES = {"forward": 1, "training": 4}  # and how often each weight is streamed
+PASSES = {"forward": 1, "training": 4}  # name -> how often it streams each weight
 
 
 class Program(NamedTuple):

@@ -1,7 +1,6 @@
-"""What the benchmark of dispatchers measures: a size, the tokens' choices, weights, and the layers.
+"""The layers that `experiments.bench_dispatch` measures, with the choices and weights they get.
 
-Each layer is a function of (x_SD, choice, weights). See `experiments.bench_dispatch`, which says
-what they are called and measures them.
+A layer is a function of tokens, choices and weights; that module says what each name stands for.
 """
 
 import functools

@@ -56,7 +56,7 @@ def simulated(run: RunConfig) -> dict:
 
 
 def planned(run: RunConfig, config: ConfigDict, topology: str | None) -> dict:
-    """The same by the TPU compiler, or by arithmetic without a topology."""
+    """What `simulated` finds, by the TPU compiler, or by arithmetic where there is no topology."""
     if topology:
         made = plan.compiled(run, topology)
         schema.require(made.how == "compiled", f"{run.model} does not fit {topology}")

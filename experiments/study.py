@@ -21,7 +21,7 @@ from moe.models import contract
 from moe.training import files, loop, metrics, step
 from moe.training.config import RunConfig
 
-Runs = dict[str, RunConfig]  # by variant, at seed 0
+Runs = dict[str, RunConfig]  # variant -> its run with seed 0
 ROUTING = (
     *("dropped", "unrouted", "max_load", "unused", "entropy", "gate", "realised_k"),
     *("realised_capacity",),

@@ -115,7 +115,7 @@ def _products(computations, name):
 
 
 def _branches(line):
-    """Of a conditional, [] of anything else."""
+    """The names of a conditional's branches; [] for any other line."""
     branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
     for listed in re.findall(r"branch_computations=\{([^}]*)\}", line):
         branches += [name.strip(" %") for name in listed.split(",")]

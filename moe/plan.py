@@ -32,25 +32,25 @@ class Memory(NamedTuple):
     """Bytes on one device."""
 
     parameters: float
-    optimizer: float  # its state
+    optimizer: float  # state of the optimizer
     temporary: float  # activations, gradients, gathered weights, buffers of collectives
     limit: float
 
     @property
     def peak(self) -> float:
-        """All of it."""
+        """What is held at once: parameters, optimizer state and temporary buffers."""
         return self.parameters + self.optimizer + self.temporary
 
     @property
     def short(self) -> float:
-        """Bytes that are missing; 0 if it fits."""
+        """Bytes by which the peak exceeds the limit; 0 if it fits."""
         return max(0.0, self.peak - self.limit)
 
 
 class Plan(NamedTuple):
     """One training step on the devices of a mesh."""
 
-    how: str  # "compiled"; "arithmetic"; "refused": as that, but for the compiler's memory
+    how: str  # "compiled", "arithmetic", or "refused": arithmetic with the compiler's own peak
     mesh: dict[str, int]
     chip: chips.Chip
     memory: Memory
@@ -63,12 +63,12 @@ class Plan(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """Devices of the mesh."""
+        """The number of devices of the mesh."""
         return math.prod(self.mesh.values())
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of one step by resource, and together if they overlap or not."""
+        """Seconds of a step: of each resource alone, and of all if they overlap or do not."""
         sent = sum(t.bytes for t in self.traffic.values())
         alone = {
             "compute": self.executed_flops / self.devices / self.chip.flops,

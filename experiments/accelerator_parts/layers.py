@@ -25,7 +25,7 @@ GROUP = 256  # tokens of a group of `einsum`
 TINY_GROUP = 64
 # The last two multiply tokens with all slots or, on some devices, with all experts.
 NAMES = ("grouped", "gather", "grouped_tokamax", "grouped_ragged_dot", "einsum")
-TIMES = {"forward": 1, "training": 3}  # and its FLOPs over those of the forward pass
+TIMES = {"forward": 1, "training": 3}  # way -> its FLOPs over those of the forward pass
 ROUNDS = 20
 LIMIT = 2.0  # seconds of them
 GUESS = 25.0  # seconds of a cell, most of it compilation
@@ -123,7 +123,7 @@ def one_way(
 
 
 def ideal_flops(size: bench_layers.Cell, way: str) -> float:
-    """Of the products of K experts a token."""
+    """FLOPs of the matrix products of K experts a token."""
     one = 2.0 * ffn.num_matrices(size.activation) * size.d_model * size.d_ff
     return TIMES[way] * one * size.tokens * size.k
 

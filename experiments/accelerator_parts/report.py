@@ -31,7 +31,7 @@ def number(key: str, form: str = ".3g", scale: float = 1.0) -> Column:
 
 
 def verdict(row: dict) -> str:
-    """Of a row of `conformance`."""
+    """Were all groups of a row of `conformance` right? If not, the first that were wrong."""
     return "yes" if row["ok"] else "NO: " + "; ".join(row["wrong"][:3])
 
 

@@ -26,14 +26,15 @@ class Target(NamedTuple):
     says: str
     program: str
     experts: tuple[int, ...]
-    number: Callable  # (row, the rows of its cell by program) -> what is judged; None: nothing is
+    # (row, the rows of its cell by program) -> what is judged, None if there is nothing to judge
+    number: Callable[[dict, dict[str, dict]], float | None]
     most: float
     k: tuple[int, ...] = (1, 2)
     activation: str = "gelu"
-    size: dict = {}  # what differs from `USUAL`
+    size: dict = {}  # fields of the cell that differ from `USUAL`
 
     def of(self, row: dict) -> bool:
-        """Is this row meant?"""
+        """Is this row one of those that the target judges?"""
         own = {"program": self.program, "activation": self.activation}
         meant = {**USUAL, **self.size, **own}
         usual = all(row[name] == value for name, value in meant.items())
@@ -113,7 +114,7 @@ MODEL_TARGETS = (  # what, of, variants, and what their ratio to dense should no
 
 
 def by_cell(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
-    """cell -> program -> row."""
+    """The rows as a table: cell -> program -> row."""
     found: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in CELL), {})[row["program"]] = row

@@ -20,7 +20,7 @@ SHORT = (
 
 
 def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
-    """variant -> seed -> record."""
+    """The records as a table: variant -> seed -> record."""
     table: dict[str, dict[int, dict]] = {}
     for record in records:
         table.setdefault(record["variant"], {})[record["seed"]] = record
@@ -46,7 +46,7 @@ def over_seeds(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Inter
 
 
 def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
-    """The same with its interval over test documents, each one's loss a mean over the seeds."""
+    """The same difference with its interval over test documents, each a mean over the seeds."""
     nll_X, baseline_X = (
         np.mean([found[s]["test_documents_nll"] for s in runs], axis=0)
         for found in (runs, baseline)
@@ -182,7 +182,7 @@ def first(runs: dict[int, dict]) -> dict:
 
 
 def mean(runs: dict[int, dict], key: str) -> float:
-    """Of a field, over the seeds."""
+    """The mean of a field over the seeds."""
     return np.mean([r[key] for r in runs.values()])
 
 

@@ -33,8 +33,8 @@ def outputs(
     """(host batch, its forward pass) of the fixed batches of a split, the same for every model.
 
     Args:
-      eval_step: of `eval_step_of`.
-      source: what is read.
+      eval_step: made by `eval_step_of`.
+      source: where batches are read from.
       state: its parameters and router state are used.
       split: "validation" or "test".
       max_batches: 0 is the whole split.
@@ -44,7 +44,7 @@ def outputs(
 
 
 def add(sums: contract.Sums | None, more: contract.Sums) -> contract.Sums:
-    """The sums of both."""
+    """The sums with those of one more batch; None stands for no batch yet."""
     return more if sums is None else jax.tree.map(jnp.add, sums, more)
 
 

@@ -90,7 +90,7 @@ class CollapseMonitor:
 
 
 def advice(router: contract.Router) -> str:
-    """What may help; only what this router can use."""
+    """What may help against a collapse, of all that this router can use."""
     able = []
     if "balance_weight" in router.common:
         able.append("raise experts.balance_weight")
@@ -104,7 +104,7 @@ def advice(router: contract.Router) -> str:
 
 
 def collapse(load_E: np.ndarray, realised_k: float) -> str | None:
-    """What is wrong with the loads of one layer's experts, None if nothing is."""
+    """What is wrong with the loads of one layer's experts; None if nothing is wrong."""
     experts = len(load_E)
     idle = int((load_E == 0).sum())
     most = float(load_E.max())

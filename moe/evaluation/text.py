@@ -47,8 +47,8 @@ def score(
     target costs bits and stands for no byte.
 
     Args:
-      eval_step: of `held_out.eval_step_of`.
-      source: what is read.
+      eval_step: made by `held_out.eval_step_of`.
+      source: where batches are read from.
       state: what is evaluated.
       data: the prepared data.
       split: "validation" or "test".
