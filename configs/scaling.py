@@ -9,6 +9,8 @@ All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, 
 dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what came out.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from moe import schema
@@ -25,7 +27,7 @@ def get_config(size: str = "demo") -> ConfigDict:
     return sizes[size]()
 
 
-def experts(number: int, **overrides) -> dict:
+def experts(number: int, **overrides: Any) -> dict:
     """A variant with so many experts, top-2 unless k says else, at the experts' learning rate."""
     return {"experts": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
 

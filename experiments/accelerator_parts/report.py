@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from moe.analysis import markdown
 from moe.training import files
@@ -82,7 +83,7 @@ class Report:
         clean = not self._machine["commit"].endswith("-dirty")
         return bool(row and clean and row["status"] == "done" and row["on"] == self._on())
 
-    def add(self, part: str, cell: str, status: str, **fields) -> None:
+    def add(self, part: str, cell: str, status: str, **fields: Any) -> None:
         """Writes a row and the report; status is done, unfinished, skipped or failed."""
         row = {"part": part, "cell": cell, "status": status, "on": self._on(), **fields}
         self._append(_plain(row))
