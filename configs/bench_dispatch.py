@@ -7,6 +7,8 @@ Sizes of the first are those of the targets in `moe/analysis/dispatching.py`: 4,
 F 1,024, float32. Those of the second are Mixtral's and OLMoE's, in bfloat16.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -21,8 +23,8 @@ def get_config(where: str = "cpu") -> ConfigDict:
     return config
 
 
-def cell(experts: int, k: int = 1, **changes) -> dict:
-    """One size; `loads` is how tokens choose, see `experiments.bench_dispatch`."""
+def cell(experts: int, k: int = 1, **changes: Any) -> dict:
+    """One size; `loads` is how tokens choose, see `experiments.bench_layers`."""
     size = {"tokens": 4096, "d_model": 256, "d_ff": 1024, "dtype": "float32"}
     ways = {"factor": 1.25, "loads": "learned", "activation": "gelu", "einsum_groups": ()}
     return {**size, **ways, "experts": experts, "k": k, **changes}

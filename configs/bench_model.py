@@ -49,9 +49,15 @@ def gpu() -> ConfigDict:
 def decoding(where: str) -> ConfigDict:
     """One model without experts and several with: a token meets as many parameters in each."""
     model = {
-        "vocab_size": 1024, "num_layers": 4, "d_model": 512, "num_heads": 8, "d_head": 64,
-        "d_ff": 2048, "dtype": "float32" if where == "cpu" else "bfloat16", "experts": None,
-    }  # fmt: skip
+        "vocab_size": 1024,
+        "num_layers": 4,
+        "d_model": 512,
+        "num_heads": 8,
+        "d_head": 64,
+        "d_ff": 2048,
+        "dtype": "float32" if where == "cpu" else "bfloat16",
+        "experts": None,
+    }
     config = ConfigDict()
     config.base = schema.complete(ModelConfig, model)
     config.experts = {"e64_top1": (64, 1), "e64_top2": (64, 2), "e8_top2": (8, 2)}  # E, K

@@ -21,6 +21,8 @@ tuned. Routers with noise of their own and trees start at scale 0, Soft MoE at 1
 Soft MoE and expert choice have other factors, said at their lines.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import scaling
@@ -39,12 +41,12 @@ def get_config(size: str = "demo") -> ConfigDict:
     return sizes[size]()
 
 
-def learned(router: str = "top_k", k: int = 1, scale: float = 2.0, **overrides) -> dict:
+def learned(router: str = "top_k", k: int = 1, scale: float = 2.0, **overrides: Any) -> dict:
     """A variant whose router has weights."""
     return scaling.experts(EXPERTS, router=router, k=k, router_scale=scale, **overrides)
 
 
-def fixed(router: str, k: int = 1, **overrides) -> dict:
+def fixed(router: str, k: int = 1, **overrides: Any) -> dict:
     """A variant whose router has none."""
     return scaling.experts(EXPERTS, router=router, k=k, **overrides)
 

@@ -9,6 +9,8 @@ All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, 
 dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what came out.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from moe import schema
@@ -25,7 +27,7 @@ def get_config(size: str = "demo") -> ConfigDict:
     return sizes[size]()
 
 
-def experts(number: int, **overrides) -> dict:
+def experts(number: int, **overrides: Any) -> dict:
     """A variant with so many experts, top-2 unless k says else, at the experts' learning rate."""
     return {"experts": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
 
@@ -44,7 +46,26 @@ def cpu() -> ConfigDict:
     config.jobs = 2  # runs at a time, each on its own share of the cores
     config.match = "executed"
     config.watts = 60.0  # assumed draw of the machine, shared by its jobs, for the energy estimate
-    base = {
+    config.base = schema.complete(RunConfig, small())
+    # What the experts' variants share; d_ff is solved for.
+    config.experts = {
+        "group_size": 2048,
+        "capacity_factor": 1.25,
+        "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
+        "router_scale": 2.0,
+    }
+    config.variants = {
+        "dense": {},
+        "e8_top2": experts(8),
+        "e32_top2": experts(32),
+        "e32_top2_random": experts(32, **RANDOM),
+    }
+    return config
+
+
+def small() -> dict:
+    """The dense run that a CPU can do: what differs from the defaults of `RunConfig`."""
+    return {
         "data": {"source": CORPUS, "vocab_size": 1024},
         "model": {
             "vocab_size": 1024,
@@ -74,21 +95,6 @@ def cpu() -> ConfigDict:
             "checkpoint_every": 1000,
         },
     }
-    config.base = schema.complete(RunConfig, base)
-    # What the experts' variants share; d_ff is solved for.
-    config.experts = {
-        "group_size": 2048,
-        "capacity_factor": 1.25,
-        "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
-        "router_scale": 2.0,
-    }
-    config.variants = {
-        "dense": {},
-        "e8_top2": experts(8),
-        "e32_top2": experts(32),
-        "e32_top2_random": experts(32, **RANDOM),
-    }
-    return config
 
 
 def demo() -> ConfigDict:

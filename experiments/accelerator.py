@@ -56,9 +56,12 @@ PARTS: dict[str, Callable[[Settings], Iterable[Cell]]] = {
 
 
 def main(
-    minutes: float, out: str, prepared_dir: str = "", tiny: bool = False,
+    minutes: float,
+    out: str,
+    prepared_dir: str = "",
+    tiny: bool = False,
     parts: Iterable[str] = tuple(PARTS),
-) -> None:  # fmt: skip
+) -> None:
     """Runs the parts until the time is over."""
     until = time.monotonic() + 60 * minutes
     root = pathlib.Path(out)
@@ -71,9 +74,9 @@ def main(
 
 def _part(part, settings, written):
     """Every cell of a part, one after the other."""
-    cells = []
+    cells: list[Cell] = []
     _guarded(written, part, report.WHOLE, lambda: cells.extend(PARTS[part](settings)))
-    seen = []
+    seen: list[float] = []  # seconds of the cells that came to their end
     for cell in cells:
         needs = cell.seconds if cell.elastic or not seen else statistics.mean(seen)
         left = settings.seconds_left()
@@ -90,7 +93,7 @@ def _run(written, part, cell, seen):
     """One cell; the seconds that it took are added to those seen if it came to its end."""
     began = time.monotonic()
 
-    def measure():
+    def measure() -> None:
         row = cell.run()
         seen.append(time.monotonic() - began)
         written.add(part, cell.name, row.pop("status", "done"), wall_seconds=seen[-1], **row)

@@ -18,29 +18,34 @@ import tqdm
 from absl import flags
 
 from experiments import command
-from moe import schema
+from moe.batch import Batch
+from moe.data.prepared import Prepared
 from moe.evaluation import routing
 from moe.routing import assignment
 from moe.training import files, loop, runs
+from moe.training.config import RunConfig
+from moe.training.step import State
 
 
-def compare(run, data, state, batches: int) -> dict:
+def compare(run: RunConfig, data: Prepared, state: State, batches: int) -> dict:
     """Means over so many batches.
 
     Raises:
       ValueError: if no token of this model chooses.
     """
     experts = run.model.experts
-    schema.require(
-        experts is not None and experts.routing.kind is assignment.TopKAssignment,
-        "a model whose tokens choose experts was expected: a dense one, or one whose slots choose,"
-        " has nothing to compare",
-    )
+    if experts is None or experts.routing.kind is not assignment.TopKAssignment:
+        raise ValueError(
+            "a model whose tokens choose experts was expected: a dense one, or one whose slots"
+            " choose, has nothing to compare"
+        )
 
     @functools.partial(jax.jit, static_argnums=2)
-    def by(state, inputs, train):
+    def by(state: State, inputs: Batch, train: bool) -> tuple[jax.Array, jax.Array]:
+        """The loss, and the experts that every token chooses."""
         key = jax.random.key(0)
         found = run.task.forward(state.params, state.router_state, inputs, key, train)
+        assert found.choices is not None  # tokens choose in this model
         return found.sums.nll / found.sums.targets, found.choices
 
     rows = []

@@ -6,8 +6,10 @@ A study as those of `experiments.scaling`, resumable; then a table, and the expe
 """
 
 import pathlib
+from collections.abc import Iterable
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import command, routers, scaling, study
 from moe.analysis import plots
@@ -16,7 +18,7 @@ from moe.training import metrics
 BASELINE = "balance_and_z"
 
 
-def logs(root: pathlib.Path, variants) -> dict[str, list[dict]]:
+def logs(root: pathlib.Path, variants: Iterable[str]) -> dict[str, list[dict]]:
     """The training records of each variant's first seed, of those that have experts."""
     found = {name: metrics.read(root / name / "seed0" / "metrics.jsonl") for name in variants}
     return {
@@ -26,7 +28,7 @@ def logs(root: pathlib.Path, variants) -> dict[str, list[dict]]:
     }
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     records = study.run(scaling.variants(config), root, config.seeds, config.jobs)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from experiments.bench_layers import Cell
 from moe import schema
+from moe.routing.assignment import TopKAssignment
 
 ACTIVATIONS = {"mixtral": "swiglu", "switch": "relu"}  # what their experts compute
 
@@ -26,7 +28,7 @@ def require() -> None:
     )
 
 
-def calls(cell, choice, training: bool) -> dict[str, Callable]:
+def calls(cell: Cell, choice: TopKAssignment, training: bool) -> dict[str, Callable[[], None]]:
     """name -> call of the peers whose experts compute what the cell's do."""
     found = {}
     if cell.activation == ACTIVATIONS["mixtral"]:
@@ -41,11 +43,18 @@ def _mixtral(cell, way):
     from transformers.models.mixtral import modeling_mixtral as mixtral
 
     config = mixtral.MixtralConfig(
-        hidden_size=cell.d_model, intermediate_size=cell.d_ff, num_local_experts=cell.experts,
+        hidden_size=cell.d_model,
+        intermediate_size=cell.d_ff,
+        num_local_experts=cell.experts,
         num_experts_per_tok=cell.k,
-    )  # fmt: skip
+    )
     config._experts_implementation = way
-    return mixtral.MixtralExperts(config), lambda expert_SK: expert_SK
+    return mixtral.MixtralExperts(config), _as_it_is
+
+
+def _as_it_is(expert_SK):
+    """Mixtral's experts take the numbers of those that are chosen."""
+    return expert_SK
 
 
 def _switch(cell):
@@ -55,12 +64,18 @@ def _switch(cell):
     config = switch.SwitchTransformersConfig(
         d_model=cell.d_model, d_ff=cell.d_ff, num_experts=cell.experts, dropout_rate=0.0
     )
-    one_hot = lambda expert_SK: torch.nn.functional.one_hot(expert_SK, cell.experts)  # noqa: E731
+
+    def one_hot(expert_SK: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(expert_SK, cell.experts)
+
     return switch.SwitchTransformersExperts(config), one_hot
 
 
 def _call(cell, choice, training, made):
-    """One forward pass, or it and all gradients; returns nothing that JAX would wait for."""
+    """One forward pass, or it and all gradients; returns nothing that JAX would wait for.
+
+    `made` are the experts, and what turns the choices into what they read.
+    """
     import torch
 
     experts, chosen = made
@@ -75,7 +90,7 @@ def _call(cell, choice, training, made):
     ones_SD = torch.ones_like(x_SD)
     read = (x_SD, gate_SK, *experts.parameters())
 
-    def call():
+    def call() -> None:
         with torch.set_grad_enabled(training):
             y_SD = experts(x_SD, chosen(expert_SK.long()), gate_SK)
             if training:

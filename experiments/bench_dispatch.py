@@ -22,174 +22,96 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import baselines, command, timing
+from experiments.bench_layers import Cell, Layer, choices, dense, layers, sample, usable
 from moe import counting, ffn, hlo
 from moe.analysis import dispatching
-from moe.dispatch import blocks, einsum, gather, grouped
-from moe.routing import assignment
+from moe.routing.assignment import TopKAssignment
 from moe.training import files
 
 COPIED = 2**26  # numbers of the copy that measures bandwidth: 256 MiB
-PASSES = {"forward": 1, "training": 4}  # and how often each weight is streamed
-
-
-class Cell(NamedTuple):
-    """One size of layer, and its tokens."""
-
-    tokens: int
-    d_model: int
-    d_ff: int
-    dtype: str
-    experts: int
-    k: int
-    factor: float  # of the capacity of dispatchers with slots
-    loads: str  # see `choices`
-    activation: str
-    einsum_groups: tuple[int, ...]
+PASSES = {"forward": 1, "training": 4}  # name -> how often it streams each weight
 
 
 class Program(NamedTuple):
-    """A compiled call, and what is known of it before it runs."""
+    """A call that is ready to run, and what is known of it before it runs."""
 
-    call: Callable
+    call: Callable[[], Any]
     facts: dict
+    compiled: jax.stages.Compiled | None = None  # what it calls; None if that is not JAX's
 
 
-def choices(cell, seed: int = 0) -> assignment.TopKAssignment:
-    """Who goes where, [1, S, K]: evenly ("uniform"), or drawn with unequal chances.
-
-    "learned" has the spread of loads of trained routers (largest load about twice the mean, as in
-    `experiments/RESULTS.md`), "skewed" is Zipf's law.
-    """
-    rng = np.random.default_rng(seed)
-    S = cell.tokens
-    K = cell.k
-    E = cell.experts
-    if cell.loads == "uniform":
-        expert_SK = (np.arange(S * K).reshape(S, K) % E)[rng.permutation(S)]
-    else:
-        log_p_E = {
-            "learned": rng.normal(0, 0.3, E),
-            "skewed": -np.log(1 + np.arange(E)),
-        }[cell.loads]
-        expert_SK = np.argsort(-(log_p_E + rng.gumbel(size=(S, E))), axis=-1)[:, :K]
-    gate_SK = rng.random((S, K)) + 0.5
-    gate_SK /= gate_SK.sum(-1, keepdims=True)
-    return assignment.TopKAssignment(
-        jnp.asarray(expert_SK[None], jnp.int32), jnp.asarray(gate_SK[None], jnp.float32)
-    )
-
-
-def by_slots(dispatcher, slots, group, activation, x_SD, choice, weights):
-    """y_SD by a dispatcher with so many slots an expert, in groups of so many tokens."""
-    S, D = x_SD.shape
-    x_GSD = x_SD.reshape(-1, group, D)
-    choice = jax.tree.map(lambda x: x.reshape(-1, group, x.shape[-1]), choice)
-    seats = assignment.assign_slots(choice, len(weights.w_in), slots)
-    x_EGCD = dispatcher.dispatch(x_GSD, seats).swapaxes(0, 1)
-    with jax.named_scope("experts"):
-        y_EGCD = ffn.apply(x_EGCD, weights, activation, "EGC", "E")
-    return dispatcher.combine(y_EGCD.swapaxes(0, 1), seats, group).reshape(S, D)
-
-
-def dropless(kernel, activation, x_SD, choice, weights):
-    """y_SD by the grouped dispatcher."""
-    return grouped.IMPLEMENTATIONS[kernel].apply(x_SD, choice, weights, activation)[0]
-
-
-def dense(activation, x_SD, _, weights):
-    """y_SD of a feed-forward that every token meets."""
-    return ffn.apply(x_SD, weights, activation, "S")
-
-
-def computed(kernel, cell, choice) -> int:
-    """Rows that a kernel's experts compute: the pairs, or slots and blocks, whatever the width."""
-    if kernel != "blocks":
-        return cell.tokens * cell.k
-    thin = jnp.zeros((cell.experts, 1, 1))
-    x_SD = jnp.zeros((cell.tokens, 1))
-    return int(blocks.apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
-
-
-def usable(cell) -> list[str]:
-    """The kernels of `grouped` that are here and multiply the cell's type."""
-    here = filter(grouped.installed, grouped.fit())
-    return [name for name in here if name != "tokamax" or cell.dtype == "bfloat16"]
-
-
-def layers(cell, choice, kernels: Iterable[str]) -> dict:
-    """name -> (x_SD, choice, weights) -> y_SD, and the rows its experts compute a choice."""
-    S = cell.tokens
-    K = cell.k
-    E = cell.experts
-    size = lambda group: assignment.capacity(cell.factor, group, K, E)  # noqa: E731
-    found = {"gather": (by_slots, gather, size(S), S)}
-    rows = {"gather": E * size(S)}
-    for kernel in kernels:
-        name = "grouped" if kernel == "blocks" else f"grouped_{kernel}"
-        found[name] = (dropless, kernel)
-        rows[name] = computed(kernel, cell, choice)
-    for group in cell.einsum_groups:
-        found[f"einsum_{group}"] = (by_slots, einsum, size(group), group)
-        rows[f"einsum_{group}"] = E * size(group) * (S // group)
-    made = {name: functools.partial(*how, cell.activation) for name, how in found.items()}
-    return {name: (layer, rows[name] / (S * K)) for name, layer in made.items()}
-
-
-def sample(cell, width: int, experts: tuple = ()) -> ffn.Weights:
-    """Random weights of one feed-forward or of E."""
-    key = jax.random.key(width)
-    D = cell.d_model
-    gated = ffn.ACTIVATIONS[cell.activation][1]
-
-    @jax.jit
-    def make():
-        one = lambda *shape: 0.02 * jax.random.normal(key, (*experts, *shape), cell.dtype)  # noqa: E731
-        return ffn.Weights(one(D, width), one(width, D), one(D, width) if gated else None)
-
-    return make()
-
-
-def one_pass(layer, way: str) -> Callable:
+def one_pass(layer: Layer, way: str) -> Callable:
     """A layer's forward pass, or it and all its gradients, of (x_SD, choice, weights, dy_SD)."""
 
-    def training(x_SD, choice, weights, dy_SD):
-        apply = lambda x, gate, w: layer(x, choice._replace(gate_GSK=gate), w)  # noqa: E731
+    def training(
+        x_SD: jax.Array,
+        choice: TopKAssignment,
+        weights: ffn.Weights,
+        dy_SD: jax.Array,
+    ) -> tuple[jax.Array, tuple]:
+        def apply(x_SD: jax.Array, gate_GSK: jax.Array, weights: ffn.Weights) -> jax.Array:
+            return layer(x_SD, choice._replace(gate_GSK=gate_GSK), weights)
+
         y_SD, transpose = jax.vjp(apply, x_SD, choice.gate_GSK, weights)
         return y_SD, transpose(dy_SD)
 
-    def forward(x_SD, choice, weights, _):
+    def forward(
+        x_SD: jax.Array, choice: TopKAssignment, weights: ffn.Weights, _: jax.Array
+    ) -> jax.Array:
         return layer(x_SD, choice, weights)
 
     return {"forward": forward, "training": training}[way]
 
 
-def program(layer, way: str, x_SD, choice, weights, counted: bool = True) -> Program:
-    """Compiles one pass; counted: its FLOPs are, too."""
+def program(
+    layer: Callable,
+    way: str,
+    x_SD: jax.Array,
+    choice: TopKAssignment,
+    weights: ffn.Weights | None,
+    counted: bool = True,
+) -> Program:
+    """Compiles one pass.
+
+    Args:
+      layer: a `Layer`, or a function of the same arguments that does not look at the weights.
+      way: of `PASSES`.
+      x_SD, choice, weights: what it is called with; nothing reads weights that are None.
+      counted: count its FLOPs, too.
+    """
     fn = one_pass(layer, way)
     args = x_SD, choice, weights, jnp.ones_like(x_SD)
     began = time.perf_counter()
     compiled = jax.jit(fn).lower(*args).compile()
     facts = {
         "compile_seconds": time.perf_counter() - began,
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": temporary_bytes(compiled),
     }
     if counted:
         facts["executed_flops"] = counting.count(fn, *args).total
     if jax.default_backend() == "cpu":  # elsewhere products are calls of kernels
-        facts["compiled_flops"] = hlo.products(compiled.as_text())
-    return Program(functools.partial(compiled, *args), facts)
+        facts["compiled_flops"] = hlo.products(hlo.text_of(compiled))
+    return Program(functools.partial(compiled, *args), facts, compiled)
 
 
-def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    """The temporary arrays of a program, as its compiler planned them."""
+    used = compiled.memory_analysis()
+    assert used is not None  # CPUs, GPUs and TPUs all tell it
+    return used.temp_size_in_bytes
+
+
+def programs(cell: Cell, way: str, with_peers: bool) -> dict[str, Program]:
     """All programs of a cell."""
     choice = choices(cell)
     x_SD = jax.random.normal(jax.random.key(0), (cell.tokens, cell.d_model), cell.dtype)
@@ -214,7 +136,7 @@ def programs(cell, way: str, with_peers: bool) -> dict[str, Program]:
     return found
 
 
-def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
+def rows(cell: Cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
     """Runs the programs of a cell side by side; one line of rows.jsonl for each."""
     what = f"E={cell.experts} K={cell.k} {cell.activation} {cell.loads} {cell.dtype} {way}"
     taken = timing.interleaved({name: p.call for name, p in found.items()}, rounds, what)
@@ -227,9 +149,13 @@ def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
         if name.startswith("floor of ") or name == "copy":
             continue
         line = {
-            **cell._asdict(), "way": way, "program": name, "seconds": seconds[name],
-            "ratio_to_dense": seconds[name] / seconds["dense"], **one.facts,
-        }  # fmt: skip
+            **cell._asdict(),
+            "way": way,
+            "program": name,
+            "seconds": seconds[name],
+            "ratio_to_dense": seconds[name] / seconds["dense"],
+            **one.facts,
+        }
         if "realised_capacity" in one.facts:
             floor = seconds[f"floor of {name}"] + streamed / bandwidth
             line |= {
@@ -242,7 +168,7 @@ def rows(cell, way: str, found: dict[str, Program], rounds: int) -> list[dict]:
     return made
 
 
-def main(config, workdir: str, with_peers: bool) -> None:
+def main(config: ConfigDict, workdir: str, with_peers: bool) -> None:
     """Every cell, both ways; rows, table and figure."""
     import tqdm  # neither is needed to use this file's layers elsewhere
 

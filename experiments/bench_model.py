@@ -12,11 +12,13 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import command, scaling, timing
 from moe import counting, decoding, flops, models, schema
@@ -25,9 +27,10 @@ from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
 from moe.models import contract
 from moe.training import files, step
+from moe.training.config import RunConfig
 
 
-def batch(run) -> Batch:
+def batch(run: RunConfig) -> Batch:
     """Random tokens, one document a row."""
     t = run.train
     rng = np.random.default_rng(0)
@@ -39,25 +42,27 @@ def batch(run) -> Batch:
     return Batch(*map(jnp.asarray, fields))
 
 
-def floor(run, rounds: int, what: str) -> float:
+def floor(run: RunConfig, rounds: int, what: str) -> float:
     """Seconds of the matrix products of a training step, each shape by itself."""
     t = run.train
     step_ = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
     state = jax.eval_shape(lambda: step.init(run.task.model, run.tx, t.seed))
     found = counting.products(step_, state, contract.batch_shapes(t.batch_size, t.seq_len))
-    calls = {}
+    calls: dict[counting.Product, Callable[[], jax.Array]] = {}
     for product in found:
         draw = [jax.random.normal(jax.random.key(0), shape, dtype) for shape, dtype in product.of]
         dot = functools.partial(
-            jax.lax.dot_general, dimension_numbers=product.dimensions,
-            precision=product.precision, preferred_element_type=product.gives,
-        )  # fmt: skip
+            jax.lax.dot_general,
+            dimension_numbers=product.dimensions,
+            precision=product.precision,
+            preferred_element_type=product.gives,
+        )
         calls[product] = functools.partial(jax.jit(dot), *draw)
     taken = timing.interleaved(calls, rounds, f"products of {what}")
     return sum(times * float(np.median(taken[product])) for product, times in found.items())
 
 
-def training(name: str, config, rounds: int) -> list[dict]:
+def training(name: str, config: ConfigDict, rounds: int) -> list[dict]:
     """One row for each variant of a study."""
     runs = scaling.variants(config)
     states = {}
@@ -75,30 +80,39 @@ def training(name: str, config, rounds: int) -> list[dict]:
         executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate).total
         tokens = t.batch_size * t.seq_len
         least = floor(run, rounds, variant)
-        rows.append({
-            "what": "training", "model": name, "variant": variant, "tokens": tokens,
+        row = {
+            "what": "training",
+            "model": name,
+            "variant": variant,
+            "tokens": tokens,
             "executed_flops": executed,
-            "seconds": seconds[variant], "floor_seconds": least,
+            "seconds": seconds[variant],
+            "floor_seconds": least,
             "ratio_to_dense": seconds[variant] / seconds["dense"],
             "ratio_to_floor": seconds[variant] / least,
-        })  # fmt: skip
+        }
+        rows.append(row)
     return rows
 
 
-def decoding_models(config) -> dict[str, ModelConfig]:
+def decoding_models(config: ConfigDict) -> dict[str, ModelConfig]:
     """The dense model and those with experts, of equal active size."""
     base = schema.from_config_dict(ModelConfig, config.base, "decoding.base.")
     found = {"dense": base}
     for name, (number, k) in config.experts.items():
         experts = MoEConfig(
-            num_experts=number, k=k, d_ff=base.d_ff // k, dispatcher="grouped",
-            capacity_factor=0.0, eval_capacity_factor=0.0,
-        )  # fmt: skip
+            num_experts=number,
+            k=k,
+            d_ff=base.d_ff // k,
+            dispatcher="grouped",
+            capacity_factor=0.0,
+            eval_capacity_factor=0.0,
+        )
         found[name] = dataclasses.replace(base, experts=experts)
     return found
 
 
-def decoding_rows(config, rounds: int) -> list[dict]:
+def decoding_rows(config: ConfigDict, rounds: int) -> list[dict]:
     """One row for each model and batch."""
     rows = []
     for size in config.batches:
@@ -110,13 +124,17 @@ def decoding_rows(config, rounds: int) -> list[dict]:
         seconds = {name: float(np.median(times)) for name, times in taken.items()}
         rows += [
             {
-                "what": "decoding", "model": f"batch {size}", "variant": name, "tokens": size,
+                "what": "decoding",
+                "model": f"batch {size}",
+                "variant": name,
+                "tokens": size,
                 "active_parameters": flops.parameters(model).active,
                 "total_parameters": flops.parameters(model).total,
-                "seconds": seconds[name], "ratio_to_dense": seconds[name] / seconds["dense"],
+                "seconds": seconds[name],
+                "ratio_to_dense": seconds[name] / seconds["dense"],
             }
             for name, model in known.items()
-        ]  # fmt: skip
+        ]
     return rows
 
 
@@ -130,14 +148,14 @@ def _one_token(model, size, length):
     at = state.at
     box = [state]
 
-    def call():
+    def call() -> jax.Array:
         box[0] = compiled(weights, box[0]._replace(at=at + 0), token_B)
         return box[0].logits_BV
 
     return call
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Rows and table."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     root.mkdir(parents=True, exist_ok=True)

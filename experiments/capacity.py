@@ -8,6 +8,7 @@ A study as those of `experiments.scaling`, resumable; then a table, figures and 
 import pathlib
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import command, routers, scaling, study
 from moe.analysis import plots
@@ -16,14 +17,18 @@ from moe.analysis.routers import Claim
 BASELINE = "top_1_factor_1_25"
 SWITCH = "Fedus et al. 2021"
 CLAIMS = [
-    Claim(SWITCH, f"top-1 beats top-2 at capacity factor {factor.replace('_', '.')} (theirs: in"
-          " quality a second; top-2 had more FLOPs there, ours has as many)",
-          f"top_1_factor_{factor}", f"top_2_factor_{factor}")
+    Claim(
+        SWITCH,
+        f"top-1 beats top-2 at capacity factor {factor.replace('_', '.')} (theirs: in quality a"
+        " second; top-2 had more FLOPs there, ours has as many)",
+        f"top_1_factor_{factor}",
+        f"top_2_factor_{factor}",
+    )
     for factor in ("1", "1_25")  # the low ones, of which the paper says it
-]  # fmt: skip
+]
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     records = study.run(scaling.variants(config), root, config.seeds, config.jobs)

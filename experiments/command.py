@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 MENDED_BY_USERS = (ValueError, FloatingPointError, OSError, flags.Error)
 
 
-def config(default: str, meaning: str):
+def config(default: str, meaning: str) -> flags.FlagHolder:
     """Defines --config and its overrides, --config.a.b=c.
 
     A relative path that does not exist here is one in the repository.

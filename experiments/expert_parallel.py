@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tqdm
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import command
 from moe import hlo, plan, schema, sharding
@@ -24,7 +25,7 @@ from moe.training import estimate, loop, step
 from moe.training.config import RunConfig
 
 
-def scaled(config, e: int) -> RunConfig:
+def scaled(config: ConfigDict, e: int) -> RunConfig:
     """The run of `e` devices along the expert axis."""
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     experts = dataclasses.replace(base.model.experts, num_experts=config.experts_per_device * e)
@@ -36,11 +37,12 @@ def simulated(run: RunConfig) -> dict:
     """One compiled and executed step on simulated devices."""
     mesh = loop.mesh_of(run, jax.devices()[: run.mesh.expert])
     shape = run.train.batch_size, run.train.seq_len
-    ids = np.random.default_rng(0).integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
+    rng = np.random.default_rng(0)
+    tokens_BT, targets_BT = rng.integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     place = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     with sharding.on(mesh, run.mesh.zero):
         state = step.init(run.task.model, run.tx, run.train.seed)
-        inputs = sharding.shard_batch(Batch(*ids, np.ones_like(place), place))
+        inputs = sharding.shard_batch(Batch(tokens_BT, targets_BT, np.ones_like(place), place))
         program = step.make_train_step(run.task, run.tx, 0).lower(state, inputs).compile()
         sizes = [estimate.bytes_per_device(tree) for tree in (state.params, state)]
         _, metrics = program(state, inputs)
@@ -48,13 +50,13 @@ def simulated(run: RunConfig) -> dict:
         "by": "simulated",
         "parameters": sizes[0],
         "temporary": plan.beside(program, sizes[1]),
-        "traffic": hlo.traffic(program.as_text(), dict(mesh.shape)),
+        "traffic": hlo.traffic(hlo.text_of(program), dict(mesh.shape)),
         "loss": float(metrics["loss"]),
     }
 
 
-def planned(run: RunConfig, config, topology: str | None) -> dict:
-    """The same by the TPU compiler, or by arithmetic without a topology."""
+def planned(run: RunConfig, config: ConfigDict, topology: str | None) -> dict:
+    """What `simulated` finds, by the TPU compiler, or by arithmetic where there is no topology."""
     if topology:
         made = plan.compiled(run, topology)
         schema.require(made.how == "compiled", f"{run.model} does not fit {topology}")
@@ -71,12 +73,14 @@ def planned(run: RunConfig, config, topology: str | None) -> dict:
 def row(run: RunConfig, found: dict) -> dict:
     """What a size costs one device, for JSON and the table."""
     t = run.train
+    experts = run.model.experts
+    assert experts is not None  # their number is what the study is about
     traffic = found.pop("traffic")
     tokens = t.batch_size * t.seq_len / run.mesh.expert
     crossings = traffic.get(("all-to-all", "expert"), hlo.Traffic(0, 0.0))
     return {
         "devices": run.mesh.expert,
-        "experts": run.model.experts.num_experts,
+        "experts": experts.num_experts,
         **found,
         "all_to_alls_per_layer": crossings.times / run.model.moe_layers,
         "all_to_all_bytes_per_token": crossings.bytes / tokens,
@@ -101,7 +105,7 @@ def table(rows: list[dict]) -> str:
     return markdown.table(columns, ([cell(r) for cell in columns.values()] for r in rows))
 
 
-def study(config, root: pathlib.Path) -> None:
+def study(config: ConfigDict, root: pathlib.Path) -> None:
     """Compiles every size, prints the table, writes it, the rows and the figure."""
     topologies = config.topologies or (None,) * len(config.axes)
     rows = []
@@ -118,7 +122,7 @@ def study(config, root: pathlib.Path) -> None:
     print(f"\n{table(rows)}\n\n{root}/rows.jsonl, table.md, scaling.png")
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """The study, on as many simulated devices as its largest size needs."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(config.axes))

@@ -6,6 +6,7 @@ Reads the run's config.json, its data (for the tokenizer) and its last checkpoin
 """
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,22 +14,27 @@ from absl import flags
 
 from experiments import command
 from moe import decoding, schema
-from moe.data import tokenizer
+from moe.data import prepared, tokenizer
 from moe.training import runs
 from moe.training.config import RunConfig
 
 
-def domains(run: RunConfig, data, domain: str | None, number: int):
+def domains(
+    run: RunConfig, data: prepared.Prepared, domain: str | None, number: int
+) -> np.ndarray | None:
     """The domain of every prompt, None if the router reads none."""
     if not run.model.reads_domains:
         schema.require(domain is None, "--domain does nothing: no router reads it")
         return None
     names = list(data.domain_names)
     schema.one_of("--domain", domain, names)
+    assert domain is not None  # which is no name
     return np.full(number, names.index(domain), np.int32)
 
 
-def main(workdir: str, texts: list[str], tokens: int, domain: str | None = None, **how) -> None:
+def main(
+    workdir: str, texts: list[str], tokens: int, domain: str | None = None, **how: Any
+) -> None:
     """Prints every prompt with its continuation, and how fast it came."""
     run, data, state = runs.load_run(workdir)
     words = tokenizer.load(data.tokenizer_path)
@@ -59,7 +65,11 @@ if __name__ == "__main__":
     DOMAIN = flags.DEFINE_string("domain", None, "Of the texts, for routers that read it.")
     command.run(
         lambda: main(
-            WORKDIR.value, PROMPT.value, TOKENS.value, DOMAIN.value,
-            temperature=HEAT.value, seed=SEED.value,
+            WORKDIR.value,
+            PROMPT.value,
+            TOKENS.value,
+            DOMAIN.value,
+            temperature=HEAT.value,
+            seed=SEED.value,
         )
-    )  # fmt: skip
+    )

@@ -31,19 +31,22 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags of this experiment."""
     text = flags.DEFINE_string
     number = flags.DEFINE_integer
-    own = {"flag_values": values}
-    text("model", "glam_64b_64e", "A name in moe/presets.py.", **own)
-    text("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.", **own)
-    text("mesh", "data=-1", "Sizes of axes, as in data=-1,expert=64,model=2.", **own)
-    flags.DEFINE_bool("zero", False, "Parameters and optimizer state also over data.", **own)
-    text("transport", "all_to_all", "See moe/dispatch/transport.py.", **own)
-    number("batch_size", 0, "Sequences a step; 0 is one a device.", **own)
-    number("seq_len", 0, "Tokens of a sequence; 0 is the preset's.", **own)
-    number("accumulate", 1, "Micro-batches a step.", **own)
-    text("optimizer", "adamw", "adamw or adafactor.", **own)
-    flags.DEFINE_float("tokens", 0, "Of the training; 0 is the preset's, or 300e9.", **own)
-    flags.DEFINE_bool("arithmetic", False, "Do not compile.", **own)
-    text("out", "", "A JSON-lines file to add the report to.", **own)
+    text("model", "glam_64b_64e", "A name in moe/presets.py.", flag_values=values)
+    text("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.", flag_values=values)
+    text("mesh", "data=-1", "Sizes of axes, as in data=-1,expert=64,model=2.", flag_values=values)
+    flags.DEFINE_bool(
+        "zero", False, "Parameters and optimizer state also over data.", flag_values=values
+    )
+    text("transport", "all_to_all", "See moe/dispatch/transport.py.", flag_values=values)
+    number("batch_size", 0, "Sequences a step; 0 is one a device.", flag_values=values)
+    number("seq_len", 0, "Tokens of a sequence; 0 is the preset's.", flag_values=values)
+    number("accumulate", 1, "Micro-batches a step.", flag_values=values)
+    text("optimizer", "adamw", "adamw or adafactor.", flag_values=values)
+    flags.DEFINE_float(
+        "tokens", 0, "Of the training; 0 is the preset's, or 300e9.", flag_values=values
+    )
+    flags.DEFINE_bool("arithmetic", False, "Do not compile.", flag_values=values)
+    text("out", "", "A JSON-lines file to add the report to.", flag_values=values)
 
 
 def main(ask: flags.FlagValues) -> None:
@@ -63,7 +66,9 @@ def main(ask: flags.FlagValues) -> None:
             file.writelines(json.dumps({"topology": ask.topology, **row}) + "\n" for row in rows)
 
 
-def twin_rows(ask, preset: presets.Preset, run: RunConfig, tokens: float) -> Iterator[dict]:
+def twin_rows(
+    ask: flags.FlagValues, preset: presets.Preset, run: RunConfig, tokens: float
+) -> Iterator[dict]:
     """The row of the dense model that the paper compares with, by arithmetic, under ZeRO.
 
     Nothing if there is none, or if the pod does not divide it, which is then said.
@@ -88,20 +93,25 @@ def parse_mesh(text: str) -> MeshConfig:
       ValueError: for anything else.
     """
     try:
-        sizes = {axis: int(size) for axis, size in (part.split("=") for part in text.split(","))}
-        schema.require(sizes.keys() <= set(sharding.AXES), text)
+        given = {axis: int(size) for axis, size in (part.split("=") for part in text.split(","))}
+        schema.require(given.keys() <= set(sharding.AXES), text)
     except ValueError as error:
         raise ValueError(f"--mesh={text!r}: expected data=-1,expert=64,model=2 or so") from error
-    return MeshConfig(**sizes)
+    sizes = {"data": -1, "expert": 1, "model": 1} | given
+    return MeshConfig(data=sizes["data"], expert=sizes["expert"], model=sizes["model"])
 
 
-def make_run(ask, preset: presets.Preset, mesh: MeshConfig) -> RunConfig:
+def make_run(ask: flags.FlagValues, preset: presets.Preset, mesh: MeshConfig) -> RunConfig:
     """The run of a preset that the flags describe."""
-    batch = ask.batch_size or device_count(ask.topology)
-    size = {"batch_size": batch, "seq_len": ask.seq_len or preset.length}
+    train = TrainConfig(
+        steps=10_000,
+        batch_size=ask.batch_size or device_count(ask.topology),
+        seq_len=ask.seq_len or preset.length,
+        accumulate=ask.accumulate,
+    )
     return RunConfig(
         model=preset.model,
-        train=TrainConfig(steps=10_000, accumulate=ask.accumulate, **size),
+        train=train,
         data=prepare.DataConfig(vocab_size=preset.model.vocab_size),
         optimizer=OptimizerConfig(name=ask.optimizer),
         mesh=mesh,

@@ -7,8 +7,10 @@ resumable; then a table and a figure of each, and every claim of a paper that th
 """
 
 import pathlib
+from collections.abc import Iterable
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import command, scaling, study
 from moe.analysis import plots, routers
@@ -44,7 +46,9 @@ CLAIMS = {
 }  # fmt: skip
 
 
-def report(records: list[dict], root: pathlib.Path, baseline: str, said=()) -> None:
+def report(
+    records: list[dict], root: pathlib.Path, baseline: str, said: Iterable[Claim] = ()
+) -> None:
     """Prints and writes a study's table, claims and figure, says where they are."""
     text = f"{routers.table(records, baseline)}\n"
     if not any(record["variant"] == baseline for record in records):
@@ -59,7 +63,7 @@ def report(records: list[dict], root: pathlib.Path, baseline: str, said=()) -> N
         print(root / file)
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Both studies, one after the other."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     for name in CLAIMS:

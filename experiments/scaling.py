@@ -20,7 +20,7 @@ from moe.config import MoEConfig
 from moe.training.config import RunConfig
 
 
-def variants(config) -> study.Runs:
+def variants(config: ConfigDict) -> study.Runs:
     """The runs of the study, each matched to the dense baseline, by number of experts."""
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     runs = {name: _variant(name, v, base, config) for name, v in config.variants.items()}
@@ -64,7 +64,7 @@ def report(records: list[dict], root: pathlib.Path, watts: float) -> None:
         print(root / name)
 
 
-def main(config, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     runs = variants(config)

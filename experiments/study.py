@@ -21,7 +21,7 @@ from moe.models import contract
 from moe.training import files, loop, metrics, step
 from moe.training.config import RunConfig
 
-Runs = dict[str, RunConfig]  # by variant, at seed 0
+Runs = dict[str, RunConfig]  # variant -> its run with seed 0
 ROUTING = (
     *("dropped", "unrouted", "max_load", "unused", "entropy", "gate", "realised_k"),
     *("realised_capacity",),
@@ -137,7 +137,7 @@ def _everything(run):
 def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
     path = root / "timing.json"
-    nothing = {"median": {}, "least": {}}
+    nothing: dict[str, dict] = {"median": {}, "least": {}}
     found = json.loads(path.read_text()) if path.exists() else nothing
     return found if "least" in found else nothing
 

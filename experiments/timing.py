@@ -1,19 +1,30 @@
 """Times programs side by side, so that noise falls on all alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import jax
 
+from moe.batch import Batch
+from moe.training.step import State
 
-def advance(states: dict, name: str, train_step: Callable, inputs):
+Name = TypeVar("Name", bound=Hashable)  # of a call
+
+
+def advance(
+    states: dict[str, State],
+    name: str,
+    train_step: Callable[[State, Batch], tuple[State, dict]],
+    inputs: Batch,
+) -> tuple[State, dict]:
     """One step of the state of this name, whose memory it takes; what it made."""
     made = train_step(states[name], inputs)
     states[name] = made[0]
     return made
 
 
-def interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str, list[float]]:
+def interleaved(calls: Mapping[Name, Callable], rounds: int, what: str) -> dict[Name, list[float]]:
     """Seconds of each call in each round, after one round that is not counted.
 
     Args:
@@ -23,7 +34,7 @@ def interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str,
     """
     import tqdm  # which `within` does without
 
-    seconds = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in tqdm.trange(rounds + 1, desc=what, leave=False):
         for name, call in calls.items():
             began = time.perf_counter()
@@ -32,12 +43,12 @@ def interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str,
     return {name: taken[1:] for name, taken in seconds.items()}
 
 
-def within(calls: dict[str, Callable], rounds: int, limit: float) -> dict[str, list[float]]:
+def within(calls: Mapping[Name, Callable], rounds: int, limit: float) -> dict[Name, list[float]]:
     """As `interleaved`, without a progress bar, and no new round after `limit` seconds.
 
     One round is counted in any case.
     """
-    seconds = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         jax.block_until_ready(call())
     until = time.perf_counter() + limit

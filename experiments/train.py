@@ -28,7 +28,7 @@ PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, if JAX cannot
 PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, if JAX cannot find out.")
 
 
-def main():
+def main() -> None:
     """Trains, then prints the result."""
     join()
     run = schema.from_config_dict(RunConfig, CONFIG.value)

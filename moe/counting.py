@@ -9,7 +9,8 @@ a reduction one an input; copies, gathers and conversions are none. Parts are th
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -42,8 +43,8 @@ UNKNOWN = {
 class Flops(NamedTuple):
     """FLOPs of one call by part; "other" is outside every part."""
 
-    products: Counter  # matrix products
-    others: Counter  # elementwise operations, reductions, sorts
+    products: Counter[str]  # matrix products
+    others: Counter[str]  # elementwise operations, reductions, sorts
 
     @property
     def total(self) -> int:
@@ -65,9 +66,9 @@ class Product(NamedTuple):
     gives: str  # dtype
 
 
-def products(fn, *args) -> Counter:
+def products(fn: Callable, *args: Any) -> Counter[Product]:
     """Every matrix product of fn(*args) and how often it is run, but for those as needed."""
-    found = Counter()
+    found: Counter[Product] = Counter()
     for eqn, _, times in _operations(_program(fn, args)):
         if eqn.primitive.name == "dot_general":
             of = tuple((v.aval.shape, str(v.aval.dtype)) for v in eqn.invars)
@@ -77,7 +78,7 @@ def products(fn, *args) -> Counter:
     return found
 
 
-def count(fn, *args) -> Flops:
+def count(fn: Callable, *args: Any) -> Flops:
     """The FLOPs of fn(*args), over all devices of the mesh; args may be ShapeDtypeStructs.
 
     Operations whose results nothing needs are not counted (XLA removes them too).

@@ -9,11 +9,12 @@ matrix-product FLOPs of one training step (forward and backward), per token.
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from moe import counting, models, objectives, schema
+from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.models import contract
 from moe.training import gradients
@@ -39,9 +40,11 @@ class Match(NamedTuple):
     residual: float  # |sparse / dense - 1|
 
     def __str__(self):
+        experts = self.sparse.experts
+        assert experts is not None  # they are what makes it the sparse one
         return (
             f"dense d_ff={self.dense.d_ff}: {self.dense_flops:,.0f} FLOPs/token;"
-            f" MoE expert d_ff={self.sparse.experts.d_ff}: {self.sparse_flops:,.0f} FLOPs/token;"
+            f" MoE expert d_ff={experts.d_ff}: {self.sparse_flops:,.0f} FLOPs/token;"
             f" residual mismatch {self.residual:.3%}"
         )
 
@@ -99,7 +102,9 @@ def executed(
     """
     task = objectives.task(model, objective, frozen)
 
-    def step(params, router_state, inputs, key):
+    def step(
+        params: dict, router_state: dict, inputs: Batch, key: jax.Array
+    ) -> tuple[tuple[jax.Array, Any], dict]:
         return gradients.value_and_grad(task, params, router_state, inputs, key, accumulate)
 
     return _count(step, task.model, batch, length)
@@ -115,7 +120,9 @@ def evaluating(
     """Executed FLOPs of evaluating `batch` x `length` tokens at the evaluation capacity."""
     task = objectives.task(model, objective)
 
-    def forward(params, router_state, inputs, key):
+    def forward(
+        params: dict, router_state: dict, inputs: Batch, key: jax.Array
+    ) -> objectives.contract.ForwardOutput:
         return task.forward(params, router_state, inputs, key, False)
 
     return _count(forward, task.model, batch, length)
@@ -145,9 +152,16 @@ def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: 
 
 
 def match(
-    dense: ModelConfig, sparse: ModelConfig, *, batch: int, length: int, accumulate: int = 1,
-    by: str = "executed", adjust: str = "experts", tolerance: float = 0.01,
-) -> Match:  # fmt: skip
+    dense: ModelConfig,
+    sparse: ModelConfig,
+    *,
+    batch: int,
+    length: int,
+    accumulate: int = 1,
+    by: str = "executed",
+    adjust: str = "experts",
+    tolerance: float = 0.01,
+) -> Match:
     """Solves for the width that gives both models the same FLOPs per token.
 
     FLOPs are linear in a width, so two counts give the line and a third checks the answer.
@@ -178,9 +192,11 @@ def match(
     return matched
 
 
-def dense_of(dense: ModelConfig, times: float, **size) -> ModelConfig:
-    """The dense model widened (d_ff) to `times` its FLOPs per token; `size` as in `per_token`."""
-    cost = functools.partial(per_token, **size)
+def dense_of(
+    dense: ModelConfig, times: float, *, batch: int, length: int, by: str, accumulate: int = 1
+) -> ModelConfig:
+    """The dense model widened (d_ff) to `times` its FLOPs per token, counted by `per_token`."""
+    cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
     return _solve(functools.partial(_widen, dense), cost, times * cost(dense), dense.d_ff)
 
 

@@ -10,14 +10,21 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _OTHER = re.compile(r" (ragged-all-to-all|collective-broadcast|send|recv)(?:-start)?\(")
 _IDS = r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
-_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1,
-          "token": 0, "f64": 8, "s64": 8, "u64": 8, "s16": 2, "u16": 2}  # fmt: skip
+_OF_SIZE = {
+    0: ("token",),
+    1: ("pred", "s8", "u8"),
+    2: ("bf16", "f16", "s16", "u16"),
+    4: ("f32", "s32", "u32"),
+    8: ("f64", "s64", "u64"),
+}
+_BYTES = {kind: size for size, kinds in _OF_SIZE.items() for kind in kinds}  # of one number
 
 
 class Traffic(NamedTuple):
@@ -27,11 +34,25 @@ class Traffic(NamedTuple):
     bytes: float  # that leave each device, by the ring algorithms: see `wire_bytes`
 
 
+_Found = defaultdict[tuple[str, str], Traffic]  # by kind and axes
+
+
+def _nothing_yet() -> _Found:
+    return defaultdict(lambda: Traffic(0, 0.0))
+
+
+def text_of(program: jax.stages.Compiled) -> str:
+    """The HLO text of a compiled program."""
+    text = program.as_text()
+    assert text is not None  # CPUs, GPUs and TPUs all have one
+    return text
+
+
 def traffic(text: str, mesh_shape: dict[str, int]) -> dict[tuple[str, str], Traffic]:
     """(kind, axes) -> Traffic of a compiled program; axes such as "expert" or "data+expert".
 
     Args:
-      text: `compiled.as_text()`.
+      text: of `text_of`.
       mesh_shape: axis -> size, in the order of the mesh.
 
     Raises:
@@ -39,7 +60,7 @@ def traffic(text: str, mesh_shape: dict[str, int]) -> dict[tuple[str, str], Traf
         rule here, or an unknown notation.
     """
     computations = _computations(text)
-    found = defaultdict(lambda: Traffic(0, 0.0))
+    found = _nothing_yet()
     _walk(computations, "ENTRY", 1, mesh_shape, found, set())
     return dict(found)
 
@@ -51,16 +72,14 @@ def wire_bytes(kind: str, size: float, devices: int) -> float:
     reduce-scatter n-1 times its result, a permutation all of it.
     """
     share = (devices - 1) / devices
-    return (
-        size
-        * {
-            "all-gather": share,
-            "all-to-all": share,
-            "all-reduce": 2 * share,
-            "reduce-scatter": devices - 1,
-            "collective-permute": 1,
-        }[kind]
-    )
+    factors = {
+        "all-gather": share,
+        "all-to-all": share,
+        "all-reduce": 2 * share,
+        "reduce-scatter": devices - 1,
+        "collective-permute": 1,
+    }
+    return size * factors[kind]
 
 
 def products(text: str) -> float:
@@ -74,7 +93,7 @@ def products(text: str) -> float:
 
 def _products(computations, name):
     total = 0.0
-    shapes = {}
+    shapes: dict[str, list[int]] = {}
     for line in computations[name]:
         made = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = \w+\[([\d,]*)\]", line)
         if made:
@@ -82,6 +101,7 @@ def _products(computations, name):
         if product := re.search(
             r" dot\((?:\S+ )?%?([\w.\-]+),.*lhs_contracting_dims=\{([\d,]+)\}", line
         ):
+            assert made is not None  # the result of a product is one array, not a tuple
             over = math.prod(shapes[product[1]][i] for i in _numbers(product[2]))
             total += 2 * math.prod(shapes[made[1]]) * over
         elif branches := _branches(line):
@@ -95,7 +115,7 @@ def _products(computations, name):
 
 
 def _branches(line):
-    """Of a conditional, [] of anything else."""
+    """The names of a conditional's branches; [] for any other line."""
     branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
     for listed in re.findall(r"branch_computations=\{([^}]*)\}", line):
         branches += [name.strip(" %") for name in listed.split(",")]
@@ -108,7 +128,7 @@ def _loop(line):
 
 def _computations(text):
     """name -> its lines; the entry is called ENTRY."""
-    found = {}
+    found: dict[str, list[str]] = {}
     name = None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
@@ -139,11 +159,11 @@ def _walk(computations, name, times, mesh_shape, found, chains):
 
 def _add_dearest(computations, branches, times, mesh_shape, found):
     """Of the branches of a conditional, the one that sends most."""
-    sent = []
+    sent: list[_Found] = []
     for name in branches:
-        sent.append(defaultdict(lambda: Traffic(0, 0.0)))
+        sent.append(_nothing_yet())
         _walk(computations, name, times, mesh_shape, sent[-1], set())
-    dearest = max(sent, key=lambda s: sum(t.bytes for t in s.values()), default={})
+    dearest = max(sent, key=lambda s: sum(t.bytes for t in s.values()), default=_nothing_yet())
     for key, more in dearest.items():
         found[key] = Traffic(*(a + b for a, b in zip(found[key], more, strict=True)))
 
@@ -151,9 +171,10 @@ def _add_dearest(computations, branches, times, mesh_shape, found):
 def _seen(line, chains):
     """Is this a further part of a collective that the TPU compiler spreads over several fusions?"""
     chain = re.search(r"(channel_id=\d+).*(chain_id=\S+)", line)
-    known = bool(chain) and chain.groups() in chains
-    if chain:
-        chains.add(chain.groups())
+    if not chain:
+        return False
+    known = chain.groups() in chains
+    chains.add(chain.groups())
     return known
 
 

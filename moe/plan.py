@@ -13,10 +13,11 @@ import math
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from moe import chips, flops, hlo, schema, sharding
 from moe.dispatch import grouped
@@ -31,25 +32,25 @@ class Memory(NamedTuple):
     """Bytes on one device."""
 
     parameters: float
-    optimizer: float  # its state
+    optimizer: float  # state of the optimizer
     temporary: float  # activations, gradients, gathered weights, buffers of collectives
     limit: float
 
     @property
     def peak(self) -> float:
-        """All of it."""
+        """What is held at once: parameters, optimizer state and temporary buffers."""
         return self.parameters + self.optimizer + self.temporary
 
     @property
     def short(self) -> float:
-        """Bytes that are missing; 0 if it fits."""
+        """Bytes by which the peak exceeds the limit; 0 if it fits."""
         return max(0.0, self.peak - self.limit)
 
 
 class Plan(NamedTuple):
     """One training step on the devices of a mesh."""
 
-    how: str  # "compiled"; "arithmetic"; "refused": as that, but for the compiler's memory
+    how: str  # "compiled", "arithmetic", or "refused": arithmetic with the compiler's own peak
     mesh: dict[str, int]
     chip: chips.Chip
     memory: Memory
@@ -62,12 +63,12 @@ class Plan(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """Devices of the mesh."""
+        """The number of devices of the mesh."""
         return math.prod(self.mesh.values())
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of one step by resource, and together if they overlap or not."""
+        """Seconds of a step: of each resource alone, and of all if they overlap or do not."""
         sent = sum(t.bytes for t in self.traffic.values())
         alone = {
             "compute": self.executed_flops / self.devices / self.chip.flops,
@@ -82,7 +83,7 @@ def has_compiler() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def tpu_devices(topology: str):
+def tpu_devices(topology: str) -> Sequence[jax.Device]:
     """The devices of a TPU topology such as "v5p:8x8x16", known to the compiler only.
 
     Raises:
@@ -129,17 +130,18 @@ def compiled(run: RunConfig, topology: str) -> Plan:
     return guess._replace(
         how="compiled",
         memory=guess.memory._replace(temporary=beside(program, state)),
-        traffic=hlo.traffic(program.as_text(), dict(mesh.shape)),
+        traffic=hlo.traffic(hlo.text_of(program), dict(mesh.shape)),
         compile_seconds=seconds,
     )
 
 
-def beside(program, state: float) -> float:
+def beside(program: jax.stages.Compiled, state: float) -> float:
     """Bytes that a compiled step holds on a device beside its state of so many bytes.
 
     Temporary buffers, code, the batch, padding, and results that do not reuse the state's memory.
     """
     used = program.memory_analysis()
+    assert used is not None  # CPUs, GPUs and TPUs all tell it
     results = used.output_size_in_bytes - used.alias_size_in_bytes
     arguments = used.argument_size_in_bytes - state
     return used.temp_size_in_bytes + used.generated_code_size_in_bytes + arguments + results
@@ -155,7 +157,7 @@ def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:
     return _arithmetic(run, mesh, chips.chip(chip))
 
 
-def lower(run: RunConfig, mesh):
+def lower(run: RunConfig, mesh: Mesh) -> jax.stages.Lowered:
     """The whole training step, lowered for the mesh in use; no array is made."""
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
@@ -174,10 +176,11 @@ def _refused(guess, error):
     """The compiler's verdict: "(157.01G) exceeds available HBM (15.75G)" or "Used 99G of 95G"."""
     sizes = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", error)
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", error)
-    if "RESOURCE_EXHAUSTED" not in error or not (sizes or used):
+    said = sizes or used
+    if "RESOURCE_EXHAUSTED" not in error or said is None:
         raise RuntimeError(f"the TPU compiler failed: {error[:2000]}")
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    needed, limit = (float(x[:-1]) * units[x[-1]] for x in (sizes or used).groups())
+    needed, limit = (float(x[:-1]) * units[x[-1]] for x in said.groups())
     state = guess.memory.parameters + guess.memory.optimizer
     memory = guess.memory._replace(temporary=needed if sizes else needed - state, limit=limit)
     return guess._replace(how="refused", memory=memory)

@@ -8,6 +8,7 @@ is ever made in memory: `python -m experiments.plan --model NAME`. What our deco
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from moe.config import ModelConfig, MoEConfig
 from moe.routing import rre
@@ -27,47 +28,104 @@ class Preset:
     note: str = ""
 
 
-def glam(layers, d_model, d_ff, heads, d_head, experts=None) -> ModelConfig:
+def glam(
+    layers: int, d_model: int, d_ff: int, heads: int, d_head: int, experts: int | None = None
+) -> ModelConfig:
     """GLaM: MoE in every other layer, plain GELU experts beside gated dense layers."""
     return ModelConfig(
-        vocab_size=256_000, num_layers=layers, d_model=d_model, num_heads=heads, d_head=d_head,
-        d_ff=d_ff, activation="gelu" if experts else "geglu",
-        dense_activation="geglu" if experts else "", position="relative", remat=True,
-        experts=experts and MoEConfig(num_experts=experts, d_ff=d_ff, k=2, router_scale=1.0),
-    )  # fmt: skip
+        vocab_size=256_000,
+        num_layers=layers,
+        d_model=d_model,
+        num_heads=heads,
+        d_head=d_head,
+        d_ff=d_ff,
+        activation="gelu" if experts else "geglu",
+        dense_activation="geglu" if experts else "",
+        position="relative",
+        remat=True,
+        experts=_experts(experts, d_ff, 2),
+    )
 
 
-def mixtral(layers, d_model, d_ff, heads, kv_heads, experts, k, vocab, **changes) -> ModelConfig:
+def _experts(number: int | None, d_ff: int, k: int) -> MoEConfig | None:
+    """So many experts with the usual router; None for a dense model."""
+    if not number:
+        return None
+    return MoEConfig(num_experts=number, d_ff=d_ff, k=k, router_scale=1.0)
+
+
+def mixtral(
+    layers: int,
+    d_model: int,
+    d_ff: int,
+    heads: int,
+    kv_heads: int,
+    experts: int,
+    k: int,
+    vocab: int,
+    **changes: Any,
+) -> ModelConfig:
     """The decoders of 2023 and 2024: every layer MoE, SwiGLU experts, grouped-query attention."""
-    fields = {
-        "vocab_size": vocab, "num_layers": layers, "moe_every": 1, "d_model": d_model,
-        "num_heads": heads, "num_kv_heads": kv_heads, "d_head": 128, "d_ff": d_ff,
-        "activation": "swiglu", "tie_embeddings": False, "remat": True,
-        "experts": MoEConfig(num_experts=experts, d_ff=d_ff, k=k, router_scale=1.0),
-    }  # fmt: skip
+    fields: dict[str, Any] = {
+        "vocab_size": vocab,
+        "num_layers": layers,
+        "moe_every": 1,
+        "d_model": d_model,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "d_head": 128,
+        "d_ff": d_ff,
+        "activation": "swiglu",
+        "tie_embeddings": False,
+        "remat": True,
+        "experts": _experts(experts, d_ff, k),
+    }
     return ModelConfig(**fields | changes)
 
 
-def gpt(layers, d_model, d_ff, heads, vocab, number=None, k=2, **changes) -> ModelConfig:
+def gpt(
+    layers: int,
+    d_model: int,
+    d_ff: int,
+    heads: int,
+    vocab: int,
+    number: int | None = None,
+    k: int = 2,
+    **changes: Any,
+) -> ModelConfig:
     """GPT-3's shape: plain GELU feed-forwards, or experts of that shape in every layer."""
-    fields = {
-        "vocab_size": vocab, "num_layers": layers, "moe_every": 1, "d_model": d_model,
-        "num_heads": heads, "d_head": 128, "d_ff": d_ff, "remat": True,
-        "experts": number and MoEConfig(num_experts=number, d_ff=d_ff, k=k, router_scale=1.0),
-    }  # fmt: skip
+    fields: dict[str, Any] = {
+        "vocab_size": vocab,
+        "num_layers": layers,
+        "moe_every": 1,
+        "d_model": d_model,
+        "num_heads": heads,
+        "d_head": 128,
+        "d_ff": d_ff,
+        "remat": True,
+        "experts": _experts(number, d_ff, k),
+    }
     return ModelConfig(**fields | changes)
 
 
-def switch_base_like(experts=None) -> ModelConfig:
+def switch_base_like(experts: int | None = None) -> ModelConfig:
     """Switch-Base's sizes in a decoder: its encoder-decoder has twice the layers.
 
     Gated as T5 v1.1 is: plain experts would make 4.8B of the published 7B, gated ones 7.2B.
     """
+    routed = MoEConfig(num_experts=experts, d_ff=2048, k=1, jitter=0.01) if experts else None
     return ModelConfig(
-        vocab_size=32_128, num_layers=12, d_model=768, num_heads=12, d_head=64, d_ff=2048,
-        activation="geglu", position="relative", remat=True,
-        experts=experts and MoEConfig(num_experts=experts, d_ff=2048, k=1, jitter=0.01),
-    )  # fmt: skip
+        vocab_size=32_128,
+        num_layers=12,
+        d_model=768,
+        num_heads=12,
+        d_head=64,
+        d_ff=2048,
+        activation="geglu",
+        position="relative",
+        remat=True,
+        experts=routed,
+    )
 
 
 GLAM = "Du et al. 2022, table 4"

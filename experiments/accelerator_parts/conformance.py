@@ -31,6 +31,7 @@ SIZES = {  # rows of each expert; what is left of ROWS is nobody's
 WIDTHS = (128, 192)  # D and F: multiples of 64, as kernels for Hopper want
 TINY_WIDTHS = (16, 24)
 GUESS = 8.0  # seconds of a cell
+SLOTTED = {"einsum": einsum, "gather": gather}
 
 Apply = Callable[[jax.Array, assignment.TopKAssignment, ffn.Weights], jax.Array]
 
@@ -47,14 +48,12 @@ def cells(settings: Settings) -> list[Cell]:
 
 def implementations() -> dict[str, Apply]:
     """name -> (x_SD, choice, weights) -> y_SD, with room for every choice."""
-    found = {name: functools.partial(_in_slots, way) for name, way in _slotted().items()}
+    found: dict[str, Apply] = {}
+    for name, dispatcher in SLOTTED.items():
+        found[name] = functools.partial(_in_slots, dispatcher)
     for name, kernel in grouped.IMPLEMENTATIONS.items():
         found[f"grouped {name}"] = functools.partial(_dropless, kernel.apply)
     return found
-
-
-def _slotted():
-    return {"einsum": einsum, "gather": gather}
 
 
 def _in_slots(dispatcher, x_SD, choice, weights):
@@ -77,7 +76,7 @@ def check(name: str, dtype: str, widths: tuple[int, int]) -> dict:
     """
     _require(name, dtype)
     step = jax.jit(functools.partial(_with_gradients, implementations()[name]))
-    worst = {}
+    worst: dict[tuple[str, str, int], float] = {}  # by sizes of groups, what, and expert
     for sizes_name, sizes in SIZES.items():
         case = make(sizes, dtype, widths)
         found = errors(_run(step, case), reference.compute(case), case.expert_S)
@@ -128,7 +127,9 @@ def _run(step, case):
     return reference.Results(y_SD, dx_SD, reference.Experts(*dw))
 
 
-def errors(got: reference.Results, want: reference.Results, expert_S) -> dict[tuple, float]:
+def errors(
+    got: reference.Results, want: reference.Results, expert_S: np.ndarray
+) -> dict[tuple[str, int], float]:
     """(what, expert) -> error beside the largest entry of that expert's group; E is nobody."""
     found = {}
     E = len(want.dw.w_in_EDF)
@@ -155,7 +156,7 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
     return float(error / peak)
 
 
-def summary(found: dict[tuple, float], tolerance: float) -> dict:
+def summary(found: dict[tuple[str, str, int], float], tolerance: float) -> dict:
     """The largest errors in y, dx and dw, every group that is wrong, and the verdict."""
     largest = {
         what: max(error for (_, one, _), error in found.items() if one == what)

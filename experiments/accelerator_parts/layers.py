@@ -9,10 +9,11 @@ import functools
 import jax
 import numpy as np
 
-from experiments import bench_dispatch, timing
+from experiments import bench_dispatch, bench_layers, timing
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
 from moe.dispatch import grouped
+from moe.routing.assignment import TopKAssignment
 
 SHAPES = {  # name -> T, D, F, E, K
     "mixtral_8x7b": (16_384, 4096, 14_336, 8, 2),
@@ -24,7 +25,7 @@ GROUP = 256  # tokens of a group of `einsum`
 TINY_GROUP = 64
 # The last two multiply tokens with all slots or, on some devices, with all experts.
 NAMES = ("grouped", "gather", "grouped_tokamax", "grouped_ragged_dot", "einsum")
-TIMES = {"forward": 1, "training": 3}  # and its FLOPs over those of the forward pass
+TIMES = {"forward": 1, "training": 3}  # way -> its FLOPs over those of the forward pass
 ROUNDS = 20
 LIMIT = 2.0  # seconds of them
 GUESS = 25.0  # seconds of a cell, most of it compilation
@@ -43,32 +44,42 @@ def cells(settings: Settings) -> list[Cell]:
     ]
 
 
-def layer(tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool):
+def layer(
+    tokens: int, d_model: int, d_ff: int, experts: int, k: int, tiny: bool
+) -> bench_layers.Cell:
     """A layer in bfloat16, SwiGLU, with loads as uneven as those of trained routers."""
-    return bench_dispatch.Cell(
-        tokens, d_model, d_ff, "bfloat16", experts, k, factor=1.25, loads="learned",
-        activation="swiglu", einsum_groups=(TINY_GROUP if tiny else GROUP,),
-    )  # fmt: skip
+    return bench_layers.Cell(
+        tokens=tokens,
+        d_model=d_model,
+        d_ff=d_ff,
+        dtype="bfloat16",
+        experts=experts,
+        k=k,
+        factor=1.25,
+        loads="learned",
+        activation="swiglu",
+        einsum_groups=(TINY_GROUP if tiny else GROUP,),
+    )
 
 
-def measure(size: bench_dispatch.Cell, name: str) -> dict:
+def measure(size: bench_layers.Cell, name: str) -> dict:
     """The row of one implementation: both ways.
 
     Raises:
       Skipped: if the kernel is not here.
     """
     kernels = _kernels(name)
-    choice = bench_dispatch.choices(size)
-    found = bench_dispatch.layers(size, choice, kernels)
+    choice = bench_layers.choices(size)
+    found = bench_layers.layers(size, choice, kernels)
     apply, computed = found[f"einsum_{size.einsum_groups[0]}" if name == "einsum" else name]
-    plain = functools.partial(bench_dispatch.dense, size.activation)
+    plain = functools.partial(bench_layers.dense, size.activation)
     x_SD = jax.random.normal(jax.random.key(0), (size.tokens, size.d_model), size.dtype)
-    ours = (apply, bench_dispatch.sample(size, size.d_ff, (size.experts,)))
-    dense = (plain, bench_dispatch.sample(size, size.k * size.d_ff))
+    ours = (apply, bench_layers.sample(size, size.d_ff, (size.experts,)))
+    dense = (plain, bench_layers.sample(size, size.k * size.d_ff))
     row = {"computed_rows": computed, **size._asdict()}
     for way in TIMES:
-        found = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
-        row |= {f"{way}_{key}": value for key, value in found.items()}
+        measured = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
+        row |= {f"{way}_{key}": value for key, value in measured.items()}
     return row
 
 
@@ -82,7 +93,13 @@ def _kernels(name):
     return [kernel] if kernel in grouped.IMPLEMENTATIONS else []
 
 
-def one_way(size: bench_dispatch.Cell, way: str, x_SD, choice, layers: dict) -> dict:
+def one_way(
+    size: bench_layers.Cell,
+    way: str,
+    x_SD: jax.Array,
+    choice: TopKAssignment,
+    layers: dict[str, tuple[bench_layers.Layer, ffn.Weights]],
+) -> dict:
     """Milliseconds, TFLOP/s, the ratio to dense, and memory.
 
     Args:
@@ -99,20 +116,26 @@ def one_way(size: bench_dispatch.Cell, way: str, x_SD, choice, layers: dict) -> 
         "tflops": ideal_flops(size, way) / seconds["ours"] / 1e12,
         "dense_tflops": ideal_flops(size, way) / seconds["dense"] / 1e12,
         "ratio_to_dense": seconds["ours"] / seconds["dense"],
-        "peak_bytes": peak_bytes(programs["ours"].call.func),
-        "dense_peak_bytes": peak_bytes(programs["dense"].call.func),
+        "peak_bytes": _peak(programs["ours"]),
+        "dense_peak_bytes": _peak(programs["dense"]),
         "compile_seconds": programs["ours"].facts["compile_seconds"],
     }
 
 
-def ideal_flops(size: bench_dispatch.Cell, way: str) -> float:
-    """Of the products of K experts a token."""
+def ideal_flops(size: bench_layers.Cell, way: str) -> float:
+    """FLOPs of the matrix products of K experts a token."""
     one = 2.0 * ffn.num_matrices(size.activation) * size.d_model * size.d_ff
     return TIMES[way] * one * size.tokens * size.k
+
+
+def _peak(program):
+    assert program.compiled is not None  # layers are programs of JAX
+    return peak_bytes(program.compiled)
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Arguments, results and temporary arrays of a program, as its compiler planned them."""
     plan = compiled.memory_analysis()
+    assert plan is not None  # CPUs, GPUs and TPUs all tell it
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes

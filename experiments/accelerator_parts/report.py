@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from moe.analysis import markdown
 from moe.training import files
@@ -21,7 +22,7 @@ Column = Callable[[dict], str]
 def number(key: str, form: str = ".3g", scale: float = 1.0) -> Column:
     """A column of numbers, empty where a row has none."""
 
-    def shown(row):
+    def shown(row: dict) -> str:
         value = row.get(key)
         if value is None or isinstance(value, str):
             return value or ""
@@ -31,7 +32,7 @@ def number(key: str, form: str = ".3g", scale: float = 1.0) -> Column:
 
 
 def verdict(row: dict) -> str:
-    """Of a row of `conformance`."""
+    """Were all groups of a row of `conformance` right? If not, the first that were wrong."""
     return "yes" if row["ok"] else "NO: " + "; ".join(row["wrong"][:3])
 
 
@@ -82,7 +83,7 @@ class Report:
         clean = not self._machine["commit"].endswith("-dirty")
         return bool(row and clean and row["status"] == "done" and row["on"] == self._on())
 
-    def add(self, part: str, cell: str, status: str, **fields) -> None:
+    def add(self, part: str, cell: str, status: str, **fields: Any) -> None:
         """Writes a row and the report; status is done, unfinished, skipped or failed."""
         row = {"part": part, "cell": cell, "status": status, "on": self._on(), **fields}
         self._append(_plain(row))
@@ -102,7 +103,7 @@ class Report:
 
     def _latest(self):
         """(part, cell) -> its last row; one that was skipped hides none that was not."""
-        found = {}
+        found: dict[tuple[str, str], dict] = {}
         for row in self._rows:
             if row["part"] == "start":
                 continue
@@ -128,9 +129,9 @@ def _part(part, rows):
     if done:
         lines = ([row["cell"], *(cell(row) for cell in columns.values())] for row in done)
         blocks.append(markdown.table(["", *columns], lines))
-    lines = [f"- {row['cell']}: {row['status']}, {_short(row)}" for row in rows if "reason" in row]
-    if lines:
-        blocks.append("\n".join(lines))
+    said = [f"- {row['cell']}: {row['status']}, {_short(row)}" for row in rows if "reason" in row]
+    if said:
+        blocks.append("\n".join(said))
     return blocks
 
 

@@ -31,18 +31,32 @@ class Size(NamedTuple):
 
 LARGE = Size(
     ModelConfig(
-        vocab_size=32_768, num_layers=8, moe_every=1, d_model=1024, num_heads=16, d_head=64,
-        d_ff=4096, activation="swiglu",
+        vocab_size=32_768,
+        num_layers=8,
+        moe_every=1,
+        d_model=1024,
+        num_heads=16,
+        d_head=64,
+        d_ff=4096,
+        activation="swiglu",
     ),
-    batch=16, length=1024,
-)  # fmt: skip
+    batch=16,
+    length=1024,
+)
 TINY = Size(
     ModelConfig(
-        vocab_size=256, num_layers=1, moe_every=1, d_model=16, num_heads=2, d_head=8,
-        d_ff=32, activation="swiglu",
+        vocab_size=256,
+        num_layers=1,
+        moe_every=1,
+        d_model=16,
+        num_heads=2,
+        d_head=8,
+        d_ff=32,
+        activation="swiglu",
     ),
-    batch=2, length=16,
-)  # fmt: skip
+    batch=2,
+    length=16,
+)
 WAYS = ("gather", "blocks", "tokamax")
 ROUNDS = 20
 LIMIT = 4.0  # seconds of them
@@ -65,12 +79,15 @@ def cells(settings: Settings) -> list[Cell]:
 
 def experts(dense: ModelConfig, number: int, k: int, way: str) -> MoEConfig:
     """Experts of which K are as wide as the dense feed-forward; `way` is gather or a kernel."""
-    slots = way == "gather"
+    factor = 1.25 if way == "gather" else 0.0
     return MoEConfig(
-        num_experts=number, k=k, d_ff=dense.d_ff // k,
-        dispatcher="gather" if slots else "grouped",
-        capacity_factor=1.25 if slots else 0.0, eval_capacity_factor=1.25 if slots else 0.0,
-    )  # fmt: skip
+        num_experts=number,
+        k=k,
+        d_ff=dense.d_ff // k,
+        dispatcher="gather" if way == "gather" else "grouped",
+        capacity_factor=factor,
+        eval_capacity_factor=factor,
+    )
 
 
 def measure(size: Size, way: str) -> dict:

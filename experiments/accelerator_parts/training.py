@@ -62,7 +62,8 @@ def train(config: ConfigDict, name: str, settings: Settings, margin: float) -> d
     run = scaling.variants(alone)[name]
     workdir = settings.out / "training" / name
 
-    def stop(step):
+    def stop(step: int) -> bool:
+        del step
         return settings.seconds_left() < margin
 
     try:

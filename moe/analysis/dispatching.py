@@ -26,14 +26,15 @@ class Target(NamedTuple):
     says: str
     program: str
     experts: tuple[int, ...]
-    number: Callable  # (row, the rows of its cell by program) -> what is judged; None: nothing is
+    # (row, the rows of its cell by program) -> what is judged, None if there is nothing to judge
+    number: Callable[[dict, dict[str, dict]], float | None]
     most: float
     k: tuple[int, ...] = (1, 2)
     activation: str = "gelu"
-    size: dict = {}  # what differs from `USUAL`
+    size: dict = {}  # fields of the cell that differ from `USUAL`
 
     def of(self, row: dict) -> bool:
-        """Is this row meant?"""
+        """Is this row one of those that the target judges?"""
         own = {"program": self.program, "activation": self.activation}
         meant = {**USUAL, **self.size, **own}
         usual = all(row[name] == value for name, value in meant.items())
@@ -41,9 +42,14 @@ class Target(NamedTuple):
 
 
 USUAL = {
-    "way": "training", "loads": "learned", "factor": 1.25,
-    "tokens": 4096, "d_model": 256, "d_ff": 1024, "dtype": "float32",
-}  # fmt: skip
+    "way": "training",
+    "loads": "learned",
+    "factor": 1.25,
+    "tokens": 4096,
+    "d_model": 256,
+    "d_ff": 1024,
+    "dtype": "float32",
+}
 MIXTRAL = {"tokens": 16_384, "d_model": 4096, "d_ff": 14_336, "dtype": "bfloat16"}
 OLMOE = {**MIXTRAL, "d_model": 2048, "d_ff": 1024}
 
@@ -108,8 +114,8 @@ MODEL_TARGETS = (  # what, of, variants, and what their ratio to dense should no
 
 
 def by_cell(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
-    """cell -> program -> row."""
-    found = {}
+    """The rows as a table: cell -> program -> row."""
+    found: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in CELL), {})[row["program"]] = row
     return found
@@ -118,10 +124,10 @@ def by_cell(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
 def table(rows: list[dict]) -> str:
     """Every program of every cell, in Markdown."""
     head = (
-        "E", "K", "experts", "loads", "tokens", "type", "capacity", "pass", "program", "ms",
-        "over dense", "over dense and capacity", "over floor", "temporary MiB", "GFLOPs",
-        "compile s",
-    )  # fmt: skip
+        *("E", "K", "experts", "loads", "tokens", "type", "capacity", "pass", "program", "ms"),
+        *("over dense", "over dense and capacity", "over floor"),
+        *("temporary MiB", "GFLOPs", "compile s"),
+    )
     return markdown.table(head, map(_line, rows)) + (
         "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
         " FLOPs. floor: an estimate, the dense feed-forward of equal executed FLOPs and the"
@@ -133,10 +139,15 @@ def table(rows: list[dict]) -> str:
 def _model_line(row):
     shown = functools.partial(_shown, row)
     return (
-        row["what"], row["model"], row["variant"], shown("seconds", "{:.2f}", 1e3),
-        shown("ratio_to_dense", "{:.2f}"), shown("ratio_to_floor", "{:.2f}"),
-        shown("total_parameters", "{:,}"), shown("active_parameters", "{:,}"),
-    )  # fmt: skip
+        row["what"],
+        row["model"],
+        row["variant"],
+        shown("seconds", "{:.2f}", 1e3),
+        shown("ratio_to_dense", "{:.2f}"),
+        shown("ratio_to_floor", "{:.2f}"),
+        shown("total_parameters", "{:,}"),
+        shown("active_parameters", "{:,}"),
+    )
 
 
 def _shown(row, key, form, scale=1):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A line a row, without a newline at the end."""
+    """A table with a line for each row, and no newline at its end."""
     head = list(head)
     lines = (head, ["---"] * len(head), *rows)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -6,9 +6,11 @@ many models together (`seeds_half`).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -24,7 +26,7 @@ class Interval(NamedTuple):
         )
 
 
-def interval(values) -> Interval:
+def interval(values: ArrayLike) -> Interval:
     """Mean and half width of the 95% t interval of independent values (one per seed)."""
     values = np.asarray(values, float)
     n = len(values)
@@ -88,7 +90,9 @@ def outliers(losses: dict[str, list[float]]) -> set[str]:
     return {name for name, small in zip(losses, p < 0.001 / models, strict=True) if small}
 
 
-def difference_over_documents(nll_X, baseline_X, tokens_X) -> Interval:
+def difference_over_documents(
+    nll_X: ArrayLike, baseline_X: ArrayLike, tokens_X: ArrayLike
+) -> Interval:
     """The difference of two models' loss in nats per token, with its interval over documents.
 
     Sequences of one document are alike, so a document is one observation. The error is the
@@ -120,7 +124,7 @@ def difference_over_documents(nll_X, baseline_X, tokens_X) -> Interval:
     return Interval(mean, float(stats.t.ppf(0.975, freedom) * error))
 
 
-def first_reach(steps, losses, target: float) -> float:
+def first_reach(steps: Sequence[float], losses: Sequence[float], target: float) -> float:
     """The step at which a loss curve first comes down to the target; NaN if it never does.
 
     Linear between the evaluations on both sides.

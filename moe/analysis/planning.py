@@ -58,7 +58,7 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
         "tokens_per_second": {k: planned.tokens / seconds[k] for k in bounds},
         "days": {k: steps * seconds[k] / 86_400 for k in bounds},
         "megawatt_hours": {k: flops.energy_kwh(steps * seconds[k], watts) / 1e3 for k in bounds},
-    }  # fmt: skip
+    }
 
 
 def report(rows: list[dict], topology: str) -> str:

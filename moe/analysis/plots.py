@@ -80,7 +80,7 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
     for i, name in enumerate(order):
         documents, seeds, _ = routers.difference(runs, name, baseline)
         half = 0 if name == baseline else np.hypot(documents.half, np.nan_to_num(seeds))
-        colour = "C1" if name == baseline else ("grey" if name == scaling.BASELINE else "C0")
+        colour = _colour(name, baseline)
         losses.errorbar(_test(runs[name]), i, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
         if routed := _routing(runs[name]):
             loads.barh(i, routed["max_load"], color=colour, alpha=0.5)
@@ -168,6 +168,13 @@ def dispatch_figure(rows: list[dict]) -> figure.Figure:
     return drawn
 
 
+def _colour(name, baseline):
+    """The baseline stands out, and so does the dense model."""
+    if name == baseline:
+        return "C1"
+    return "grey" if name == scaling.BASELINE else "C0"
+
+
 def _test(runs):
     return scaling.mean(runs, "test_nll")
 
@@ -222,14 +229,13 @@ def _against_experts(axis, runs):
     for name, seeds in runs.items():
         losses = [r["test_nll"] for r in seeds.values()]
         experts = next(iter(seeds.values()))["experts"]
-        axis.errorbar(
-            max(experts, 1), np.mean(losses),
-            yerr=[[np.mean(losses) - min(losses)], [max(losses) - np.mean(losses)]],
-            fmt="o", ms=5, capsize=3, color="black" if experts else "grey",
-        )  # fmt: skip
+        place = (max(experts, 1), np.mean(losses))
+        spread = [[place[1] - min(losses)], [max(losses) - place[1]]]
+        colour = "black" if experts else "grey"
+        axis.errorbar(*place, yerr=spread, fmt="o", ms=5, capsize=3, color=colour)
         inward = ("right", -6) if experts == most > 0 else ("left", 6)
-        axis.annotate(name, (max(experts, 1), np.mean(losses)), fontsize=8, ha=inward[0],
-                      xytext=(inward[1], 3), textcoords="offset points")  # fmt: skip
+        beside = {"ha": inward[0], "xytext": (inward[1], 3), "textcoords": "offset points"}
+        axis.annotate(name, place, fontsize=8, **beside)
     axis.set_xscale("log", base=2)
     axis.margins(x=0.2)
     axis.set(xlabel="experts (1: dense)", ylabel="test loss, nats per token")

@@ -39,7 +39,9 @@ def table(records: list[dict], baseline: str) -> str:
     return f"{text}\n\n{_legend(baseline)}\n\n{scaling.trained_on(records)}"
 
 
-def difference(runs, name: str, than: str) -> tuple[paired.Interval, float, int]:
+def difference(
+    runs: dict[str, dict[int, dict]], name: str, than: str
+) -> tuple[paired.Interval, float, int]:
     """Of two variants: the difference with its interval over documents, half of that over seeds.
 
     The latter is NaN with one seed. Its spread is that of all variants with experts which have
@@ -66,7 +68,7 @@ def _row(name, runs, baseline):
     ratio = float(np.mean(scaling.steps_to_baseline(both, runs[baseline])))
     seconds = ratio * one.get("step_seconds", np.nan) / base.get("step_seconds", np.nan)
 
-    def routing(key, shown="{:.2f}", where="train_routing"):
+    def routing(key: str, shown: str = "{:.2f}", where: str = "train_routing") -> str:
         values = [r[where][key] for r in both.values() if key in r.get(where, {})]
         return shown.format(np.mean(values)) if values else "-"
 
@@ -125,8 +127,7 @@ def claims(records: list[dict], said: Iterable[Claim]) -> str:
     out.
     """
     runs = scaling.by_variant(records)
-    there = lambda c: runs.get(c.better, {}).keys() & runs.get(c.than, {}).keys()  # noqa: E731
-    rows = [(c.source, c.says, *_judge(c, runs)) for c in said if there(c)]
+    rows = [(c.source, c.says, *_judge(c, runs)) for c in said if _can_be_judged(c, runs)]
     return markdown.table(("source", "claim", "ours", "agrees"), rows) + (
         "\n\nOurs is a difference of test loss in nats per token, ± half of a 95% interval over"
         " documents and seeds together, and in brackets what each drops in training. yes, no: the"
@@ -134,6 +135,11 @@ def claims(records: list[dict], said: Iterable[Claim]) -> str:
         ' Where a paper says "so many times faster", yes needs that many in every seed, and less so'
         " is a speed between 1 and that. No interval is widened for the number of claims."
     )
+
+
+def _can_be_judged(claim, runs):
+    """Have both variants been run with a seed in common?"""
+    return bool(runs.get(claim.better, {}).keys() & runs.get(claim.than, {}).keys())
 
 
 def _judge(claim, runs):

@@ -20,7 +20,7 @@ SHORT = (
 
 
 def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
-    """variant -> seed -> record."""
+    """The records as a table: variant -> seed -> record."""
     table: dict[str, dict[int, dict]] = {}
     for record in records:
         table.setdefault(record["variant"], {})[record["seed"]] = record
@@ -32,7 +32,9 @@ def shared(runs: dict[int, dict], baseline: dict[int, dict]) -> dict[int, dict]:
     return {seed: record for seed, record in runs.items() if seed in baseline}
 
 
-def common(runs, baseline: dict[int, dict]) -> dict[str, dict[int, dict]]:
+def common(
+    runs: dict[str, dict[int, dict]], baseline: dict[int, dict]
+) -> dict[str, dict[int, dict]]:
     """Of each variant the shared seeds; no variant without any."""
     found = {name: shared(seeds, baseline) for name, seeds in runs.items()}
     return {name: seeds for name, seeds in found.items() if seeds}
@@ -44,7 +46,7 @@ def over_seeds(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Inter
 
 
 def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.Interval:
-    """The same with its interval over test documents, each one's loss a mean over the seeds."""
+    """The same difference with its interval over test documents, each a mean over the seeds."""
     nll_X, baseline_X = (
         np.mean([found[s]["test_documents_nll"] for s in runs], axis=0)
         for found in (runs, baseline)
@@ -55,9 +57,12 @@ def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.I
 
 def steps_to_baseline(runs: dict[int, dict], baseline: dict[int, dict]) -> list[float]:
     """Per seed: steps to the baseline's last validation loss, over those of the baseline to it."""
-    pairs = [(runs[s], baseline[s]) for s in runs]
-    return [_reach(run, base["curve_nll"][-1]) / _reach(base, base["curve_nll"][-1])
-            for run, base in pairs]  # fmt: skip
+    ratios = []
+    for seed, run in runs.items():
+        base = baseline[seed]
+        target = base["curve_nll"][-1]
+        ratios.append(_reach(run, target) / _reach(base, target))
+    return ratios
 
 
 def _reach(run, target):
@@ -151,7 +156,7 @@ def _legend(records, watts):
 
 def trained_on(records: list[dict]) -> str:
     """The machines and commits of the runs, in a sentence."""
-    commits = {}
+    commits: dict[str, set[str]] = {}  # hardware -> commits
     for machine in (r["machine"] for r in records):
         commit = machine.get("commit", "not recorded")[:12]
         commits.setdefault(_hardware(machine), set()).add(commit)
@@ -171,13 +176,13 @@ def _against(one, baseline, key):
     return f"{one[key] / first(baseline)[key] - 1:+.2%}"
 
 
-def first(runs):
+def first(runs: dict[int, dict]) -> dict:
     """The record of one seed, for what is the same in all."""
     return next(iter(runs.values()))
 
 
-def mean(runs, key: str) -> float:
-    """Of a field, over the seeds."""
+def mean(runs: dict[int, dict], key: str) -> float:
+    """The mean of a field over the seeds."""
     return np.mean([r[key] for r in runs.values()])
 
 

@@ -29,7 +29,7 @@ class PackagedText(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name=name, description=domain.description)
         for name, domain in corpora.DOMAINS.items()
     ]
-    url_infos = {}  # TFDS itself downloads nothing here, so it need not look for checksums
+    url_infos: dict = {}  # TFDS itself downloads nothing here, so it need not look for checksums
 
     def __init__(self, *, config: str, cache_dir=None, data_dir=None, version=None):
         """`config` names the domain; `cache_dir` is the cache of `packages`."""

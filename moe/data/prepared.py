@@ -45,7 +45,7 @@ class Prepared:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the number of token ids."""
         return len(self.token_bytes)
 
     @property

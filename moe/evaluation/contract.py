@@ -1,10 +1,15 @@
 """What an evaluator is: a look at a training state, as numbers to log."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # moe.training builds on this package
+    from moe.training.step import State
 
 
-def nothing(state: Any) -> None:
+def nothing(state: State) -> None:
     """Most evaluators do not look at the state before a step."""
     del state
 
@@ -12,8 +17,8 @@ def nothing(state: Any) -> None:
 class Evaluator(NamedTuple):
     """Made by a line of `EVALUATORS`, (run, data, split) -> Evaluator, once a run.
 
-    States have parameters `params` and the routers' `router_state`.
+    Of a state it reads `params` and the routers' `router_state`, no more.
     """
 
-    evaluate: Callable[[Any], dict]  # state -> what to log, numbers and arrays by name
-    before_step: Callable[[Any], None] = nothing  # is shown the state one step earlier
+    evaluate: Callable[[State], dict]  # what to log, numbers and arrays by name
+    before_step: Callable[[State], None] = nothing  # is shown the state one step earlier

@@ -1,21 +1,29 @@
 """What a router does over time: how much its choices move, and whether it collapses."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
 from moe import sharding
+from moe.data.prepared import Prepared
 from moe.evaluation import held_out
 from moe.evaluation.contract import Evaluator
 from moe.routing import assignment, contract
+
+if TYPE_CHECKING:  # moe.training builds on this package
+    from moe.training.config import RunConfig
+    from moe.training.step import State
 
 
 class CollapseWarning(UserWarning):
     """A router has stopped using its experts."""
 
 
-def agreement(before, after, experts: int) -> list[float]:
+def agreement(before: np.ndarray, after: np.ndarray, experts: int) -> list[float]:
     """Share of each layer's choices that were made before, too, whatever their rank.
 
     Args:
@@ -26,7 +34,7 @@ def agreement(before, after, experts: int) -> list[float]:
     return (same.sum(axes) / np.maximum((after < experts).sum(axes), 1)).tolist()
 
 
-def agreement_over_a_step(run, data, split: str = "validation") -> Evaluator:
+def agreement_over_a_step(run: RunConfig, data: Prepared, split: str = "validation") -> Evaluator:
     """`agreement_L`: the share of choices on fixed tokens that one more step did not change.
 
     Nothing is logged of models in which tokens do not choose.
@@ -36,15 +44,15 @@ def agreement_over_a_step(run, data, split: str = "validation") -> Evaluator:
         return Evaluator(lambda state: {})
     eval_step = held_out.eval_step_of(run.task)
     batch = next(run.source(data).held_out(split, held_out.max_batches(run, split)))
-    before = []
+    before: list[np.ndarray] = []  # the choices one step earlier, once they are there
 
-    def choices(state):
+    def choices(state: State) -> np.ndarray:
         return np.asarray(eval_step(state, sharding.shard_batch(batch), jnp.int32(0)).choices)
 
-    def evaluate(state):
+    def evaluate(state: State) -> dict:
         return {"agreement_L": agreement(before.pop(), choices(state), experts.num_experts)}
 
-    def before_step(state):
+    def before_step(state: State) -> None:
         before[:] = [choices(state)]
 
     return Evaluator(evaluate, before_step)
@@ -60,8 +68,8 @@ class CollapseMonitor:
     def __init__(self, steps: int, router: contract.Router):
         self.steps = steps
         self._advice = advice(router)
-        self._since = {}
-        self._warned = set()
+        self._since: dict[int, int] = {}  # layer -> the step at which its collapse was first seen
+        self._warned: set[int] = set()  # layers
 
     def update(self, record: dict) -> None:
         """Looks at a logged record; of a dense model it sees nothing."""
@@ -82,7 +90,7 @@ class CollapseMonitor:
 
 
 def advice(router: contract.Router) -> str:
-    """What may help; only what this router can use."""
+    """What may help against a collapse, of all that this router can use."""
     able = []
     if "balance_weight" in router.common:
         able.append("raise experts.balance_weight")
@@ -95,8 +103,8 @@ def advice(router: contract.Router) -> str:
     return text[0].upper() + text[1:]
 
 
-def collapse(load_E, realised_k: float) -> str | None:
-    """What is wrong with the loads of one layer's experts, None if nothing is."""
+def collapse(load_E: np.ndarray, realised_k: float) -> str | None:
+    """What is wrong with the loads of one layer's experts; None if nothing is wrong."""
     experts = len(load_E)
     idle = int((load_E == 0).sum())
     most = float(load_E.max())

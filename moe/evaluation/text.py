@@ -1,15 +1,22 @@
 """Held-out text in nats per token and bits per byte, by domain and by document."""
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from moe.data import batches
+from moe.data.prepared import Prepared
 from moe.evaluation import held_out
 from moe.evaluation.contract import Evaluator
 from moe.objectives import contract
+
+if TYPE_CHECKING:  # moe.training builds on this package
+    from moe.training.config import RunConfig
+    from moe.training.step import State
 
 
 class Score(NamedTuple):
@@ -24,7 +31,15 @@ class Score(NamedTuple):
     document_R: np.ndarray  # the document each row begins in
 
 
-def score(eval_step, source, state, data, split: str, *, run) -> Score:
+def score(
+    eval_step: held_out.EvalStep,
+    source: contract.BatchSource,
+    state: State,
+    data: Prepared,
+    split: str,
+    *,
+    run: RunConfig,
+) -> Score:
     """Runs the fixed batches of a split; identical batches for every model and seed.
 
     Every process reads all rows and computes its share. Bits per byte divides by the UTF-8 bytes
@@ -32,8 +47,8 @@ def score(eval_step, source, state, data, split: str, *, run) -> Score:
     target costs bits and stands for no byte.
 
     Args:
-      eval_step: of `held_out.eval_step_of`.
-      source: what is read.
+      eval_step: made by `held_out.eval_step_of`.
+      source: where batches are read from.
       state: what is evaluated.
       data: the prepared data.
       split: "validation" or "test".
@@ -50,12 +65,15 @@ def score(eval_step, source, state, data, split: str, *, run) -> Score:
         sums = held_out.add(sums, output.sums)
         real_B = (batch.segment_BT > 0).any(1)
         counted_BT = batch.counted_BT
+        domain_BT = batch.domain_BT
+        assert domain_BT is not None  # text always says which source it comes from
         nll_BT = np.asarray(output.nll, float)
         rows.append(nll_BT.sum(1)[real_B])
         lengths.append(counted_BT.sum(1)[real_B])
         length_in_bytes += int((data.token_bytes[batch.targets_BT] * counted_BT).sum())
-        np.add.at(domain_nats, batch.domain_BT[counted_BT], nll_BT[counted_BT])
-        np.add.at(domain_tokens, batch.domain_BT[counted_BT], 1)
+        np.add.at(domain_nats, domain_BT[counted_BT], nll_BT[counted_BT])
+        np.add.at(domain_tokens, domain_BT[counted_BT], 1)
+    assert sums is not None  # a split has at least one batch
     _, metrics = contract.total(sums, run.model.experts)
     numbers = batches.eval_rows(data, split, run.train.seq_len, most * run.micro_batch)
     by_domain = zip(data.domain_names, domain_nats, domain_tokens, strict=True)
@@ -70,12 +88,12 @@ def score(eval_step, source, state, data, split: str, *, run) -> Score:
     )
 
 
-def text(run, data, split: str = "validation") -> Evaluator:
+def text(run: RunConfig, data: Prepared, split: str = "validation") -> Evaluator:
     """Nats, bits per byte, nats by domain, and sums by document for paired intervals."""
     eval_step = held_out.eval_step_of(run.task)
     source = run.source(data)
 
-    def evaluate(state):
+    def evaluate(state: State) -> dict:
         return summary(score(eval_step, source, state, data, split, run=run), split)
 
     return Evaluator(evaluate)
