@@ -21,9 +21,10 @@ venv: $(VENV)/ready  ## Make .venv with requirements.txt, nothing more
 test: $(VENV)/ready-test  ## Run the test suite on 8 simulated devices
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12
 
-lint: $(VENV)/ready-test  ## Check style and format
+lint: $(VENV)/ready-test  ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 bench: $(VENV)/ready  ## Time dispatchers, training steps and decoding beside dense: 10 minutes on a quiet machine
 	$(BIN)/python -m experiments.bench_dispatch --config=configs/bench_dispatch.py

@@ -7,6 +7,9 @@
 
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
 dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what came out.
+
+The output head shares the embedding's weights in every variant. One of its own would cost no FLOPs,
+and helps the dense model more than experts: RESULTS.md, 2026-11-26.
 """
 
 from typing import Any
@@ -80,7 +83,7 @@ def small() -> dict:
             "scan_unroll": 2,
         },
         "optimizer": {
-            "learning_rate": 0.016,  # best for dense in the pilots: experiments/RESULTS.md
+            "learning_rate": 0.016,  # best for dense in pilots of 3.1M tokens: RESULTS.md
             "schedule": "inverse_sqrt",
             "warmup_steps": 200,
         },
@@ -110,7 +113,11 @@ def demo() -> ConfigDict:
 
 
 def ladder() -> ConfigDict:
-    """The study of `cpu`, in the same folder, grown by top-1 and by dense at twice the FLOPs."""
+    """The study of `cpu`, in the same folder, grown by top-1 and by dense at twice the FLOPs.
+
+    `dense_2x` is `dense` with a wider feed-forward: one shape at one learning rate, not the best
+    that twice the FLOPs buy.
+    """
     config = cpu()
     config.variants.dense_2x = {"flops": 2.0}
     for number in (4, 16, 64):
@@ -119,7 +126,7 @@ def ladder() -> ConfigDict:
 
 
 def gpu() -> ConfigDict:
-    """Up to 256 experts on all seven packaged domains: 65M tokens each, bfloat16."""
+    """Up to 256 experts on all seven packaged domains: 65M tokens (3.7 epochs), bfloat16."""
     config = ladder()
     config.name = "scaling_gpu"
     config.jobs = 1

@@ -14,6 +14,7 @@ decoding.py  text from a trained model, token by token, with a cache
 legacy.py    the names that earlier versions wrote into files
 presets.py   the published models by name
 compat.py    what differs between versions of JAX
+paths.py     parameters by their paths
 config.py    the sizes of a model and of its experts
 schema.py    frozen dataclasses out of config files, and checks with clear errors
 ranges.py    the numbers that a run survives
@@ -24,6 +25,7 @@ chips.py     accelerators by their makers' figures
 plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
+initialisation/  where the parameters of step 0 come from; RULES is the list
 training/    state, step, loop and what watches it, optimizer, checkpoints, metrics, estimates
 evaluation/  loss, text and routers on held-out batches; EVALUATORS is the list
 analysis/    paired statistics, tables, figures
@@ -41,7 +43,7 @@ ever means two things:
     F  hidden width of a feed-forward   V  vocabulary
     L  layers                           M  slots of a group, E * C
     U  positions attended to            P  (token, choice) pairs of a group, S * K
-    R  rows of a held-out split
+    R  rows of a held-out split         X  documents of a held-out split
 
 A lower-case letter is the part of that axis that one device holds.
 

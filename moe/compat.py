@@ -1,5 +1,8 @@
 """What differs between the JAX versions we support (0.10 to 0.12): the only place that knows."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -9,12 +12,12 @@ from jax.interpreters import partial_eval
 RAGGED_DOT = ("tpu",) if jax.__version_info__ >= (0, 11) else ()
 
 
-def without_dead_code(jaxpr):
+def without_dead_code(jaxpr: Any) -> Any:
     """The jaxpr without equations whose results nothing needs."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
-def inner_jaxprs(eqn):
+def inner_jaxprs(eqn: Any) -> Iterator[Any]:
     """The jaxprs that one equation runs, whatever its parameters are called."""
     for value in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
         if _is_jaxpr(value):

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from moe import dispatch, ffn, ranges, routing
 from moe.routing import assignment, contract
@@ -36,7 +37,7 @@ class MoEConfig:
     expert_dropout: float = 0.0  # of the experts' hidden units
 
     @classmethod
-    def types(cls, given: Mapping) -> dict[str, type]:
+    def types(cls, given: Mapping) -> dict[str, Any]:
         """Fields whose type depends on other fields: the options are those of the router."""
         router = given.get("router", cls.router)
         one_of("experts.router", router, routing.ROUTERS)

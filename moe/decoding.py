@@ -11,7 +11,7 @@ On one device.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,10 +52,9 @@ def dropless(model: ModelConfig) -> ModelConfig:
         f"experts.router={model.experts.router!r} looks at later tokens: it cannot generate",
     )
     none = {"reroute_rounds": 0, "batch_priority": False}  # what only a capacity needs
-    has = {f.name for f in dataclasses.fields(model.experts.options)}
-    options = dataclasses.replace(
-        model.experts.options, **{n: v for n, v in none.items() if n in has}
-    )
+    own: Any = model.experts.options
+    has = {f.name for f in dataclasses.fields(own)}
+    options = dataclasses.replace(own, **{n: v for n, v in none.items() if n in has})
     experts = model.experts.derived(
         dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
         group_size=0, expert_dropout=0.0, options=options,
@@ -63,7 +62,9 @@ def dropless(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, experts=experts)
 
 
-def prepare(model: ModelConfig, params: dict, router_state: dict | None = None):
+def prepare(
+    model: ModelConfig, params: dict, router_state: dict | None = None
+) -> tuple[dict, dict]:
     """(params, router_state) of a training state, each layer on its own; do it once.
 
     Args:
@@ -82,9 +83,9 @@ def prepare(model: ModelConfig, params: dict, router_state: dict | None = None):
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def prefill(
     model: ModelConfig,
-    weights,
+    weights: tuple[dict, dict],
     prompt_BT: jax.Array,
-    key,
+    key: jax.Array,
     length: int,
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
@@ -106,7 +107,14 @@ def prefill(
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
     empty_BU = jnp.zeros((B, length), jnp.int32)
     start = DecodingState(
-        {}, empty_BU, jnp.int32(0), none_B, none_B, None, key, jnp.asarray(doc_id, jnp.int32)
+        {},
+        empty_BU,
+        jnp.int32(0),
+        none_B,
+        none_B,
+        jnp.zeros((B, 0)),
+        key,
+        jnp.asarray(doc_id, jnp.int32),
     )
     return _read(model, weights, start, prompt_BT, first_BT, domain_B)
 
@@ -114,7 +122,7 @@ def prefill(
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def advance(
     model: ModelConfig,
-    weights,
+    weights: tuple[dict, dict],
     state: DecodingState,
     token_B: jax.Array,
     domain_B: jax.Array | None = None,
@@ -140,7 +148,9 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
     tokens_BT = jnp.maximum(token_BT, 0)
     domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
-    logits_BTV, cache = models.build(model).decoding.step(
+    decoding = models.build(model).decoding
+    assert decoding is not None  # `dropless` saw to it
+    logits_BTV, cache = decoding.step(
         params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, state.cache,
         attention.KVCache(segment_BU, state.at), own,
     )  # fmt: skip
@@ -158,7 +168,7 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _go_on(model, weights, state, steps, temperature, domain_B):
-    def turn(state, _):
+    def turn(state: DecodingState, _: None) -> tuple[DecodingState, jax.Array]:
         key, own = jax.random.split(state.key)
         token_B = sample(state.logits_BV, temperature, own)
         return advance(model, weights, state._replace(key=key), token_B, domain_B), token_B
@@ -166,7 +176,7 @@ def _go_on(model, weights, state, steps, temperature, domain_B):
     return jax.lax.scan(turn, state, length=steps)[1].T
 
 
-def sample(logits_BV: jax.Array, temperature: float, key):
+def sample(logits_BV: jax.Array, temperature: float, key: jax.Array) -> jax.Array:
     """token_B: the most probable at temperature 0, else from softmax(logits / temperature)."""
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -174,7 +184,7 @@ def sample(logits_BV: jax.Array, temperature: float, key):
 
 
 def generate(
-    model: ModelConfig, weights, prompts: list[list[int]], steps: int,
+    model: ModelConfig, weights: tuple[dict, dict], prompts: list[list[int]], steps: int,
     *, temperature: float = 0.0, seed: int = 0, domain_B: jax.Array | None = None, doc_id: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """`steps` tokens after each prompt, int [B, steps].

@@ -64,7 +64,7 @@ def apply(
     flat = experts + token_axes[0]
     layout = sharding.out_sharding(flat + "D")
 
-    def on_rows(x):
+    def on_rows(x: jax.Array) -> jax.Array:
         return _apply_to_rows(x, weights, activation, flat, experts, hidden_fn, layout)
 
     return matmul.flatten_tokens(on_rows, x, token_axes, tokens + "D", tokens + "D")

@@ -24,17 +24,19 @@ def with_float32_output(product: Callable) -> Callable:
     """
 
     @jax.custom_vjp
-    def wide(a, b):
+    def wide(a: jax.Array, b: jax.Array) -> jax.Array:
         return product(a, b, preferred_element_type=jnp.float32)
 
-    def transposed(factors, gradient):
+    def transposed(
+        factors: tuple[jax.Array, jax.Array], gradient: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(product, *factors)[1](gradient.astype(jnp.result_type(*factors)))
 
     wide.defvjp(lambda a, b: (wide(a, b), (a, b)), transposed)
     return wide
 
 
-def einsum(equation: str, x, w, float32: bool = False, **how):
+def einsum(equation: str, x: jax.Array, w: jax.Array, float32: bool = False, **how) -> jax.Array:
     """jnp.einsum(equation, x, w, **how), as of "BTD,DF->BTF", laid out as its letters say.
 
     x's letters that w has not are its tokens, two neighbours. float32: see `with_float32_output`.
@@ -44,12 +46,12 @@ def einsum(equation: str, x, w, float32: bool = False, **how):
     tokens = "".join(letter for letter in of_x if letter not in of_w)
     short = equation.replace(tokens, tokens[0])
     layout = sharding.out_sharding(short.split("->")[1])
-    product = functools.partial(jnp.einsum, short, out_sharding=layout, **how)
+    product: Callable = functools.partial(jnp.einsum, short, out_sharding=layout, **how)
     product = with_float32_output(product) if float32 else product
     return flatten_tokens(lambda x: product(x, w), x, tokens, of_x, gives)
 
 
-def flatten_tokens(fn: Callable, x, tokens: str, takes: str, gives: str):
+def flatten_tokens(fn: Callable, x: jax.Array, tokens: str, takes: str, gives: str) -> jax.Array:
     """fn(x) where x's two axes of tokens are one, and so are those of the result.
 
     Args:

@@ -6,7 +6,7 @@ num_experts, steps and a mesh) are checked by the configurations themselves.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
@@ -126,7 +126,7 @@ DATA = {
 }
 
 
-def check(config, path: str, ranges: Mapping[str, Range]) -> None:
+def check(config: Any, path: str, ranges: Mapping[str, Range]) -> None:
     """Refuses fields outside of their range; a field that `config` does not have is passed over.
 
     Raises:

@@ -12,12 +12,13 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ml_collections
 
 
-def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = ""):
+def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = "") -> Any:
     """A frozen dataclass of type `kind` from a ConfigDict with the same keys.
 
     Raises:
@@ -48,7 +49,7 @@ def complete(kind: type, given: dict) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(to_dict(from_config_dict(kind, given)))
 
 
-def to_dict(config) -> dict:
+def to_dict(config: Any) -> dict:
     """A dataclass as plain nested dictionaries, for JSON."""
     return dataclasses.asdict(config)
 
@@ -58,8 +59,8 @@ def _value(hint, value, path):
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and types.NoneType in kinds:
         return None
-    kind = next(k for k in kinds if k is not types.NoneType)
-    if dataclasses.is_dataclass(kind):
+    kind: Any = next(k for k in kinds if k is not types.NoneType)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_config_dict(kind, value, path + ".")
     if typing.get_origin(kind) is tuple:
         element = typing.get_args(kind)[0]
@@ -78,7 +79,7 @@ def require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def one_of(name: str, value, options) -> None:
+def one_of(name: str, value: Any, options: Iterable[str]) -> None:
     """Refuses a value outside the options."""
     known = isinstance(value, str) and value in options
     require(known, f"{name}={value!r} is not one of {', '.join(map(repr, options))}")

@@ -15,7 +15,8 @@ Without a mesh (`jax.set_mesh` not called) every function here is the identity i
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,9 @@ CLAIMS = {"B": TOKENS, "G": TOKENS, "E": ("expert",), **dict.fromkeys("NFV", ("m
 _ZERO = jax.make_user_context(False)  # part of the key of every jit cache, as the mesh is
 
 
-def make_mesh(data: int = -1, expert: int = 1, model: int = 1, devices=None) -> Mesh:
+def make_mesh(
+    data: int = -1, expert: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh of data x expert x model devices; one of the three may be -1, "the rest".
 
     Raises:
@@ -69,7 +72,7 @@ def _shape(devices, data, expert, model):
 @contextlib.contextmanager
 def on(mesh: Mesh | AbstractMesh, zero: bool = False) -> Iterator[None]:
     """On this mesh, on which parameters and optimizer state lie by `CLAIMS`, or also by `zero`."""
-    use = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
+    use: Callable = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with use(mesh), _ZERO(zero):
         yield
 
@@ -95,7 +98,7 @@ def current() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
-def num_devices(axes=AXES) -> int:
+def num_devices(axes: Sequence[str] = AXES) -> int:
     """Devices along these axes of the mesh, 1 without one."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape.get(axis, 1) for axis in axes)
@@ -106,13 +109,13 @@ def out_sharding(letters: str) -> P | None:
     return spec(letters) if current() else None
 
 
-def shard_batch(batch):
+def shard_batch(batch: Any) -> Any:
     """Host arrays [B, ...], the same on every process, to the devices, laid out as tokens are."""
     size = len(jax.tree.leaves(batch)[0])
     return shard_rows(lambda numbers: jax.tree.map(lambda x: x[numbers], batch), size)
 
 
-def shard_rows(rows: Callable, batch_size: int):
+def shard_rows(rows: Callable, batch_size: int) -> Any:
     """As `shard_batch`, where rows(numbers) makes the tree of host arrays [b, ...] of those rows.
 
     Every process makes the rows of its own devices, wherever the mesh has put them.
@@ -124,8 +127,10 @@ def shard_rows(rows: Callable, batch_size: int):
     indices = place.addressable_devices_indices_map((batch_size,)).values()
     mine = np.unique(np.concatenate([numbers[index] for index in indices]))
 
-    def spread(x):
-        part = lambda index: x[np.searchsorted(mine, numbers[index[0]])]  # noqa: E731
+    def spread(x: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return x[np.searchsorted(mine, numbers[index[0]])]
+
         return jax.make_array_from_callback((batch_size, *x.shape[1:]), place, part)
 
     return jax.tree.map(spread, rows(mine))
@@ -151,7 +156,7 @@ def map_groups(fn: Callable) -> Callable:
     return shard_mapped(fn, "G", "G")
 
 
-def shard_mapped(fn: Callable, given, gives) -> Callable:
+def shard_mapped(fn: Callable, given: Any, gives: Any) -> Callable:
     """fn on each device's own part of arrays named by their letters; fn itself without a mesh."""
     if not current():
         return fn
@@ -159,14 +164,14 @@ def shard_mapped(fn: Callable, given, gives) -> Callable:
     return jax.shard_map(fn, in_specs=given, out_specs=gives)
 
 
-def pvary(tree):
+def pvary(tree: Any) -> Any:
     """Inside `shard_mapped`: arrays that are the same on several devices, as each device's own
     copies.
 
     Their gradients are summed over the devices here, and not where they first meet tokens.
     """
 
-    def one(x):
+    def one(x: jax.Array) -> jax.Array:
         same = tuple(axis for axis in AXES if axis not in jax.typeof(x).manual_axis_type.varying)
         return jax.lax.pcast(x, same, to="varying") if same else x
 

@@ -34,7 +34,7 @@ def apply(
     weights: ffn.Weights,
     activation: str,
     expected: int = 0,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
     Args:
@@ -92,14 +92,17 @@ def _mixed_bwd(how, saved, dy_SD):
     """The gradients of the slots, to which the blocks add theirs in place."""
     back, own, plan = saved
 
-    def body(i, sums):
+    def body(i: jax.Array, sums: tuple) -> tuple:
         dx_SD, dgate_P, dweights = sums
         expert, token_J, pair_J = _block(how, i, plan)
         _, transposed = jax.vjp(
             functools.partial(_compute, how[0]), *_of_block(own, expert, token_J, pair_J)
         )
         dx_JD, dgate_J, dw = transposed(_rows(dy_SD, token_J))
-        add = lambda sum_E, one: sum_E.at[expert].add(one.astype(sum_E.dtype))  # noqa: E731
+
+        def add(sum_E: jax.Array, one: jax.Array) -> jax.Array:
+            return sum_E.at[expert].add(one.astype(sum_E.dtype))
+
         return (
             dx_SD.at[token_J].add(dx_JD, mode="drop"),
             dgate_P.at[pair_J].add(dgate_J, mode="drop"),
@@ -132,7 +135,7 @@ def _in_slots(how, plan, x_SD, gate_1SK, weights):
 def _in_blocks(how, y_SD, x_SD, gate_1SK, weights, plan):
     """y_SD with the pairs that have none."""
 
-    def body(i, y_SD: jax.Array):
+    def body(i: jax.Array, y_SD: jax.Array) -> jax.Array:
         expert, token_J, pair_J = _block(how, i, plan)
         own = _of_block((x_SD, gate_1SK, weights), expert, token_J, pair_J)
         return y_SD.at[token_J].add(_compute(how[0], *own), mode="drop")
@@ -162,7 +165,10 @@ def _block(how, i, plan):
 def _of_block(whole, expert, token_J, pair_J):
     """A block's rows, gates and weights."""
     x_SD, gate_1SK, weights = whole
-    own = lambda w: jax.lax.dynamic_index_in_dim(w, expert, keepdims=False)  # noqa: E731
+
+    def own(w: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(w, expert, keepdims=False)
+
     return _rows(x_SD, token_J), _rows(gate_1SK.ravel(), pair_J), jax.tree.map(own, weights)
 
 

@@ -4,6 +4,7 @@ It costs 2 * S * E * C * D FLOPs each way per group, so it wants small groups; i
 product, which TPUs like, and needs no sort.
 """
 
+import jax
 import jax.numpy as jnp
 
 from moe.routing import assignment
@@ -11,7 +12,7 @@ from moe.routing import assignment
 KINDS = (assignment.TopKAssignment, assignment.Slots, assignment.DispatchMasks)  # what it carries
 
 
-def dispatch(x_GSD, slots):
+def dispatch(x_GSD: jax.Array, slots: assignment.Slots | assignment.DispatchMasks) -> jax.Array:
     """x_GSD -> x_GECD by a one-hot product.
 
     A token without a slot counts as zeros: 0 times what is not finite would reach every slot.
@@ -23,7 +24,9 @@ def dispatch(x_GSD, slots):
     return x_GMD.reshape(x_GMD.shape[0], *mixing.dispatch_GSEC.shape[2:], -1)
 
 
-def combine(y_GECD, slots, tokens):
+def combine(
+    y_GECD: jax.Array, slots: assignment.Slots | assignment.DispatchMasks, tokens: int
+) -> jax.Array:
     """y_GECD -> y_GSD by the same product, weighted with the gates."""
     mixing = assignment.to_one_hot(slots, tokens)
     G, _, _, D = y_GECD.shape

@@ -15,14 +15,14 @@ from moe.routing import assignment
 KINDS = (assignment.TopKAssignment, assignment.Slots)  # what it carries
 
 
-def dispatch(x_GSD: jax.Array, slots):
+def dispatch(x_GSD: jax.Array, slots: assignment.Slots) -> jax.Array:
     """x_GSD -> x_GECD: copies each token to its slots, zeros into empty ones."""
     G, E, C = slots.token_GEC.shape
     x_GMD = _spread(x_GSD, slots.token_GEC.reshape(G, E * C), slots.slot_GSK, x_GSD.shape[1])
     return x_GMD.reshape(G, E, C, -1)
 
 
-def combine(y_GECD: jax.Array, slots, tokens):
+def combine(y_GECD: jax.Array, slots: assignment.Slots, tokens: int) -> jax.Array:
     """y_GECD -> y_GSD: each token sums its K slots, weighted by their gates."""
     G, E, C, D = y_GECD.shape
     token_GM, gate_GM = (x.reshape(G, E * C) for x in (slots.token_GEC, slots.gate_GEC))

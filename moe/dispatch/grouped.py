@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,10 @@ def apply(
       y_GSD and `assignment.DispatchResult`.
     """
     kernel = IMPLEMENTATIONS[implementation].apply
-    gated = weights.w_gate is not None
-    of_weights = ffn.Weights("EDF", "EFD", "EDF" if gated else None)
+    letters: dict[str, Any] = {"w_in": "EDF", "w_out": "EFD"}
+    if weights.w_gate is not None:
+        letters["w_gate"] = "EDF"
+    of_weights = weights._replace(**letters)
     local = functools.partial(_local, kernel, activation, ep_capacity_factor)
     own = sharding.shard_mapped(local, ("GSD", "GSK", of_weights), ("GSD", "GSK", "G"))
     y_GSD, kept_GSK, rows = own(x_GSD, choice, weights)
@@ -118,10 +120,12 @@ def _local(kernel, activation, buffer, x_GSD, choice, weights):
     else:
         C = min(G * S * K, math.ceil(buffer * G * S * K / devices))
         slots = assignment.assign_slots(here._replace(expert_GSK=expert_1SK // mine), devices, C)
-        kept_1SK = slots.slot_GSK < devices * C
+        slot_1SK = slots.slot_GSK
+        assert slot_1SK is not None  # tokens chose
+        kept_1SK = slot_1SK < devices * C
         x_MD = _cross(gather.dispatch(x_SD[None], slots).reshape(devices * C, D))
         expert_M = jnp.full(devices * C, mine, jnp.int32)
-        expert_M = expert_M.at[slots.slot_GSK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
+        expert_M = expert_M.at[slot_1SK.ravel()].set(expert_1SK.ravel() % mine, mode="drop")
         expert_M = _cross(expert_M)[None, :, None]
         ones = sharding.pvary(jnp.ones(expert_M.shape, jnp.float32))
         come = min(G * S * K, devices * C)  # if as many as it has; the rest of a buffer is empty

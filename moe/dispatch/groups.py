@@ -6,12 +6,13 @@ on every mesh. Inside a group of several sequences the tokens lie by position fi
 slots are given out in this order, so no later token evicts an earlier one of any sequence.
 """
 
+import jax
 import jax.numpy as jnp
 
 from moe import sharding
 
 
-def split(x_BT, group_size: int):
+def split(x_BT: jax.Array, group_size: int) -> jax.Array:
     """[B, T, ...] -> [G, S, ...] with S = group_size.
 
     Raises:
@@ -26,7 +27,7 @@ def split(x_BT, group_size: int):
     return sharding.reshape_tokens(jnp.swapaxes(x, 1, 2), (B // together, group_size, *rest))
 
 
-def join(x_GS, batch: int, length: int):
+def join(x_GS: jax.Array, batch: int, length: int) -> jax.Array:
     """The inverse of `split`: [G, S, ...] -> [B, T, ...]."""
     G, S, *rest = x_GS.shape
     if length >= S:

@@ -7,6 +7,7 @@ gradient of weights: there it is refused. For NVIDIA's Hopper GPUs tokamax has k
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ def apply(
     choice: assignment.TopKAssignment,
     weights: ffn.Weights,
     activation: str,
-    general,
-):
+    general: Callable[..., jax.Array],
+) -> tuple[jax.Array, jax.Array]:
     """As `blocks.apply`; `general` is called as `jax.lax.ragged_dot_general`."""
     S = len(x_SD)
     E = len(weights.w_in)
@@ -37,7 +38,7 @@ def apply(
     return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 
 
-def sort(choice: assignment.TopKAssignment, experts: int):
+def sort(choice: assignment.TopKAssignment, experts: int) -> tuple[assignment.Slots, jax.Array]:
     """All pairs in the slots of one expert, sorted by the real ones; and rows of each."""
     order = assignment.order(choice.expert_GSK, experts)
     (_, S, K) = choice.expert_GSK.shape
@@ -67,7 +68,9 @@ PD_PF = _rows_by(((0,), (0,)), ())  # E products, of the rows of each group
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product(general, x_PD: jax.Array, w_EDF: jax.Array, count_E: jax.Array):
+def product(
+    general: Callable[..., jax.Array], x_PD: jax.Array, w_EDF: jax.Array, count_E: jax.Array
+) -> jax.Array:
     """PD,EDF->PF, every row with its own expert's matrix; with `general` in its gradients, too.
 
     Rows are sorted by expert, count_E of each; what comes after them has results without meaning.
@@ -89,12 +92,24 @@ def _product_bwd(general, saved, dy_PF):
 product.defvjp(_product_fwd, _product_bwd)
 
 
-def by_xla(x_SD: jax.Array, choice, weights, activation, _expected=0):
+def by_xla(
+    x_SD: jax.Array,
+    choice: assignment.TopKAssignment,
+    weights: ffn.Weights,
+    activation: str,
+    _expected: int = 0,
+) -> tuple[jax.Array, jax.Array]:
     """By `jax.lax.ragged_dot_general`."""
     return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
-def by_tokamax(x_SD: jax.Array, choice, weights, activation, _expected=0):
+def by_tokamax(
+    x_SD: jax.Array,
+    choice: assignment.TopKAssignment,
+    weights: ffn.Weights,
+    activation: str,
+    _expected: int = 0,
+) -> tuple[jax.Array, jax.Array]:
     """By tokamax's own kernel: left to itself it would fall back to XLA's.
 
     Raises:
@@ -102,7 +117,12 @@ def by_tokamax(x_SD: jax.Array, choice, weights, activation, _expected=0):
     """
     import tokamax
 
-    def general(a, b, count_E: jax.Array, dimensions):
+    def general(
+        a: jax.Array,
+        b: jax.Array,
+        count_E: jax.Array,
+        dimensions: jax.lax.RaggedDotDimensionNumbers,
+    ) -> jax.Array:
         try:
             return tokamax.ragged_dot_general(a, b, count_E, dimensions, implementation="mosaic")
         except (NotImplementedError, ValueError) as error:

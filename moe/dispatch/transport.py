@@ -14,6 +14,7 @@ along 'expert' and t tokens on each, one crossing moves about
 Without a mesh all three are the dispatcher and a transpose.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def receive(combine: Callable, y_EGCD: jax.Array, slots: Slots, transport: str) 
 
 
 def _send_all_to_all(dispatch, x_GSD, slots):
-    def local(x_gSD: jax.Array, slots):
+    def local(x_gSD: jax.Array, slots: Slots) -> jax.Array:
         x_EgCD = dispatch(x_gSD, slots).swapaxes(0, 1)
         if not sharding.current():
             return x_EgCD
@@ -60,7 +61,7 @@ def _send_all_to_all(dispatch, x_GSD, slots):
 
 
 def _receive_all_to_all(combine, y_EGCD, slots):
-    def local(y_EGCD: jax.Array, slots):
+    def local(y_EGCD: jax.Array, slots: Slots) -> jax.Array:
         if sharding.current():
             y_EGCD = jax.lax.all_to_all(y_EGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
         return combine(y_EGCD.swapaxes(0, 1), slots)
@@ -79,7 +80,7 @@ def _receive_constraint(combine, y_EGCD, slots):
 
 
 def _send_all_gather(dispatch, x_GSD, slots):
-    def local(x_gSD: jax.Array, slots):
+    def local(x_gSD: jax.Array, slots: Slots) -> jax.Array:
         x_GSD, slots = _of_my_experts(x_gSD, slots)
         return dispatch(x_GSD, slots).swapaxes(0, 1)
 
@@ -87,7 +88,7 @@ def _send_all_gather(dispatch, x_GSD, slots):
 
 
 def _receive_all_gather(combine, y_EGCD, slots):
-    def local(y_eGCD: jax.Array, slots):
+    def local(y_eGCD: jax.Array, slots: Slots) -> jax.Array:
         _, slots = _of_my_experts(None, slots)
         part_GSD = combine(y_eGCD.swapaxes(0, 1), slots)
         if not sharding.current():
@@ -101,7 +102,7 @@ def _of_my_experts(x_gSD, slots):
     """Tokens of all devices along 'expert', and of their slots those of this device's experts."""
     if not sharding.current():
         return x_gSD, slots
-    gather = lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True)  # noqa: E731
+    gather = functools.partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
     x_GSD, slots = jax.tree.map(gather, (x_gSD, slots))
     experts = jax.tree.leaves(slots)[0].shape[
         2 if isinstance(slots, assignment.DispatchMasks) else 1

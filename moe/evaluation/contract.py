@@ -1,12 +1,19 @@
 """What an evaluator is: a look at a training state, as numbers to log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:  # moe.training builds on this package
-    from moe.training.step import State
+
+class State(Protocol):
+    """What an evaluator reads of a training state, `moe.training.step.State`."""
+
+    @property
+    def params(self) -> dict:
+        """The model's parameters."""
+
+    @property
+    def router_state(self) -> dict:
+        """What its routers hold beside weights."""
 
 
 def nothing(state: State) -> None:
@@ -15,10 +22,7 @@ def nothing(state: State) -> None:
 
 
 class Evaluator(NamedTuple):
-    """Made by a line of `EVALUATORS`, (run, data, split) -> Evaluator, once a run.
-
-    Of a state it reads `params` and the routers' `router_state`, no more.
-    """
+    """Made by a line of `EVALUATORS`, (run, data, split) -> Evaluator, once a run."""
 
     evaluate: Callable[[State], dict]  # what to log, numbers and arrays by name
     before_step: Callable[[State], None] = nothing  # is shown the state one step earlier

@@ -1,10 +1,7 @@
 """Held-out loss on the fixed batches of a split, whatever the objective is."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +9,11 @@ import jax.numpy as jnp
 from moe import sharding
 from moe.batch import Batch
 from moe.data.prepared import Prepared
-from moe.evaluation.contract import Evaluator
+from moe.evaluation.contract import Evaluator, State
 from moe.objectives import contract
 
-if TYPE_CHECKING:  # moe.training builds on this package
-    from moe.training.config import RunConfig
-    from moe.training.step import State
-
 # (state, batch on the devices, its number) -> its forward pass
-EvalStep = Callable[["State", Batch, jax.Array], contract.ForwardOutput]
+EvalStep = Callable[[State, Batch, jax.Array], contract.ForwardOutput]
 
 
 def outputs(
@@ -70,12 +63,12 @@ def eval_step_of(task: contract.Task) -> EvalStep:
     return on_state
 
 
-def max_batches(run: RunConfig, split: str) -> int:
+def max_batches(run: contract.Run, split: str) -> int:
     """How many batches of a split the run's config asks for."""
     return run.train.eval_batches if split == "validation" else run.train.test_batches
 
 
-def loss(run: RunConfig, data: Prepared, split: str = "validation") -> Evaluator:
+def loss(run: contract.Run, data: Prepared, split: str = "validation") -> Evaluator:
     """The loss of the run's objective on a split, with the router statistics of all its tokens."""
     eval_step = eval_step_of(run.task)
     source = run.source(data)

@@ -1,9 +1,6 @@
 """What a router does over time: how much its choices move, and whether it collapses."""
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +8,9 @@ import numpy as np
 from moe import sharding
 from moe.data.prepared import Prepared
 from moe.evaluation import held_out
-from moe.evaluation.contract import Evaluator
+from moe.evaluation.contract import Evaluator, State
+from moe.objectives.contract import Run
 from moe.routing import assignment, contract
-
-if TYPE_CHECKING:  # moe.training builds on this package
-    from moe.training.config import RunConfig
-    from moe.training.step import State
 
 
 class CollapseWarning(UserWarning):
@@ -34,7 +28,7 @@ def agreement(before: np.ndarray, after: np.ndarray, experts: int) -> list[float
     return (same.sum(axes) / np.maximum((after < experts).sum(axes), 1)).tolist()
 
 
-def agreement_over_a_step(run: RunConfig, data: Prepared, split: str = "validation") -> Evaluator:
+def agreement_over_a_step(run: Run, data: Prepared, split: str = "validation") -> Evaluator:
     """`agreement_L`: the share of choices on fixed tokens that one more step did not change.
 
     Nothing is logged of models in which tokens do not choose.

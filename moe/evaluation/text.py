@@ -1,9 +1,7 @@
 """Held-out text in nats per token and bits per byte, by domain and by document."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,12 +9,8 @@ import numpy as np
 from moe.data import batches
 from moe.data.prepared import Prepared
 from moe.evaluation import held_out
-from moe.evaluation.contract import Evaluator
+from moe.evaluation.contract import Evaluator, State
 from moe.objectives import contract
-
-if TYPE_CHECKING:  # moe.training builds on this package
-    from moe.training.config import RunConfig
-    from moe.training.step import State
 
 
 class Score(NamedTuple):
@@ -38,7 +32,7 @@ def score(
     data: Prepared,
     split: str,
     *,
-    run: RunConfig,
+    run: contract.Run,
 ) -> Score:
     """Runs the fixed batches of a split; identical batches for every model and seed.
 
@@ -88,7 +82,7 @@ def score(
     )
 
 
-def text(run: RunConfig, data: Prepared, split: str = "validation") -> Evaluator:
+def text(run: contract.Run, data: Prepared, split: str = "validation") -> Evaluator:
     """Nats, bits per byte, nats by domain, and sums by document for paired intervals."""
     eval_step = held_out.eval_step_of(run.task)
     source = run.source(data)

@@ -93,18 +93,18 @@ class Attention(nn.Module):
         w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
         return matmul.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
 
-    def project(self, x_BTD: jax.Array, name, heads):
+    def project(self, x_BTD: jax.Array, name: str, heads: int) -> jax.Array:
         """x in so many heads, [B, T, N, H]."""
         D = x_BTD.shape[-1]
         w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
         return matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
 
-    def matrix(self, name, letters, shape, fan_in):
+    def matrix(self, name: str, letters: str, shape: tuple[int, ...], fan_in: int) -> jax.Array:
         return weights.weight(
             self, name, letters, shape, fan_in=fan_in, scale=self.init_scale, dtype=self.dtype
         )
 
-    def update_cache(self, name, new_BTNH: jax.Array, cache):
+    def update_cache(self, name: str, new_BTNH: jax.Array, cache: KVCache) -> jax.Array:
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
         shape = (B, cache.segment_BU.shape[1], N, H)
@@ -112,12 +112,20 @@ class Attention(nn.Module):
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 
-    def attend(self, q, k, v, q_segment_BT: jax.Array, kv_segment_BU: jax.Array, first):
+    def attend(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        q_segment_BT: jax.Array,
+        kv_segment_BU: jax.Array,
+        first: jax.Array | None,
+    ) -> jax.Array:
         arrays = (q, k, v, q_segment_BT, kv_segment_BU)
         if self.position != "relative":
             return attend(*arrays, causal=self.causal, first=first)
 
-        def zeros(_):
+        def zeros(_: jax.Array) -> jax.Array:
             return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
 
         # Each device on its own: what is summed over devices is the gradient of the table, which is
@@ -222,7 +230,7 @@ def _indices(q_BTNH, k_BUNH, first):
     return start + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
 
 
-def rotate(x_BTNH: jax.Array, position_BT: jax.Array):
+def rotate(x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
     """Rotary embedding: pair (h, h + H/2) turns by position / 10000^(2h/H) radians."""
     H = x_BTNH.shape[-1]
     frequency = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)
@@ -234,7 +242,7 @@ def rotate(x_BTNH: jax.Array, position_BT: jax.Array):
     return turned.astype(x_BTNH.dtype)
 
 
-def bucket(distance):
+def bucket(distance: jax.Array) -> jax.Array:
     """The bucket of a distance >= 0: exact up to 16, then logarithmic up to 128 (T5)."""
     exact = BUCKETS // 2
     far = jnp.log(jnp.maximum(distance, exact) / exact) / math.log(FAR / exact)

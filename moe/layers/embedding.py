@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from moe import sharding
 
 
-def look_up(embed_VD: jax.Array, tokens_BT: jax.Array):
+def look_up(embed_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
     """x_BTD: the rows of the tokens. Each device looks up those it has, and the sum is the row."""
     if sharding.num_devices(("model",)) == 1:
         return embed_VD.at[tokens_BT].get(out_sharding=sharding.out_sharding("BTD"))
 
-    def local(embed_vD: jax.Array, tokens_bT: jax.Array):
+    def local(embed_vD: jax.Array, tokens_bT: jax.Array) -> jax.Array:
         v = embed_vD.shape[0]
         row_bT = tokens_bT - jax.lax.axis_index("model") * v
         mine_bT = (row_bT >= 0) & (row_bT < v)
@@ -25,11 +25,11 @@ def look_up(embed_VD: jax.Array, tokens_BT: jax.Array):
     return sharding.shard_mapped(local, ("VD", "BT"), "BTD")(embed_VD, tokens_BT)
 
 
-def pick(logits_BTV: jax.Array, targets_BT: jax.Array):
+def pick(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     """The logit of each target, [B, T]; a sum over V that is 0 but for one."""
     return jnp.where(hit(targets_BT, logits_BTV.shape[-1]), logits_BTV, 0).sum(-1)
 
 
-def hit(targets_BT: jax.Array, V: int):
+def hit(targets_BT: jax.Array, V: int) -> jax.Array:
     """Is it the target, [B, T, V]?"""
     return targets_BT[..., None] == jnp.arange(V)[None, None]

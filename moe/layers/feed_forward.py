@@ -27,8 +27,8 @@ class FeedForwardWeights(nn.Module):
         w_out = self.matrix("w_out", E + "FD", self.d_ff, d_model)
         return ffn.Weights(w_in, w_out, w_gate)
 
-    def matrix(self, name, letters, fan_in, fan_out):
-        shape = (fan_in, fan_out)
+    def matrix(self, name: str, letters: str, fan_in: int, fan_out: int) -> jax.Array:
+        shape: tuple[int, ...] = (fan_in, fan_out)
         if self.num_experts is not None:
             shape = (self.num_experts, fan_in, fan_out)
         return weights.weight(

@@ -16,6 +16,7 @@ The layer sows one `records.RouterRecord`. A router's own state comes in as the 
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,8 @@ from moe.dispatch import grouped, groups, transport
 from moe.dispatch.travel import Travel
 from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
+
+Dispatched = assignment.Slots | assignment.DispatchMasks | assignment.DispatchResult
 
 
 class MoELayer(nn.Module):
@@ -68,7 +71,12 @@ class MoELayer(nn.Module):
         return self.add_shared_experts(groups.join(y_GSD, B, T), x_BTD, train)
 
     def route(
-        self, x_GSD: jax.Array, mask_GS: jax.Array, ids_BT: jax.Array, domain_BT: jax.Array, train
+        self,
+        x_GSD: jax.Array,
+        mask_GS: jax.Array,
+        ids_BT: jax.Array | None,
+        domain_BT: jax.Array | None,
+        train: bool,
     ) -> contract.RouterOutput:
         """Who goes where."""
         config = self.config
@@ -77,13 +85,17 @@ class MoELayer(nn.Module):
         inputs = self.router_inputs(x_GSD, mask_GS, ids_BT, domain_BT, train)
         return config.routing.route(inputs, settings)
 
-    def through_experts(self, x_GSD: jax.Array, routed, train):
+    def through_experts(
+        self, x_GSD: jax.Array, routed: contract.RouterOutput, train: bool
+    ) -> tuple[jax.Array, Dispatched]:
         """y_GSD, and what became of every choice."""
         if self.config.dropless:
             return self.without_slots(x_GSD, routed)
         return self.through_slots(x_GSD, routed, train)
 
-    def through_slots(self, x_GSD: jax.Array, routed, train):
+    def through_slots(
+        self, x_GSD: jax.Array, routed: contract.RouterOutput, train: bool
+    ) -> tuple[jax.Array, Dispatched]:
         """The capacity path: returns y_GSD and the slots, into which choices are first turned."""
         dispatcher = dispatch.DISPATCHERS[self.config.dispatcher]
         with jax.named_scope("dispatch"):
@@ -99,10 +111,13 @@ class MoELayer(nn.Module):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, slots, self.travel.transport), slots
 
-    def without_slots(self, x_GSD: jax.Array, routed):
+    def without_slots(
+        self, x_GSD: jax.Array, routed: contract.RouterOutput
+    ) -> tuple[jax.Array, assignment.DispatchResult]:
         """The dropless path: returns y_GSD and an `assignment.DispatchResult`."""
         with jax.named_scope("dispatch"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
+            assert isinstance(routed.assignment, assignment.TopKAssignment)  # the config saw to it
             return grouped.apply(
                 x_GSD,
                 routed.assignment,
@@ -112,7 +127,7 @@ class MoELayer(nn.Module):
                 self.travel.ep_capacity_factor,
             )
 
-    def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train):
+    def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train: bool) -> jax.Array:
         """y_BTD and what the experts that see every token add to it."""
         if not self.config.shared_experts:
             return y_BTD
@@ -121,7 +136,7 @@ class MoELayer(nn.Module):
             drop = self.dropout(train, "BF")
             return y_BTD + ffn.apply(x_BTD, shared_weights, self.activation, "BT", hidden_fn=drop)
 
-    def weights(self, name, d_model) -> ffn.Weights:
+    def weights(self, name: str, d_model: int) -> ffn.Weights:
         """The "experts", packed along E, or those "shared" by all tokens, as one feed-forward."""
         shared = name == "shared"
         return feed_forward.FeedForwardWeights(
@@ -133,7 +148,7 @@ class MoELayer(nn.Module):
             name=name,
         )(d_model)
 
-    def dropout(self, train, letters):
+    def dropout(self, train: bool, letters: str) -> Callable[[jax.Array], jax.Array]:
         """The function that drops hidden units, in training."""
         rate = self.config.expert_dropout
         if not (train and rate):
@@ -142,7 +157,12 @@ class MoELayer(nn.Module):
         return functools.partial(feed_forward.dropout, rate=rate, key=key, letters=letters)
 
     def router_inputs(
-        self, x_GSD: jax.Array, mask_GS: jax.Array, ids_BT: jax.Array, domain_BT: jax.Array, train
+        self,
+        x_GSD: jax.Array,
+        mask_GS: jax.Array,
+        ids_BT: jax.Array | None,
+        domain_BT: jax.Array | None,
+        train: bool,
     ) -> contract.RouterInputs:
         """What the router may read."""
         S = mask_GS.shape[1]
@@ -156,7 +176,7 @@ class MoELayer(nn.Module):
             replayed=self.replayed_choices(),
         )
 
-    def replayed_choices(self):
+    def replayed_choices(self) -> jax.Array | None:
         """expert_GSK to use again, None if the router is to choose."""
         found = self.variables.get("replayed", {}).get("expert_GSK")
         if found is not None and self.config.routing.kind is not assignment.TopKAssignment:
@@ -165,7 +185,7 @@ class MoELayer(nn.Module):
             )
         return found
 
-    def logits(self, x_GSD: jax.Array, train) -> dict[str, jax.Array]:
+    def logits(self, x_GSD: jax.Array, train: bool) -> dict[str, jax.Array]:
         """The router's scores in float32, from its own jittered copy of its input."""
         config = self.config
         x_GSD = x_GSD.astype(jnp.float32)
@@ -177,28 +197,32 @@ class MoELayer(nn.Module):
         columns = config.routing.projections(config)
         return {name: self.score(x_GSD, name, number) for name, number in columns.items()}
 
-    def score(self, x_GSD: jax.Array, name, columns):
+    def score(self, x_GSD: jax.Array, name: str, columns: int) -> jax.Array:
         # Replicated, not spread by E: every device routes its own tokens over all experts.
         D = x_GSD.shape[-1]
         if name in self.config.routing.detached:
             x_GSD = jax.lax.stop_gradient(x_GSD)
-        scale = self.config.router_scale
+        scale = self.config.router_scale or 0.0
         w_DE = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
         return matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=jax.lax.Precision.HIGHEST)
 
-    def assign_slots(self, routed, C):
+    def assign_slots(
+        self, routed: contract.RouterOutput, C: int
+    ) -> assignment.Slots | assignment.DispatchMasks:
         """Slots, or dense dispatch and combine masks where the router gives these."""
         chosen = routed.assignment
         if not isinstance(chosen, assignment.TopKAssignment):
             return chosen
         E = self.config.num_experts
 
-        def assign(chosen, priority_GS: jax.Array):
+        def assign(chosen: assignment.TopKAssignment, priority_GS: jax.Array) -> assignment.Slots:
             return assignment.assign_slots(chosen, E, C, priority_GS)
 
         return sharding.map_groups(assign)(chosen, routed.priority_GS)
 
-    def record(self, routed, slots, mask_GS: jax.Array, B, T):
+    def record(
+        self, routed: contract.RouterOutput, slots: Dispatched, mask_GS: jax.Array, B: int, T: int
+    ) -> None:
         """Sows the record of this layer."""
         chosen = routed.assignment
         policy = routed.policy

@@ -7,6 +7,7 @@ scale 0.1 (Fedus et al. 2021, section 2.4).
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import random
 
@@ -14,9 +15,15 @@ from moe import sharding
 
 
 def weight(
-    module: nn.Module, name: str, letters: str, shape, *, fan_in: int, scale: float,
-    dtype="float32",
-):  # fmt: skip
+    module: nn.Module,
+    name: str,
+    letters: str,
+    shape: tuple[int, ...],
+    *,
+    fan_in: int,
+    scale: float,
+    dtype: str = "float32",
+) -> jax.Array:
     """A float32 parameter, sharded from the start, in `dtype` and laid out for use.
 
     Args:
@@ -29,7 +36,7 @@ def weight(
     # 0.8796 is the standard deviation of a unit normal truncated at +-2.
     deviation = math.sqrt(scale / fan_in) / 0.87962566103423978
 
-    def init(key):
+    def init(key: jax.Array) -> jax.Array:
         layout = sharding.at_rest(letters) if sharding.current() else None
         return deviation * random.truncated_normal(
             key, -2, 2, shape, jnp.float32, out_sharding=layout

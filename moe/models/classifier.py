@@ -43,7 +43,7 @@ class Classifier(decoder.Trunk):
         position_BT: jax.Array,
         train: bool,
         domain_BT: jax.Array | None = None,
-    ):
+    ) -> jax.Array:
         c = self.config
         D = c.d_model
         x_BTD, _ = self.embed(tokens_BT)

@@ -81,7 +81,7 @@ def parameter_shapes(model: Model) -> dict:
 
 def batch_shapes(batch: int, length: int, layout: jax.sharding.Sharding | None = None) -> Batch:
     """A Batch of [batch, length] as shapes, with their sharding if there is one."""
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
+    ids: Any = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
     return Batch(*[ids] * len(Batch._fields))
 
 

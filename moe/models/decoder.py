@@ -38,7 +38,7 @@ class Trunk(nn.Module):
     travel: Travel = Travel()  # of tokens across a mesh
     scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
-    def embed(self, tokens_BT: jax.Array):
+    def embed(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
         c = self.config
         D = c.d_model
@@ -53,7 +53,7 @@ class Trunk(nn.Module):
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
         return (x_BTD * D**0.5).astype(c.dtype), embed_VD
 
-    def layers(self, x_BTD: jax.Array, info, train):
+    def layers(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         """All layers: the dense ones that come first, then blocks."""
         c = self.config
         if c.num_dense_layers:
@@ -62,7 +62,15 @@ class Trunk(nn.Module):
         number = c.num_layers - c.num_dense_layers
         return self.blocks(c, number, "block", x_BTD, info, train)
 
-    def blocks(self, config, number, name, x_BTD: jax.Array, info, train):
+    def blocks(
+        self,
+        config: ModelConfig,
+        number: int,
+        name: str,
+        x_BTD: jax.Array,
+        info: attention.TokenInfo,
+        train: bool,
+    ) -> jax.Array:
         """`number` layers, scanned in blocks of `config.moe_every`."""
         length = number // config.moe_every
         if not self.scanned:
@@ -94,7 +102,7 @@ class Decoder(Trunk):
         train: bool,
         domain_BT: jax.Array | None = None,
         kv_cache: attention.KVCache | None = None,
-    ):
+    ) -> jax.Array:
         c = self.config
         V = c.vocab_size
         D = c.d_model
@@ -118,7 +126,9 @@ class Block(nn.Module):
     travel: Travel = Travel()
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, info, train):
+    def __call__(
+        self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool
+    ) -> tuple[jax.Array, None]:
         for i in range(self.config.moe_every):
             is_moe = self.config.experts is not None and i == self.config.moe_every - 1
             x_BTD = Layer(self.config, is_moe, self.travel, name=f"layer_{i}")(x_BTD, info, train)
@@ -133,7 +143,7 @@ class Layer(nn.Module):
     travel: Travel
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, info, train):
+    def __call__(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         c = self.config
         with jax.named_scope("attention"):
             attend = attention.Attention(
@@ -150,6 +160,7 @@ class Layer(nn.Module):
             x_BTD += attend(h_BTD, q_info=info, cache=info.kv_cache)
         h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
         if self.is_moe:
+            assert c.experts is not None
             layer = moe_layer.MoELayer(
                 c.experts, c.activation, c.init_scale, c.dtype, self.travel, name="moe"
             )
@@ -262,6 +273,6 @@ def unstacked(variables: dict) -> dict:
     return found
 
 
-def norm(dtype, name):
+def norm(dtype: str, name: str) -> nn.RMSNorm:
     """RMSNorm (Zhang and Sennrich 2019), computed in float32."""
     return nn.RMSNorm(dtype=dtype, name=name)

@@ -4,6 +4,8 @@ The label of a row is the domain of its first token, so every corpus of several 
 classification task. The model is one that gives one logit per class and row.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -24,8 +26,9 @@ def forward(
     """Cross-entropy and accuracy of the classes of rows; a row of padding does not count."""
     del options
     output = model.apply(params, router_state, batch, key=key, train=train)
+    assert batch.domain_BT is not None, "classes are read from batch.domain_BT"
     label_B = batch.domain_BT[:, 0]
-    loss_mask_B = (batch.segment_BT > 0).any(1)
+    loss_mask_B = jnp.any(batch.segment_BT > 0, axis=1)
     log_p_BV = jax.nn.log_softmax(output.logits)
     is_label_BV = label_B[:, None] == jnp.arange(log_p_BV.shape[1])[None]
     nll_B = -jnp.where(is_label_BV, log_p_BV, 0).sum(1) * loss_mask_B
@@ -35,7 +38,7 @@ def forward(
     return contract.ForwardOutput(sums, nll_B, output.choices)
 
 
-def check(config, options) -> None:
+def check(config: Any, options: contract.Options) -> None:
     """Refuses models that classify nothing, and routers that are paid for every token."""
     del options
     if not hasattr(config, "num_classes"):

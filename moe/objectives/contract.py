@@ -8,13 +8,14 @@ batch (routers that draw noise draw it afresh in each micro-batch).
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from moe.batch import Batch
+from moe.data.prepared import Prepared
 from moe.models.contract import Model, Output
 from moe.routing import reinforce, stats
 
@@ -42,6 +43,33 @@ class ForwardOutput(NamedTuple):
     sums: Sums
     nll: jax.Array  # of each target, nats, 0 where it does not count: [B, T] or [B]
     choices: jax.Array | None  # expert_LGSK, if tokens choose
+
+
+class Run(Protocol):
+    """What a batch source and an evaluator may read of a run, `moe.training.config.RunConfig`."""
+
+    @property
+    def model(self) -> Any:
+        """The model's config."""
+
+    @property
+    def train(self) -> Any:
+        """A `moe.training.config.TrainConfig`."""
+
+    @property
+    def objective(self) -> Any:
+        """The `moe.objectives.ObjectiveConfig`."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in one forward pass."""
+
+    @property
+    def task(self) -> "Task":
+        """The model and what it learns."""
+
+    def source(self, data: Prepared) -> "BatchSource":
+        """What is read of the prepared data."""
 
 
 class BatchSource(NamedTuple):
@@ -75,7 +103,7 @@ def sums_of(
     model: Model,
     output: Output,
     nll: jax.Array,
-    loss_mask: jax.Array,
+    loss_mask: jax.Array | np.ndarray,
     extra: dict[str, jax.Array] | None = None,
 ) -> Sums:
     """The sums of a forward pass; routers that learn from reward are paid with -nll.
@@ -90,8 +118,10 @@ def sums_of(
     router_stats = output.router_stats
     if output.policy is not None and router_stats is not None:
         learn = jax.vmap(reinforce.learn, (0, None, None))
-        router_stats = router_stats._replace(extra=learn(output.policy, nll, loss_mask))
-    return Sums(nll.sum(), loss_mask.sum().astype(jnp.float32), router_stats, extra or {})
+        router_stats = router_stats._replace(
+            extra=learn(output.policy, nll, jnp.asarray(loss_mask))
+        )
+    return Sums(nll.sum(), jnp.sum(loss_mask).astype(jnp.float32), router_stats, extra or {})
 
 
 def total(sums: Sums, experts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -107,7 +137,7 @@ def total(sums: Sums, experts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     targets = jnp.maximum(sums.targets, 1.0)
     nll = sums.nll / targets
     metrics = {name: value / targets for name, value in sums.extra.items()}
-    if experts is None:
+    if experts is None or sums.router_stats is None:
         return nll, {"loss": nll, "nll": nll, **metrics}
     by_layer = jax.vmap(stats.metrics)(sums.router_stats)
     losses = {

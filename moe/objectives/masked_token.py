@@ -4,14 +4,18 @@ A share of the tokens is masked, and the model must say what stood there. All ma
 same vector (id -1); BERT's exceptions, a tenth left as it is and a tenth swapped, are left out.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from moe.batch import Batch
 from moe.data import batches
+from moe.data.prepared import Prepared
 from moe.models.decoder import MASKED
 from moe.objectives import contract, next_token
+from moe.objectives.contract import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +25,17 @@ class Options(contract.Options):
     share: float = 0.15  # of the tokens
 
 
-def source(run, data) -> contract.BatchSource:
+def source(run: Run, data: Prepared) -> contract.BatchSource:
     """Rows of text in which tokens are masked anew at every step, in evaluation always the same."""
     t = run.train
     share = run.objective.options.share
     plain = next_token.source(run, data)
 
-    def train(step, rows):
+    def train(step: int, rows: np.ndarray) -> Batch:
         masked_BT = masked(t.seed, step, (t.batch_size, t.seq_len), share)[rows]
         return mask(plain.train(step, rows), masked_BT)
 
-    def held_out(split, max_batches):
+    def held_out(split: str, max_batches: int) -> Iterator[Batch]:
         rows = batches.eval_rows(data, split, t.seq_len, max_batches * run.micro_batch)
         rows = batches.padded_rows(rows, run.micro_batch, padding=0)
         for some, batch in zip(rows, plain.held_out(split, max_batches), strict=True):
@@ -61,7 +65,7 @@ def masked_in_rows(rows: np.ndarray, length: int, share: float) -> np.ndarray:
     return np.concatenate([masked(seed, int(row), (1, length), share) for row in rows])
 
 
-def check(config, options) -> None:
+def check(config: Any, options: Options) -> None:
     """Refuses a model without a vector for masked tokens, and shares that are none."""
     if not config.mask_embedding:
         raise ValueError(

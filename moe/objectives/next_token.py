@@ -1,11 +1,17 @@
 """Next token: what follows each token of a document, in nats."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
+import numpy as np
 
 from moe.batch import Batch
 from moe.data import batches
+from moe.data.prepared import Prepared
 from moe.models.contract import Model
 from moe.objectives import contract
+from moe.objectives.contract import Run
 from moe.objectives.cross_entropy import cross_entropy
 
 
@@ -26,23 +32,23 @@ def forward(
     return contract.ForwardOutput(sums, nll_BT, output.choices)
 
 
-def source(run, data) -> contract.BatchSource:
+def source(run: Run, data: Prepared) -> contract.BatchSource:
     """Rows of text with the next tokens as targets."""
     t = run.train
 
-    def train(step, rows):
+    def train(step: int, rows: np.ndarray) -> Batch:
         return batches.train_batch(
             data, batch_size=t.batch_size, seq_len=t.seq_len, seed=t.seed, step=step, numbers=rows
         )
 
-    def held_out(split, max_batches):
+    def held_out(split: str, max_batches: int) -> Iterator[Batch]:
         size = {"batch_size": run.micro_batch, "seq_len": t.seq_len, "max_batches": max_batches}
         return batches.eval_batches(data, split, **size)
 
     return contract.BatchSource(train, held_out)
 
 
-def check(config, options) -> None:
+def check(config: Any, options: contract.Options) -> None:
     """Refuses a model that sees what it is to predict."""
     del options
     if not config.causal:

@@ -25,6 +25,8 @@ Imported below and given its line it is an option of `experts.router`, and it is
 tests/routing/test_conformance.py; options worth a test get an entry in tests/routing/cases.py.
 """
 
+import jax
+
 from moe.routing import (
     base,
     contract,
@@ -65,13 +67,13 @@ ROUTERS = {
 
 def route(
     name: str,
-    logits,
-    mask_GS,
+    logits: dict[str, jax.Array],
+    mask_GS: jax.Array,
     k: int,
     *,
     slots: int = 0,
     train: bool = False,
-    options=None,
+    options: contract.Options | None = None,
     **inputs,
 ) -> contract.RouterOutput:
     """A router on arrays at hand, as in a notebook; a model's layer does the same.

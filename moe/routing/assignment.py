@@ -110,7 +110,7 @@ def order(expert_GSK: jax.Array, experts: int, priority_GS: jax.Array | None = N
 
 
 @jax.vmap
-def inverse(pair_P: jax.Array):
+def inverse(pair_P: jax.Array) -> jax.Array:
     """Where each pair of a group comes in its order. (On CPUs a sort takes ten times the time.)"""
     place_P = jnp.arange(len(pair_P), dtype=jnp.int32)
     return jnp.zeros_like(place_P).at[pair_P].set(place_P, unique_indices=True)
@@ -136,14 +136,17 @@ def slots_of(choice: TopKAssignment, order: Order, slots: int) -> Slots:
     return Slots(token_GEC, gate_GEC, slot_GP.reshape(G, S, K).astype(jnp.int32))
 
 
-def is_routed(token_GEC: jax.Array, mask_GS: jax.Array):
+def is_routed(token_GEC: jax.Array, mask_GS: jax.Array) -> jax.Array:
     """Which tokens sit in a slot at all, [G, S]."""
     nobody_GS = jnp.zeros_like(mask_GS)
-    mark = lambda row_S, token_EC: row_S.at[token_EC.ravel()].set(True, mode="drop")  # noqa: E731
+
+    def mark(row_S: jax.Array, token_EC: jax.Array) -> jax.Array:
+        return row_S.at[token_EC.ravel()].set(True, mode="drop")
+
     return jax.vmap(mark)(nobody_GS, token_GEC)
 
 
-def largest(score_GSE: jax.Array, k: int):
+def largest(score_GSE: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """(value_GSK, index_GSK) of the K largest, each device for its own groups.
 
     Left to itself, the compiler gathers the scores of all devices for `top_k`.
@@ -164,10 +167,13 @@ def dispatch_result(slots: Slots | DispatchResult) -> DispatchResult:
     if isinstance(slots, DispatchResult):
         return slots
     _, E, C = slots.token_GEC.shape
+    assert slots.slot_GSK is not None, "slots that chose tokens are no choices"
     return DispatchResult(slots.slot_GSK < E * C, jnp.float32(slots.token_GEC.size), E)
 
 
-def of_experts(slots: Slots | DispatchMasks, first, number: int) -> Slots | DispatchMasks:
+def of_experts(
+    slots: Slots | DispatchMasks, first: jax.Array, number: int
+) -> Slots | DispatchMasks:
     """The part of `number` experts from the `first` on, which may be traced."""
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=number)
     if isinstance(slots, DispatchMasks):

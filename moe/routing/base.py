@@ -14,6 +14,7 @@ noise breaks ties, as between equal words of the first layer. Within 1% of the o
 (tests/routing/test_balanced.py).
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -40,10 +41,10 @@ def route(
     score_GSE = inputs.logits["router"]
     o = settings.options
 
-    def choose():
+    def choose() -> jax.Array:
         if not settings.train:
             return assignment.largest(score_GSE, 1)[1]
-        share = lambda s, mask: balanced(s, mask, o.iterations, o.temperature)  # noqa: E731
+        share = functools.partial(balanced, iterations=o.iterations, temperature=o.temperature)
         fixed_GSE = jax.lax.stop_gradient(score_GSE)
         return sharding.map_groups(share)(fixed_GSE, inputs.mask_GS)[..., None]
 
@@ -53,7 +54,9 @@ def route(
     return contract.RouterOutput(choice, jax.nn.softmax(score_GSE), score_GSE)
 
 
-def balanced(score_GSE: jax.Array, mask_GS: jax.Array, iterations: int, temperature: float):
+def balanced(
+    score_GSE: jax.Array, mask_GS: jax.Array, iterations: int, temperature: float
+) -> jax.Array:
     """expert_GS with as many real tokens for each expert as for every other (or one more)."""
     G, S, E = score_GSE.shape
     # What all scores of a token or of an expert have in common changes no assignment.
@@ -78,7 +81,7 @@ def balanced(score_GSE: jax.Array, mask_GS: jax.Array, iterations: int, temperat
     more_GE = place(jax.nn.logsumexp(plan_GSE, axis=1)) < odd_G1
     later_EE = jnp.triu(jnp.ones((E, E), bool), 1)
 
-    def take(free_GS: jax.Array, e):
+    def take(free_GS: jax.Array, e: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Expert e takes its share of the tokens still free, those first that lose most later."""
         share_G1 = least_G1 + jnp.take(more_GE, e, axis=1)[:, None]
         later_GSE = jnp.where(later_EE[e][None, None], plan_GSE, -jnp.inf)
@@ -96,7 +99,7 @@ def place(x_GN: jax.Array) -> jax.Array:
     return jnp.argsort(jnp.argsort(-x_GN, axis=-1), axis=-1)
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     sinkhorn.check(config)
     if config.k != 1:

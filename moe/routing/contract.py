@@ -7,7 +7,7 @@ must know of it stands in its `Router`, at the end of its file.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,50 @@ class Options:
         )
 
 
+class Experts(Protocol):
+    """What a router may read of the experts' config, `moe.config.MoEConfig`."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+
+    @property
+    def k(self) -> int:
+        """K."""
+
+    @property
+    def group_size(self) -> int:
+        """S, or 0 for one sequence."""
+
+    @property
+    def capacity_factor(self) -> float:
+        """Of training."""
+
+    @property
+    def eval_capacity_factor(self) -> float:
+        """Of evaluation."""
+
+    @property
+    def options(self) -> Any:
+        """Of `Router.options`."""
+
+
+class Model(Protocol):
+    """What a router may read of the model's config when it makes its state."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with experts."""
+
+    @property
+    def experts(self) -> Any:
+        """See `Experts`."""
+
+
 class RouterInputs(NamedTuple):
     """What a router may read of its tokens; of groups, sequences or documents it knows no more.
 
@@ -45,7 +89,19 @@ class RouterInputs(NamedTuple):
     state: Mapping[str, jax.Array] = {}  # of `Router.state`, of this layer
     replayed: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
 
-    def chosen(self, choose: Callable) -> jax.Array:
+    def need(self, field: str) -> jax.Array:
+        """A field that may be None, for a router that cannot do without it.
+
+        Raises:
+          ValueError: with what to pass to the layer.
+        """
+        value = getattr(self, field)
+        if value is None:
+            given = {"key": "rngs={'router': key}", "ids_GS": "ids_BT", "domain_GS": "domain_BT"}
+            raise ValueError(f"this router needs {given[field]}: pass it to the MoE layer")
+        return value
+
+    def chosen(self, choose: Callable[[], jax.Array]) -> jax.Array:
         """expert_GSK: the choices to replay if there are any, else choose().
 
         Every router in which tokens choose goes through it; expert E is "no expert", for a token
@@ -78,20 +134,25 @@ class RouterOutput(NamedTuple):
     p_GSE: jax.Array | None = None  # the router's probabilities
     logits_GSE: jax.Array | None = None  # whose logsumexp is to stay small
     requested: jax.Array | None = None  # expert_GSK before anybody moved on; None: nobody did
-    priority_GS: jax.Array | None = None  # tokens come to their seats by it; None: by position
+    priority_GS: jax.Array | None = None  # tokens get their slots by it; None: by position
     sums: Mapping[str, jax.Array] = {}  # over real tokens, for losses of its own
     policy: Policy | None = None
 
 
-def one_projection(config) -> dict[str, int]:
+def one_projection(config: Experts) -> dict[str, int]:
     """A score for every expert."""
     return {"router": config.num_experts}
 
 
-def no_projection(config) -> dict[str, int]:
+def no_projection(config: Experts) -> dict[str, int]:
     """A router that learns nothing."""
     del config
     return {}
+
+
+def k_experts(config: Experts) -> int:
+    """As many as every token chooses."""
+    return config.k
 
 
 class Router(NamedTuple):
@@ -104,20 +165,23 @@ class Router(NamedTuple):
     # When no token's expert depends on later tokens: "always"; in "evaluation", as of a router that
     # balances a whole group in training and is greedy after; "never".
     causal: str = "always"
-    projections: Callable = (
-        one_projection  # moe -> name -> columns of a matrix of weights [D, columns]
-    )
-    losses: Mapping[str, Callable] = {}  # name -> (router_stats -> loss), weighed by <name>_weight
-    state: Callable | None = None  # (model, seed, ids of the training text) -> arrays [layers, ...]
-    update: Callable | None = None  # (state, router_stats, options) -> state, once a training step
+    # The router's matrices of weights [D, columns]: name -> columns.
+    projections: Callable[[Experts], dict[str, int]] = one_projection
+    # Losses made of its statistics, each weighted by the option <name>_weight.
+    losses: Mapping[str, Callable[[Any], jax.Array]] = {}
+    # (model, seed, ids of the training text) -> what it holds beside weights, arrays [layers, ...].
+    state: Callable[[Any, int, Any], dict[str, Any]] | None = None
+    # (state, router_stats, options) -> the state after a training step.
+    update: Callable[[dict, Any, Any], dict] | None = None
     reads_ids: bool = False
-    domains: Callable | None = None  # moe -> how many domains it knows; None: it reads none
-    experts_per_token: Callable = lambda config: (
-        config.k
-    )  # moe -> routed experts a token, at most on average
+    # How many domains it knows; None if it reads none.
+    domains: Callable[[Experts], int] | None = None
+    # Upper bound on the mean number of routed experts per token, for FLOPs and active parameters.
+    experts_per_token: Callable[[Experts], float] = k_experts
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
-    check: Callable | None = None  # moe -> None, or ValueError for what it cannot do
-    idle: Callable | None = None  # moe -> None, or ValueError for an option that does nothing
+    # Raise ValueError for a config that the router cannot serve, or whose options do nothing.
+    check: Callable[[Any], None] | None = None
+    idle: Callable[[Any], None] | None = None
 
     @property
     def learned(self) -> bool:
@@ -136,16 +200,16 @@ def choice(
     )
 
 
-def pick(x_GSE: jax.Array, expert_GSK: jax.Array):
+def pick(x_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
     """x of each token's experts, [G, S, K]; 0 for the expert that does not exist."""
 
-    def take(x_GSE: jax.Array, expert_GSK: jax.Array):
+    def take(x_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_GSE, expert_GSK, axis=-1, mode="fill", fill_value=0)
 
     return sharding.map_groups(take)(x_GSE, expert_GSK)
 
 
-def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.Array):
+def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
     """Gates that sum to 1 over a token's experts, and a single gate as it is.
 
     Renormalised it would always be 1, and the router would get no gradient from the task.
@@ -161,7 +225,7 @@ def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.
     return softmax_of(pick(log_affinity_GSE, expert_GSK), exists_GSK)
 
 
-def softmax_of(log_score_GSK: jax.Array, exists_GSK: jax.Array):
+def softmax_of(log_score_GSK: jax.Array, exists_GSK: jax.Array) -> jax.Array:
     """A softmax over those that exist. Where none does it is finite, as its gradient is."""
     lowest = jnp.finfo(log_score_GSK.dtype).min
     return jax.nn.softmax(jnp.where(exists_GSK, log_score_GSK, lowest))

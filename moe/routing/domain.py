@@ -12,12 +12,12 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token to its document's domain."""
-    expert_GSK = inputs.chosen(lambda: inputs.domain_GS[..., None])
+    expert_GSK = inputs.chosen(lambda: inputs.need("domain_GS")[..., None])
     gate_GSK = contract.no_choice(inputs) + 1.0
     return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     if config.k != 1:
         raise ValueError(

@@ -43,7 +43,7 @@ def route(
     p_GSE = jax.nn.softmax(logits_GSE)
     o = settings.options
 
-    def choose(p_GSE: jax.Array, mask_GS: jax.Array):
+    def choose(p_GSE: jax.Array, mask_GS: jax.Array) -> tuple[jax.Array, jax.Array]:
         p_GES = p_GSE.swapaxes(1, 2)
         able_GES = jnp.broadcast_to(mask_GS[:, None], p_GES.shape)
         real_G11 = mask_GS.sum(-1)[:, None, None]
@@ -62,7 +62,7 @@ def route(
     return contract.RouterOutput(assignment.Slots(token_GEC, gate_GEC, None), p_GSE, logits_GSE)
 
 
-def capped(score_GES: jax.Array, share_G11, most: int, iterations: int):
+def capped(score_GES: jax.Array, share_G11: jax.Array, most: int, iterations: int) -> jax.Array:
     """log A of the capped problem with so many tokens an expert, -inf for padding (scores below 0).
 
     Block coordinate ascent on its dual, one multiplier for each of the three constraints. At the
@@ -77,10 +77,10 @@ def capped(score_GES: jax.Array, share_G11, most: int, iterations: int):
     too_much_G11 = row_G11 * s_GES.shape[1] > real_G11 * most
     row_G11 = jnp.log(jnp.maximum(row_G11, 1e-9))
 
-    def at_most_1(row, column):
+    def at_most_1(row: jax.Array, column: jax.Array) -> jax.Array:
         return jnp.where(real_GES, jnp.minimum(-(s_GES + row + column), 0.0), 0.0)
 
-    def turn(i, duals):
+    def turn(i: int, duals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         t = jnp.maximum(LAMBDA, START * (LAMBDA / START) ** (1.25 * i / iterations))
         _, column, box = duals
         row = t * (row_G11 - jax.nn.logsumexp((s_GES + column + box) / t, axis=2, keepdims=True))
@@ -96,7 +96,7 @@ def capped(score_GES: jax.Array, share_G11, most: int, iterations: int):
     return (s_GES + row + column + box) / LAMBDA
 
 
-def agreed(plan_GES: jax.Array, share_G11, most: int):
+def agreed(plan_GES: jax.Array, share_G11: jax.Array, most: int) -> jax.Array:
     """Who takes whom, [G, E, S]: at most `share` tokens an expert, at most `most` experts a token.
 
     In every round an expert asks for the best tokens of the plan that have room, as many as it
@@ -106,7 +106,7 @@ def agreed(plan_GES: jax.Array, share_G11, most: int):
     by_expert_GES = jnp.argsort(-plan_GES, axis=2)
     by_token_GSE = jnp.argsort(-plan_GES.swapaxes(1, 2), axis=2)
 
-    def turn(_, taken_GES: jax.Array):
+    def turn(_: int, taken_GES: jax.Array) -> jax.Array:
         room_G1S = most - taken_GES.sum(1, keepdims=True)
         able_GES = ~taken_GES & (room_G1S > 0) & (plan_GES > -jnp.inf)
         asked_GES = _first(able_GES, by_expert_GES, share_G11 - taken_GES.sum(2, keepdims=True))
@@ -123,12 +123,12 @@ def _first(able, order, room):
     return jnp.take_along_axis(sorted_, jnp.argsort(order, axis=-1), axis=-1)
 
 
-def experts_per_token(config) -> float:
+def experts_per_token(config: contract.Experts) -> float:
     """On average; a token can't meet more experts than there are, whatever the factor."""
     return min(config.num_experts, config.k * config.capacity_factor)
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses a cap that cannot hold."""
     o = config.options
     mean = config.k * max(config.capacity_factor, config.eval_capacity_factor)
@@ -140,7 +140,7 @@ def check(config) -> None:
         )
 
 
-def idle(config) -> None:
+def idle(config: contract.Experts) -> None:
     """Refuses a cap that holds by itself, and turns where nothing turns."""
     o = config.options
     if not o.most and o.iterations != Options.iterations:

@@ -31,7 +31,7 @@ def route(
     logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
     choose = threshold if settings.options.second == "threshold" else sampled
-    expert_GSK = inputs.chosen(lambda: choose(logits_GSE, inputs.key))
+    expert_GSK = inputs.chosen(lambda: choose(logits_GSE, inputs.need("key")))
     score_GSK = contract.pick(logits_GSE, expert_GSK)
     unused_GS1 = expert_GSK[..., 1:] == settings.num_experts
     second_GS1 = jnp.where(unused_GS1, second_best(logits_GSE, expert_GSK), score_GSK[..., 1:])
@@ -40,7 +40,7 @@ def route(
     return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
-def threshold(logits_GSE: jax.Array, key):
+def threshold(logits_GSE: jax.Array, key: jax.Array) -> jax.Array:
     """The two best, the second only where 2 g2 > U(0, 1)."""
     p_GS2, expert_GS2 = assignment.largest(jax.nn.softmax(logits_GSE), 2)
     g2_GS1 = p_GS2[..., 1:] / p_GS2.sum(-1, keepdims=True)
@@ -49,7 +49,7 @@ def threshold(logits_GSE: jax.Array, key):
     return jnp.concatenate([expert_GS2[..., :1], second_GS1], axis=-1)
 
 
-def sampled(logits_GSE: jax.Array, key):
+def sampled(logits_GSE: jax.Array, key: jax.Array) -> jax.Array:
     """The best, and one drawn from p without it."""
     first_GS1 = assignment.largest(logits_GSE, 1)[1]
     noise_GSE = jax.random.gumbel(key, logits_GSE.shape, out_sharding=sharding.out_sharding("GSE"))
@@ -64,7 +64,7 @@ def second_best(logits_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
     return jnp.where(is_first_GSE, -jnp.inf, logits_GSE).max(-1, keepdims=True)
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what is not two experts."""
     if config.k != 2:
         raise ValueError(f"experts.router='gshard' chooses two experts: set k=2, not k={config.k}")

@@ -15,6 +15,7 @@ is 1. The tables of a model's layers are drawn apart. Variants:
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,18 +36,21 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token where its id's row of the table says."""
-    expert_GSK = inputs.chosen(lambda: look_up(inputs.state["table"], inputs.ids_GS))
+    expert_GSK = inputs.chosen(lambda: look_up(inputs.state["table"], inputs.need("ids_GS")))
     gate_GSK = jnp.ones_like(expert_GSK, jnp.float32)
     return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
-def look_up(table_VK, ids_GS):
+def look_up(table_VK: jax.Array, ids_GS: jax.Array) -> jax.Array:
     """The rows of a replicated table at ids that are spread over the mesh."""
-    take = lambda table, ids: jnp.take(table, ids, axis=0, mode="clip")  # noqa: E731
+
+    def take(table: jax.Array, ids: jax.Array) -> jax.Array:
+        return jnp.take(table, ids, axis=0, mode="clip")
+
     return sharding.shard_mapped(take, ("..", "GS"), "GS.")(table_VK, ids_GS)
 
 
-def state(model, seed, ids) -> dict:
+def state(model: contract.Model, seed: int, ids: np.ndarray | None) -> dict:
     """The tables, int32 [layers, V, K]."""
     config = model.experts
     make = TABLES[config.options.table]
@@ -60,7 +64,7 @@ def state(model, seed, ids) -> dict:
     return {"table": np.stack(drawn).swapaxes(1, 2).astype(np.int32)}
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses an unknown table, and banks that are not equally large."""
     if config.options.table not in TABLES:
         raise ValueError(

@@ -36,21 +36,15 @@ def route(
     Q = o.groups_used
     W = settings.num_experts // A
     J = settings.k // Q
-    tree = lambda x_GSE: sharding.reshape_tokens(x_GSE, (G, S, A, W))  # noqa: E731
-    flat = lambda x: sharding.reshape_tokens(x, (G, S, x.shape[2] * x.shape[3]))  # noqa: E731
-    keys = jax.random.split(inputs.key)
+    keys = jax.random.split(inputs.need("key")) if settings.train else (None, None)
     logits = inputs.logits
     clean_GSA = logits["primary"]
-    clean_GSAW = tree(logits["router"])
-    noisy_GSA, sigma_GSA = noisy_top_k.noisy(
-        clean_GSA, logits["primary_noise"], keys[0], settings.train
-    )
-    noisy_GSE, sigma_GSE = noisy_top_k.noisy(
-        logits["router"], logits["noise"], keys[1], settings.train
-    )
-    noisy_GSAW = tree(noisy_GSE)
+    clean_GSAW = by_group(logits["router"], A)
+    noisy_GSA, sigma_GSA = noisy_top_k.noisy(clean_GSA, logits["primary_noise"], keys[0])
+    noisy_GSE, sigma_GSE = noisy_top_k.noisy(logits["router"], logits["noise"], keys[1])
+    noisy_GSAW = by_group(noisy_GSE, A)
 
-    def choose():
+    def choose() -> jax.Array:
         group_GSQ = assignment.largest(noisy_GSA, Q)[1]
         best_GSAJ = assignment.largest(noisy_GSAW, J)[1] + W * jnp.arange(A)[None, None, :, None]
         return flat(rows(best_GSAJ, group_GSQ))
@@ -67,7 +61,9 @@ def route(
     sent_GSA = (group_GSQ[..., None] == jnp.arange(A)[None, None, None]).any(2)
     sent_GSA &= inputs.mask_GS[..., None]
     load_GSA = noisy_top_k.load(clean_GSA, noisy_GSA, sigma_GSA, Q) * inputs.mask_GS[..., None]
-    load_GSAW = noisy_top_k.load(clean_GSAW, noisy_GSAW, tree(sigma_GSE), J) * sent_GSA[..., None]
+    load_GSAW = (
+        noisy_top_k.load(clean_GSAW, noisy_GSAW, by_group(sigma_GSE, A), J) * sent_GSA[..., None]
+    )
     sums = {
         "importance_E": noisy_top_k.importance(choice, settings.num_experts),
         "load_A": load_GSA.sum((0, 1)),
@@ -78,10 +74,21 @@ def route(
     return contract.RouterOutput(choice, flat(p_GSAW), sums=sums)
 
 
-def rows(x_GSAW, group_GSQ):
+def by_group(x_GSE: jax.Array, groups: int) -> jax.Array:
+    """x_GSE as x_GSAW: W experts in each of A groups."""
+    (G, S, E) = x_GSE.shape
+    return sharding.reshape_tokens(x_GSE, (G, S, groups, E // groups))
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """The inverse of `by_group`, and of choices by group."""
+    return sharding.reshape_tokens(x, (*x.shape[:2], x.shape[2] * x.shape[3]))
+
+
+def rows(x_GSAW: jax.Array, group_GSQ: jax.Array) -> jax.Array:
     """x of each token's groups, [G, S, Q, ...]; 0 for the group that does not exist."""
 
-    def take(x_GSAW, group_GSQ):
+    def take(x_GSAW: jax.Array, group_GSQ: jax.Array) -> jax.Array:
         index_GSQ1 = group_GSQ[..., None]
         return jnp.take_along_axis(x_GSAW, index_GSQ1, axis=2, mode="fill", fill_value=0)
 
@@ -95,7 +102,7 @@ def load_loss(sums: stats.RouterStats) -> jax.Array:
     return stats.squared_variation((own["load_A"][:, None] * inside_AW).ravel())
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses a tree in which a level has nothing to choose."""
     o = config.options
     whole = o.groups > o.groups_used > 0 and config.num_experts % o.groups == 0

@@ -30,7 +30,8 @@ def route(
     """Sends each token to the K largest of its noisy scores."""
     clean_GSE = inputs.logits["router"]
     raw_GSE = inputs.logits["noise"]
-    noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, inputs.key, settings.train)
+    key = inputs.need("key") if settings.train else None
+    noisy_GSE, sigma_GSE = noisy(clean_GSE, raw_GSE, key)
     expert_GSK = inputs.chosen(lambda: assignment.largest(noisy_GSE, settings.k)[1])
     gate_GSK = contract.gates(jax.nn.softmax(noisy_GSE), noisy_GSE, expert_GSK)
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
@@ -43,16 +44,18 @@ def route(
     return contract.RouterOutput(choice, jax.nn.softmax(clean_GSE), clean_GSE, sums=sums)
 
 
-def noisy(clean_GSE: jax.Array, raw_GSE: jax.Array, key, train: bool):
-    """(noisy scores, standard deviation of the noise): clean in evaluation."""
+def noisy(
+    clean_GSE: jax.Array, raw_GSE: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """(noisy scores, standard deviation of the noise); clean scores without a key."""
     sigma_GSE = jax.nn.softplus(raw_GSE) + 1e-2
-    if not train:
+    if key is None:
         return clean_GSE, sigma_GSE
     eps_GSE = jax.random.normal(key, clean_GSE.shape, out_sharding=sharding.out_sharding("GSE"))
     return clean_GSE + eps_GSE * sigma_GSE, sigma_GSE
 
 
-def load(clean_GSE: jax.Array, noisy_GSE: jax.Array, sigma_GSE: jax.Array, k: int):
+def load(clean_GSE: jax.Array, noisy_GSE: jax.Array, sigma_GSE: jax.Array, k: int) -> jax.Array:
     """P(x, e), the probability that e is chosen if its noise alone were drawn again (equation 9).
 
     Phi((clean_e - threshold) / sigma_e), where the threshold is the K-th largest noisy score among
@@ -67,7 +70,7 @@ def load(clean_GSE: jax.Array, noisy_GSE: jax.Array, sigma_GSE: jax.Array, k: in
     return jax.scipy.stats.norm.cdf((clean_GSE - threshold_GSE) / sigma_GSE)
 
 
-def importance(choice: assignment.TopKAssignment, experts: int):
+def importance(choice: assignment.TopKAssignment, experts: int) -> jax.Array:
     """Sum of gates by expert (equation 6)."""
     chosen_GSKE = choice.expert_GSK[..., None] == jnp.arange(experts)[None, None, None]
     return (chosen_GSKE * choice.gate_GSK[..., None]).sum((0, 1, 2))
@@ -83,7 +86,7 @@ def load_loss(sums: stats.RouterStats) -> jax.Array:
     return stats.squared_variation(sums.extra["load_E"])
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses K for which gates or loads mean nothing."""
     if not 2 <= config.k < config.num_experts:
         raise ValueError(

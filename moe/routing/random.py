@@ -1,8 +1,8 @@
-"""Random routing, the control: what would as many parameters buy if nobody chose?
+"""Random routing: K distinct experts drawn uniformly for each token, each with gate 1 / K.
 
-Each token goes to K distinct experts drawn uniformly, each with gate 1 / K. The draw is
-new at every step, from the step's key, in evaluation too: an expert cannot come to own
-any kind of token.
+The draw is new at every step, from the step's key, in evaluation too, so that no expert comes to
+own any kind of token. It shows what such noise costs, not what parameters without a choice are
+worth: for that, compare with a router whose table is fixed (`hash`).
 """
 
 import jax
@@ -17,9 +17,10 @@ def route(
 ) -> contract.RouterOutput:
     """Sends each token to K distinct random experts."""
 
-    def choose():
+    def choose() -> jax.Array:
         shape = (*inputs.mask_GS.shape, settings.num_experts)
-        score_GSE = jax.random.uniform(inputs.key, shape, out_sharding=sharding.out_sharding("GSE"))
+        layout = sharding.out_sharding("GSE")
+        score_GSE = jax.random.uniform(inputs.need("key"), shape, out_sharding=layout)
         return assignment.largest(score_GSE, settings.k)[1]
 
     expert_GSK = inputs.chosen(choose)

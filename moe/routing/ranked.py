@@ -64,14 +64,14 @@ def route(
     return contract.RouterOutput(choice, requested=requested, priority_GS=priority_GS)
 
 
-def limited(score_GSE: jax.Array, groups: int, used: int, k: int):
+def limited(score_GSE: jax.Array, groups: int, used: int, k: int) -> jax.Array:
     """The scores, -inf outside of each token's `used` best groups of experts.
 
     A group is judged by the sum of its best K / used scores.
     """
     size = score_GSE.shape[-1] // groups
 
-    def limit(score_GSE: jax.Array):
+    def limit(score_GSE: jax.Array) -> jax.Array:
         by_group = score_GSE.reshape(*score_GSE.shape[:2], groups, size)
         best = jax.lax.top_k(by_group, min(max(1, k // used), size))[0].sum(-1)
         open_ = jax.nn.one_hot(jax.lax.top_k(best, used)[1], groups, dtype=bool).any(-2)
@@ -82,7 +82,7 @@ def limited(score_GSE: jax.Array, groups: int, used: int, k: int):
 
 def reroute(
     score_GSE: jax.Array, mask_GS: jax.Array, k: int, slots: int, rounds: int, allowed: int
-):
+) -> jax.Array:
     """expert_GSK after so many rounds in which those over capacity C = slots moved on.
 
     Deferred acceptance (Gale and Shapley 1962) in which every expert prefers earlier positions. The
@@ -96,7 +96,7 @@ def reroute(
     next_GS1 = jnp.full_like(mask_GS, k, jnp.int32)[..., None]
     rank_GSK = jnp.zeros_like(next_GS1) + jnp.arange(k)[None, None]
 
-    def turn(_, state):
+    def turn(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         rank_GSK, next_GS1 = state
         expert_GSK = jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
         chosen = assignment.TopKAssignment(expert_GSK, expert_GSK * 0.0)
@@ -111,7 +111,7 @@ def reroute(
     return jnp.take_along_axis(best_GSE, rank_GSK, axis=-1)
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses options that cannot hold."""
     o = config.options
     fits = o.expert_groups > 0 and config.num_experts % o.expert_groups == 0
@@ -128,7 +128,7 @@ def check(config) -> None:
         raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
 
 
-def idle(config) -> None:
+def idle(config: contract.Experts) -> None:
     """Refuses groups that change no choice."""
     o = config.options
     if o.groups_used == o.expert_groups > 1:

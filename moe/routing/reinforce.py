@@ -31,14 +31,17 @@ def route(
     """Sends each token to one expert that the policy draws."""
     logits_GSE = inputs.logits["router"]
 
-    def choose():
+    def choose() -> jax.Array:
         score_GSE = logits_GSE
         if settings.train:
             layout = sharding.out_sharding("GSE")
-            score_GSE += jax.random.gumbel(inputs.key, logits_GSE.shape, out_sharding=layout)
+            key = inputs.need("key")
+            score_GSE += jax.random.gumbel(key, logits_GSE.shape, out_sharding=layout)
         return assignment.largest(score_GSE, 1)[1]
 
-    choice = contract.choice(inputs, settings, inputs.chosen(choose), 1.0)
+    expert_GSK = inputs.chosen(choose)
+    gate_GSK = jnp.ones_like(expert_GSK, jnp.float32)
+    choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     real_GS = inputs.mask_GS.astype(jnp.float32)
     log_p_GS = contract.pick(jax.nn.log_softmax(logits_GSE), choice.expert_GSK)[..., 0]
     baseline_GS = inputs.logits["baseline"][..., 0]
@@ -74,7 +77,7 @@ def baseline_loss(sums: stats.RouterStats) -> jax.Array:
     return sums.extra["baseline"] / jnp.maximum(sums.extra["targets"], 1.0)
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     if config.k != 1:
         raise ValueError(f"experts.router='reinforce' draws one expert: set k=1, not k={config.k}")

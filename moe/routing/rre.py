@@ -7,6 +7,7 @@ no losses. A domain's experts and their table are a model of their own.
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from moe.routing import contract, hashed, tables
@@ -25,15 +26,15 @@ def route(
     """Sends each token to one expert of its domain."""
     size = settings.num_experts // settings.options.groups
 
-    def choose():
-        inside_GS1 = hashed.look_up(inputs.state["table"], inputs.ids_GS)
-        return inputs.domain_GS[..., None] * size + inside_GS1
+    def choose() -> jax.Array:
+        inside_GS1 = hashed.look_up(inputs.state["table"], inputs.need("ids_GS"))
+        return inputs.need("domain_GS")[..., None] * size + inside_GS1
 
     gate_GSK = contract.no_choice(inputs) + 1.0
     return contract.RouterOutput(contract.choice(inputs, settings, inputs.chosen(choose), gate_GSK))
 
 
-def state(model, seed, ids) -> dict:
+def state(model: contract.Model, seed: int, ids: np.ndarray | None) -> dict:
     """The tables, int32 [layers, V, 1]: ids to places inside a group."""
     config = model.experts
     rng = np.random.default_rng(seed)
@@ -42,7 +43,7 @@ def state(model, seed, ids) -> dict:
     return {"table": np.stack(rows)[..., None].astype(np.int32)}
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses groups that are not equally large."""
     groups = config.options.groups
     if config.k != 1 or groups < 1 or config.num_experts % groups:

@@ -34,7 +34,7 @@ def route(
     return routed._replace(p_GSE=jax.nn.softmax(log_s_GSE), logits_GSE=logits_GSE)
 
 
-def state(model, seed, ids) -> dict:
+def state(model: contract.Model, seed: int, ids: np.ndarray | None) -> dict:
     """b of every layer and expert, 0 at first."""
     del seed, ids
     return {"bias": np.zeros((model.moe_layers, model.experts.num_experts), np.float32)}
@@ -47,7 +47,7 @@ def update(state: dict, sums: stats.RouterStats, options: Options) -> dict:
     return {"bias": state["bias"] + options.bias_rate * less_LE}
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses options that cannot hold."""
     ranked.check(config)
     if config.options.bias_rate < 0:

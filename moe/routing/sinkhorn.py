@@ -7,6 +7,7 @@ auxiliary loss. The plan depends on the whole group, so training peeks at later 
 takes the K largest logits, which is causal.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,10 +34,10 @@ def route(
     p_GSE = jax.nn.softmax(logits_GSE)
     o = settings.options
 
-    def choose():
+    def choose() -> jax.Array:
         if not settings.train:
             return assignment.largest(p_GSE, settings.k)[1]
-        balanced = lambda s, mask: plan(s, mask, o.iterations, o.temperature)  # noqa: E731
+        balanced = functools.partial(plan, iterations=o.iterations, temperature=o.temperature)
         plan_GSE = sharding.map_groups(balanced)(jax.lax.stop_gradient(logits_GSE), inputs.mask_GS)
         return assignment.largest(plan_GSE, settings.k)[1]
 
@@ -85,7 +86,7 @@ def shared_plan(
     least_G11 = jnp.log(shares.least_G11)
     most_G11 = jnp.log(shares.most_G11)
 
-    def turn(i, duals):
+    def turn(i: int, duals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         t = jnp.maximum(temperature, start * (temperature / start) ** (1.25 * i / iterations))
         row_GS1, _ = duals
         sum_G1E = jax.nn.logsumexp((s_GSE + row_GS1) / t, axis=1, keepdims=True)
@@ -112,7 +113,7 @@ def common_price(need_G1E: jax.Array, lucky_G11: jax.Array | int) -> jax.Array:
     return jnp.minimum(0.0, jnp.take_along_axis(sorted_G1E, last_G11, axis=2))
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses options that cannot hold."""
     o = config.options
     if o.iterations < 1 or o.temperature <= 0:

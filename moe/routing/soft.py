@@ -29,14 +29,14 @@ def route(
     return contract.RouterOutput(mixing, combine_GSM.reshape(shape).sum(-1), logits_GSM)
 
 
-def slots(config) -> int:
+def slots(config: contract.Experts) -> int:
     """C, which is part of the model's shape."""
     return assignment.capacity(
         config.capacity_factor, config.group_size, config.k, config.num_experts
     )
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what would make C depend on the input."""
     if not config.group_size or config.capacity_factor != config.eval_capacity_factor:
         raise ValueError(

@@ -34,7 +34,11 @@ class RouterStats(NamedTuple):
     extra: Mapping[str, jax.Array] = {}  # what only this router's losses need
 
 
-def compute(routed: contract.RouterOutput, slots, mask_GS: jax.Array) -> RouterStats:
+def compute(
+    routed: contract.RouterOutput,
+    slots: assignment.Slots | assignment.DispatchMasks | assignment.DispatchResult,
+    mask_GS: jax.Array,
+) -> RouterStats:
     """Sums up one layer's routing. Gradients flow through probability_E, entropy, gate, z and
     extra.
 

@@ -10,13 +10,17 @@ WIDTH = 32  # of embeddings
 MOST = 2_000_000  # ids of the text that are read for embeddings
 
 
-def uniform(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
+def uniform(
+    rng: np.random.Generator, ids: np.ndarray | None, vocab_size: int, experts: int
+) -> np.ndarray:
     """Every id to an expert drawn uniformly."""
     del ids
     return rng.integers(0, experts, vocab_size)
 
 
-def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
+def balanced(
+    rng: np.random.Generator, ids: np.ndarray, vocab_size: int, experts: int
+) -> np.ndarray:
     """The most frequent id first, each to an expert that it does not fill beyond its share.
 
     Which of those is drawn, so that two tables have little in common; if there is none it is the
@@ -32,7 +36,9 @@ def balanced(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     return table
 
 
-def clustered(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
+def clustered(
+    rng: np.random.Generator, ids: np.ndarray, vocab_size: int, experts: int
+) -> np.ndarray:
     """k-means of `embeddings`: alike ids to one expert."""
     import scipy.cluster.vq  # takes half a second, and no other table needs it
 
@@ -41,7 +47,7 @@ def clustered(rng, ids, vocab_size: int, experts: int) -> np.ndarray:
     return table
 
 
-def embeddings(rng, ids, vocab_size: int) -> np.ndarray:
+def embeddings(rng: np.random.Generator, ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """Singular vectors of positive pointwise mutual information of neighbours, float [V, WIDTH].
 
     As good as word2vec's where it was compared (Levy and Goldberg 2014).

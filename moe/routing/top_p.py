@@ -34,7 +34,7 @@ def route(
     logits_GSE = inputs.logits["router"]
     p_GSE = jax.nn.softmax(logits_GSE)
 
-    def choose():
+    def choose() -> jax.Array:
         p_GSK, expert_GSK = assignment.largest(p_GSE, settings.k)
         before_GSK = jnp.cumsum(p_GSK, axis=-1) - p_GSK
         return jnp.where(before_GSK < inputs.state["mass"], expert_GSK, settings.num_experts)
@@ -44,7 +44,7 @@ def route(
     return contract.RouterOutput(choice, p_GSE, logits_GSE)
 
 
-def state(model, seed, ids) -> dict:
+def state(model: contract.Model, seed: int, ids: np.ndarray | None) -> dict:
     """P of every layer."""
     del seed, ids
     return {"mass": np.full(model.moe_layers, model.experts.options.mass, np.float32)}
@@ -57,7 +57,7 @@ def update(state: dict, sums: stats.RouterStats, options: Options) -> dict:
     return {"mass": jnp.clip(state["mass"] + move, 0.01, 1.0)}
 
 
-def check(config) -> None:
+def check(config: contract.Experts) -> None:
     """Refuses what no P can reach."""
     o = config.options
     if not (0 < o.mass <= 1 and o.rate > 0 and (o.target_k == 0 or 1 <= o.target_k <= config.k)):
@@ -67,7 +67,7 @@ def check(config) -> None:
         )
 
 
-def idle(config) -> None:
+def idle(config: contract.Experts) -> None:
     """Refuses the rate of a controller that holds nothing."""
     o = config.options
     if not o.target_k and o.rate != Options.rate:

@@ -132,7 +132,7 @@ def test_noisy_loads_are_the_chance_of_being_chosen():
 
 def test_noise_has_the_stated_deviation():
     raw = np.full((64, 64, 4), 0.5, np.float32)
-    noisy, sigma = routing.noisy_top_k.noisy(raw * 0, raw, jax.random.key(0), True)
+    noisy, sigma = routing.noisy_top_k.noisy(raw * 0, raw, jax.random.key(0))
     want = math.log1p(math.exp(0.5)) + 0.01
     np.testing.assert_allclose(sigma, want, rtol=1e-5)
     np.testing.assert_allclose(np.std(noisy), want, rtol=0.02)
