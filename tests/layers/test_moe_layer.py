@@ -1,10 +1,12 @@
 """The MoE layer: what the router sees, what leaves it, and what it keeps to itself."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from moe.routing import stats
 from tests import tiny
@@ -149,3 +151,15 @@ def test_the_layer_answers_in_the_type_it_was_asked():
     )
     assert y_BTD.dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(got)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("router", "options", "missing"),
+    [("random", {}, "rngs={'router': key}"), ("hash", {}, "ids_BT"), ("domain", {}, "domain_BT")],
+)
+def test_a_router_says_what_it_needs(router, options, missing):
+    """In someone else's model that does not know what routers read."""
+    layer = tiny.layer_of(tiny.sparse(router=router, **options))
+    state = {"table": jnp.zeros((32, 1), jnp.int32)}
+    with pytest.raises(ValueError, match=f"this router needs {re.escape(missing)}"):
+        layer.apply({"router_state": state}, jnp.ones((B, T, tiny.D)))
