@@ -63,14 +63,22 @@ def _value(hint, value, path):
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_config_dict(kind, value, path + ".")
     if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        expected = f"{path}={value!r} must be a tuple of {element}: {(value,)}"
-        require(isinstance(value, list | tuple), expected)
-        return tuple(_value(element, v, f"{path}[{i}]") for i, v in enumerate(value))
+        return _tuple(typing.get_args(kind)[0], value, path)
     if kind is float and type(value) is int:
         return float(value)
     require(type(value) is kind, f"{path}={value!r} must be a {kind.__name__}")
     return value
+
+
+def _tuple(element, value, path):
+    """`value` as a tuple of elements, which may be tuples themselves."""
+    listed = isinstance(value, list | tuple)
+    if typing.get_origin(element) is tuple:
+        require(listed, f"{path}={value!r} must be a tuple of tuples")
+        return tuple(_value(element, v, f"{path}[{i}]") for i, v in enumerate(value))
+    fits = listed and all(type(v) is element for v in value)
+    require(fits, f"{path}={value!r} must be a tuple of {element.__name__}: {(value,)}")
+    return tuple(value)
 
 
 def require(holds: bool, message: str) -> None:

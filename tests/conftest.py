@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import pathlib
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -27,7 +28,25 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402, it reads the environment
+import pytest  # noqa: E402
 
 gc.set_threshold(50_000, 50, 100)  # tracing makes many objects that live long
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8, "the tests need 8 simulated devices"
+
+
+MAPS = pathlib.Path("/proc/self/maps")  # of this process's memory, on Linux
+MOST_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Lets go of compiled programs when there are many.
+
+    Each takes maps of memory, of which Linux gives a process 65,530; beyond them XLA aborts. The
+    programs that are needed again come from the cache on disk.
+    """
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()

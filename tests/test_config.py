@@ -243,9 +243,10 @@ def test_groups(group_size, accumulate, size, number):
     assert run.micro_batch == 8 // accumulate
 
 
-def test_a_dense_run_has_no_groups():
+def test_a_dense_run_has_a_group_for_each_sequence():
     run = run_config(model=tiny.model(vocab_size=300, experts=None))
-    assert run.num_groups is None and run.micro_batch == 8
+    assert run.num_groups == run.micro_batch == 8
+    assert run.group_size == run.train.seq_len
 
 
 def test_groups_that_do_not_tile():
