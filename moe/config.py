@@ -78,8 +78,7 @@ class MoEConfig:
             require(
                 name in self.routing.common or not getattr(self, name),
                 f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
-                " router:"
-                " set it to 0, or leave it out",
+                " router: set it to 0, or leave it out",
             )
         if self.dropless:
             self._refuse_capacity()
@@ -203,11 +202,10 @@ class ModelConfig:
             or not self.causal
             or self.allow_noncausal,
             f"experts.router={self.experts and self.experts.router!r} is not causal: it looks at"
-            " later tokens,"
-            f" which a decoder does not have when it generates ({_causal_when(self.experts)})."
-            " Choose a"
-            " causal one, set model.causal=False and learn masked tokens instead, or"
-            " model.allow_noncausal=True if you know what its loss means",
+            " later tokens, which a decoder does not have when it generates"
+            f" ({_causal_when(self.experts)}). Choose a causal one, set model.causal=False and"
+            " learn masked tokens instead, or model.allow_noncausal=True if you know what its loss"
+            " means",
         )
         require(
             not self.dense_activation or self.moe_layers < self.num_layers,

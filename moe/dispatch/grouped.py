@@ -60,9 +60,8 @@ def check(kernel: str, backend: str = "") -> None:
     if kernel not in fit(backend):
         raise ValueError(
             f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
-            " has no"
-            " kernel there for values and gradients, or multiplies every row with every expert"
-            f" (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
+            " has no kernel there for values and gradients, or multiplies every row with every"
+            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
         )
     if not installed(kernel):
         package = IMPLEMENTATIONS[kernel].package

@@ -127,9 +127,15 @@ def _init(config, network, key):
     ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
     state = jax.tree.map(jnp.zeros_like, router_state(config))
     _, variables = network.apply(
-        router_variables(config, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
-        rngs={"params": key, "router": key, "dropout": key}, mutable=["params"],
-    )  # fmt: skip
+        router_variables(config, state),
+        ids_BT,
+        ids_BT,
+        ids_BT,
+        True,
+        ids_BT,
+        rngs={"params": key, "router": key, "dropout": key},
+        mutable=["params"],
+    )
     return variables["params"]
 
 
@@ -142,9 +148,14 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     """
     logits, sown = network.apply(
         {"params": params, **router_variables(config, router_state, replayed)},
-        batch.tokens_BT, batch.segment_BT, batch.position_BT, train, batch.domain_BT,
-        rngs={"router": key, "dropout": jax.random.fold_in(key, 1)}, mutable=[records.COLLECTION],
-    )  # fmt: skip
+        batch.tokens_BT,
+        batch.segment_BT,
+        batch.position_BT,
+        train,
+        batch.domain_BT,
+        rngs={"router": key, "dropout": jax.random.fold_in(key, 1)},
+        mutable=[records.COLLECTION],
+    )
     record = records.collect(sown)
     if (record is None) != (config.experts is None):
         raise ValueError(f"config.experts={config.experts} but the network sowed {record}")
