@@ -43,7 +43,7 @@ class MoEConfig:
         one_of("experts.router", router, routing.ROUTERS)
         return {"options": routing.ROUTERS[router].options | None}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check()
         self.refuse_idle()
 
@@ -85,7 +85,7 @@ class MoEConfig:
         if self.routing.idle:
             self.routing.idle(self)
 
-    def derived(self, **changes) -> "MoEConfig":
+    def derived(self, **changes: Any) -> "MoEConfig":
         """A copy with changes that the code makes, not a user.
 
         What cannot be is refused as ever. But a setting of the user's may now do nothing, which is
@@ -186,7 +186,7 @@ class ModelConfig:
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
     experts: MoEConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ranges.check(self, "model", ranges.MODEL)
         one_of("model.activation", self.activation, ffn.ACTIVATIONS)
         one_of("model.dense_activation", self.dense_activation, ("", *ffn.ACTIVATIONS))

@@ -153,7 +153,7 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
     domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
     decoding = models.build(model).decoding
-    assert decoding is not None  # `dropless` saw to it
+    assert decoding is not None  # `prepare` saw to it
     logits_BTV, cache = decoding.step(
         params,
         router_state,

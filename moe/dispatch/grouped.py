@@ -27,7 +27,7 @@ KINDS = (assignment.TopKAssignment,)  # what it carries
 class Implementation(NamedTuple):
     """(x_SD, choice, weights, activation, expected) -> y_SD, computed rows; where it is fast."""
 
-    apply: Callable
+    apply: Callable[..., tuple[jax.Array, jax.Array]]
     backends: tuple[str, ...]
     package: str = "jax"  # that has it
 
