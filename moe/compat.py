@@ -12,12 +12,12 @@ from jax.interpreters import partial_eval
 RAGGED_DOT = ("tpu",) if jax.__version_info__ >= (0, 11) else ()
 
 
-def without_dead_code(jaxpr: Any) -> Any:
+def without_dead_code(jaxpr: core.Jaxpr) -> core.Jaxpr:
     """The jaxpr without equations whose results nothing needs."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 
-def inner_jaxprs(eqn: Any) -> Iterator[Any]:
+def inner_jaxprs(eqn: core.JaxprEqn) -> Iterator[Any]:
     """The jaxprs that one equation runs, whatever its parameters are called."""
     for value in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
         if _is_jaxpr(value):

@@ -43,7 +43,7 @@ class MoEConfig:
         one_of("experts.router", router, routing.ROUTERS)
         return {"options": routing.ROUTERS[router].options | None}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check()
         self.refuse_idle()
 
@@ -78,15 +78,14 @@ class MoEConfig:
             require(
                 name in self.routing.common or not getattr(self, name),
                 f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
-                " router:"
-                " set it to 0, or leave it out",
+                " router: set it to 0, or leave it out",
             )
         if self.dropless:
             self._refuse_capacity()
         if self.routing.idle:
             self.routing.idle(self)
 
-    def derived(self, **changes) -> "MoEConfig":
+    def derived(self, **changes: Any) -> "MoEConfig":
         """A copy with changes that the code makes, not a user.
 
         What cannot be is refused as ever. But a setting of the user's may now do nothing, which is
@@ -187,7 +186,7 @@ class ModelConfig:
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
     experts: MoEConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ranges.check(self, "model", ranges.MODEL)
         one_of("model.activation", self.activation, ffn.ACTIVATIONS)
         one_of("model.dense_activation", self.dense_activation, ("", *ffn.ACTIVATIONS))
@@ -203,11 +202,10 @@ class ModelConfig:
             or not self.causal
             or self.allow_noncausal,
             f"experts.router={self.experts and self.experts.router!r} is not causal: it looks at"
-            " later tokens,"
-            f" which a decoder does not have when it generates ({_causal_when(self.experts)})."
-            " Choose a"
-            " causal one, set model.causal=False and learn masked tokens instead, or"
-            " model.allow_noncausal=True if you know what its loss means",
+            " later tokens, which a decoder does not have when it generates"
+            f" ({_causal_when(self.experts)}). Choose a causal one, set model.causal=False and"
+            " learn masked tokens instead, or model.allow_noncausal=True if you know what its loss"
+            " means",
         )
         require(
             not self.dense_activation or self.moe_layers < self.num_layers,

@@ -56,9 +56,13 @@ def dropless(model: ModelConfig) -> ModelConfig:
     has = {f.name for f in dataclasses.fields(own)}
     options = dataclasses.replace(own, **{n: v for n, v in none.items() if n in has})
     experts = model.experts.derived(
-        dispatcher="grouped", capacity_factor=0.0, eval_capacity_factor=0.0,
-        group_size=0, expert_dropout=0.0, options=options,
-    )  # fmt: skip
+        dispatcher="grouped",
+        capacity_factor=0.0,
+        eval_capacity_factor=0.0,
+        group_size=0,
+        expert_dropout=0.0,
+        options=options,
+    )
     return dataclasses.replace(model, experts=experts)
 
 
@@ -149,11 +153,18 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
     domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
     decoding = models.build(model).decoding
-    assert decoding is not None  # `dropless` saw to it
+    assert decoding is not None  # `prepare` saw to it
     logits_BTV, cache = decoding.step(
-        params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, state.cache,
-        attention.KVCache(segment_BU, state.at), own,
-    )  # fmt: skip
+        params,
+        router_state,
+        tokens_BT,
+        segment_BT,
+        position_BT,
+        domain_BT,
+        state.cache,
+        attention.KVCache(segment_BU, state.at),
+        own,
+    )
     return DecodingState(
         cache=cache,
         segment_BU=segment_BU,
@@ -184,9 +195,16 @@ def sample(logits_BV: jax.Array, temperature: float, key: jax.Array) -> jax.Arra
 
 
 def generate(
-    model: ModelConfig, weights: tuple[dict, dict], prompts: list[list[int]], steps: int,
-    *, temperature: float = 0.0, seed: int = 0, domain_B: jax.Array | None = None, doc_id: int = 0,
-) -> np.ndarray:  # fmt: skip
+    model: ModelConfig,
+    weights: tuple[dict, dict],
+    prompts: list[list[int]],
+    steps: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    domain_B: jax.Array | None = None,
+    doc_id: int = 0,
+) -> np.ndarray:
     """`steps` tokens after each prompt, int [B, steps].
 
     Args:

@@ -7,6 +7,7 @@ the two are one axis meanwhile; on a mesh the first of them is spread, and so is
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ def with_float32_output(product: Callable) -> Callable:
     return wide
 
 
-def einsum(equation: str, x: jax.Array, w: jax.Array, float32: bool = False, **how) -> jax.Array:
+def einsum(
+    equation: str, x: jax.Array, w: jax.Array, float32: bool = False, **how: Any
+) -> jax.Array:
     """jnp.einsum(equation, x, w, **how), as of "BTD,DF->BTF", laid out as its letters say.
 
     x's letters that w has not are its tokens, two neighbours. float32: see `with_float32_output`.

@@ -115,7 +115,7 @@ def shard_batch(batch: Any) -> Any:
     return shard_rows(lambda numbers: jax.tree.map(lambda x: x[numbers], batch), size)
 
 
-def shard_rows(rows: Callable, batch_size: int) -> Any:
+def shard_rows(rows: Callable[[np.ndarray], Any], batch_size: int) -> Any:
     """As `shard_batch`, where rows(numbers) makes the tree of host arrays [b, ...] of those rows.
 
     Every process makes the rows of its own devices, wherever the mesh has put them.

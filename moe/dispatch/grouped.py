@@ -27,7 +27,7 @@ KINDS = (assignment.TopKAssignment,)  # what it carries
 class Implementation(NamedTuple):
     """(x_SD, choice, weights, activation, expected) -> y_SD, computed rows; where it is fast."""
 
-    apply: Callable
+    apply: Callable[..., tuple[jax.Array, jax.Array]]
     backends: tuple[str, ...]
     package: str = "jax"  # that has it
 
@@ -60,9 +60,8 @@ def check(kernel: str, backend: str = "") -> None:
     if kernel not in fit(backend):
         raise ValueError(
             f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
-            " has no"
-            " kernel there for values and gradients, or multiplies every row with every expert"
-            f" (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
+            " has no kernel there for values and gradients, or multiplies every row with every"
+            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
         )
     if not installed(kernel):
         package = IMPLEMENTATIONS[kernel].package

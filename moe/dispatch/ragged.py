@@ -128,9 +128,8 @@ def by_tokamax(
         except (NotImplementedError, ValueError) as error:
             raise ValueError(
                 f"mesh.implementation='tokamax' does not multiply {jax.typeof(a)} and"
-                f" {jax.typeof(b)} here:"
-                f" {error}. Use a Hopper GPU, bfloat16 and widths that are multiples of 64, or"
-                " 'blocks'"
+                f" {jax.typeof(b)} here: {error}. Use a Hopper GPU, bfloat16 and widths that are"
+                " multiples of 64, or 'blocks'"
             ) from error
 
     return apply(x_SD, choice, weights, activation, general)

@@ -24,9 +24,10 @@ from moe import sharding
 from moe.routing import assignment
 
 Slots = assignment.Slots | assignment.DispatchMasks
+Dispatch = Callable[[jax.Array, Slots], jax.Array]  # a dispatcher's way there, or its way back
 
 
-def send(dispatch: Callable, x_GSD: jax.Array, slots: Slots, transport: str) -> jax.Array:
+def send(dispatch: Dispatch, x_GSD: jax.Array, slots: Slots, transport: str) -> jax.Array:
     """x_GSD and its slots -> x_EGCD.
 
     Args:
@@ -38,7 +39,7 @@ def send(dispatch: Callable, x_GSD: jax.Array, slots: Slots, transport: str) -> 
     return TRANSPORTS[transport].send(dispatch, x_GSD, slots)
 
 
-def receive(combine: Callable, y_EGCD: jax.Array, slots: Slots, transport: str) -> jax.Array:
+def receive(combine: Dispatch, y_EGCD: jax.Array, slots: Slots, transport: str) -> jax.Array:
     """y_EGCD -> y_GSD, the way back.
 
     Args:
@@ -115,8 +116,8 @@ def _of_my_experts(x_gSD, slots):
 class Transport(NamedTuple):
     """There and back."""
 
-    send: Callable[..., jax.Array]
-    receive: Callable[..., jax.Array]
+    send: Callable[[Dispatch, jax.Array, Slots], jax.Array]
+    receive: Callable[[Dispatch, jax.Array, Slots], jax.Array]
 
 
 TRANSPORTS = {

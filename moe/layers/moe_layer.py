@@ -104,9 +104,13 @@ class MoELayer(nn.Module):
         with jax.named_scope("experts"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
             y_EGCD = ffn.apply(
-                x_EGCD, expert_weights, self.activation, "EGC", "E",
+                x_EGCD,
+                expert_weights,
+                self.activation,
+                "EGC",
+                "E",
                 hidden_fn=self.dropout(train, "EGF"),
-            )  # fmt: skip
+            )
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, slots, self.travel.transport), slots

@@ -25,7 +25,7 @@ class ClassifierConfig(ModelConfig):
     num_classes: int
     causal: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         ranges.check(self, "model", {"num_classes": ranges.above_zero(ranges.COUNT)})
 

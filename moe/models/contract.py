@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moe import sharding
 from moe.batch import Batch
+from moe.config import ModelConfig
 from moe.layers import records
 from moe.routing import contract, stats
 
@@ -45,7 +47,8 @@ class Model(NamedTuple):
     # (params, router_state, batch, *, key, train, replayed=None) -> Output
     apply: Callable[..., Output]
     ideal_flops: Callable[[int], dict[str, float]]  # T -> FLOPs per token of a step, by part
-    router_state: Callable[..., dict]  # (seed, ids of the training text) -> host arrays [L, ...]
+    # (seed, ids of the training text) -> host arrays [L, ...]
+    router_state: Callable[..., dict[str, np.ndarray]]
     decoding: Decoding | None = None
 
 
@@ -60,7 +63,7 @@ def of_network(
     Args:
       config: the dataclass of its sizes.
       network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> logits, whose MoE layers
-        lie under `router_path(config)`.
+        lie where `router_variables` puts their state.
       ideal_flops: see `Model`.
       decoding: see `Model`.
     """
@@ -85,7 +88,9 @@ def batch_shapes(batch: int, length: int, layout: jax.sharding.Sharding | None =
     return Batch(*[ids] * len(Batch._fields))
 
 
-def router_state(config: Any, seed: int = 0, ids: Any = None) -> dict:
+def router_state(
+    config: ModelConfig, seed: int = 0, ids: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """What the routers hold beside weights, host arrays [MoE layers, ...]; {} for most.
 
     Args:
@@ -98,7 +103,7 @@ def router_state(config: Any, seed: int = 0, ids: Any = None) -> dict:
     return config.experts.routing.state(config, seed, ids)
 
 
-def router_variables(config: Any, state: dict, replayed: jax.Array | None = None) -> dict:
+def router_variables(config: ModelConfig, state: dict, replayed: jax.Array | None = None) -> dict:
     """The collections "router_state" and "replayed" for `network.apply`.
 
     Args:
@@ -127,9 +132,15 @@ def _init(config, network, key):
     ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
     state = jax.tree.map(jnp.zeros_like, router_state(config))
     _, variables = network.apply(
-        router_variables(config, state), ids_BT, ids_BT, ids_BT, True, ids_BT,
-        rngs={"params": key, "router": key, "dropout": key}, mutable=["params"],
-    )  # fmt: skip
+        router_variables(config, state),
+        ids_BT,
+        ids_BT,
+        ids_BT,
+        True,
+        ids_BT,
+        rngs={"params": key, "router": key, "dropout": key},
+        mutable=["params"],
+    )
     return variables["params"]
 
 
@@ -142,9 +153,14 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     """
     logits, sown = network.apply(
         {"params": params, **router_variables(config, router_state, replayed)},
-        batch.tokens_BT, batch.segment_BT, batch.position_BT, train, batch.domain_BT,
-        rngs={"router": key, "dropout": jax.random.fold_in(key, 1)}, mutable=[records.COLLECTION],
-    )  # fmt: skip
+        batch.tokens_BT,
+        batch.segment_BT,
+        batch.position_BT,
+        train,
+        batch.domain_BT,
+        rngs={"router": key, "dropout": jax.random.fold_in(key, 1)},
+        mutable=[records.COLLECTION],
+    )
     record = records.collect(sown)
     if (record is None) != (config.experts is None):
         raise ValueError(f"config.experts={config.experts} but the network sowed {record}")

@@ -252,9 +252,15 @@ def decode(
     logits_BTV, after = Decoder(config, travel, scanned=False).apply(
         {"params": params, "cache": cache}
         | {name: unstacked(part) for name, part in found.items()},
-        tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache,
-        rngs={"router": key}, mutable=["cache"],
-    )  # fmt: skip
+        tokens_BT,
+        segment_BT,
+        position_BT,
+        False,
+        domain_BT,
+        kv_cache,
+        rngs={"router": key},
+        mutable=["cache"],
+    )
     return logits_BTV, after["cache"]
 
 

@@ -36,7 +36,7 @@ class ObjectiveConfig:
         schema.one_of("objective.name", name, OBJECTIVES)
         return {"options": OBJECTIVES[name].options | None}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         schema.one_of("objective.name", self.name, OBJECTIVES)
         if self.options is None:
             object.__setattr__(self, "options", self.objective.options())

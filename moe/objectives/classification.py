@@ -4,12 +4,11 @@ The label of a row is the domain of its first token, so every corpus of several 
 classification task. The model is one that gives one logit per class and row.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from moe.batch import Batch
+from moe.config import ModelConfig
 from moe.models.contract import Model
 from moe.objectives import contract, next_token
 
@@ -38,7 +37,7 @@ def forward(
     return contract.ForwardOutput(sums, nll_B, output.choices)
 
 
-def check(config: Any, options: contract.Options) -> None:
+def check(config: ModelConfig, options: contract.Options) -> None:
     """Refuses models that classify nothing, and routers that are paid for every token."""
     del options
     if not hasattr(config, "num_classes"):

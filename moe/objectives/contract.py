@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe.batch import Batch
+from moe.config import ModelConfig, MoEConfig
 from moe.data.prepared import Prepared
 from moe.models.contract import Model, Output
 from moe.routing import reinforce, stats
@@ -49,7 +50,7 @@ class Run(Protocol):
     """What a batch source and an evaluator may read of a run, `moe.training.config.RunConfig`."""
 
     @property
-    def model(self) -> Any:
+    def model(self) -> ModelConfig:
         """The model's config."""
 
     @property
@@ -85,10 +86,10 @@ class Objective(NamedTuple):
     """One line of `OBJECTIVES`."""
 
     # (model, options, params, router_state, batch, key, train) -> ForwardOutput
-    forward: Callable[..., ForwardOutput]
-    source: Callable[..., BatchSource]  # (run, data) -> what is read
+    forward: Callable[[Model, Any, dict, dict, Batch, jax.Array, bool], ForwardOutput]
+    source: Callable[[Run, Prepared], BatchSource]
     options: type = Options
-    check: Callable[[Any, Any], None] | None = None  # (model config, options), or ValueError
+    check: Callable[[ModelConfig, Any], None] | None = None  # ValueError, or it can be learned
     result: str = "text"  # the evaluator that makes result.json
 
 
@@ -96,7 +97,8 @@ class Task(NamedTuple):
     """A model and what it learns: all that a step knows."""
 
     model: Model
-    forward: Callable[..., ForwardOutput]  # (params, router_state, batch, key, train)
+    # (params, router_state, batch, key, train) -> ForwardOutput
+    forward: Callable[[dict, dict, Batch, jax.Array, bool], ForwardOutput]
 
 
 def sums_of(
@@ -124,7 +126,7 @@ def sums_of(
     return Sums(nll.sum(), jnp.sum(loss_mask).astype(jnp.float32), router_stats, extra or {})
 
 
-def total(sums: Sums, experts: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+def total(sums: Sums, experts: MoEConfig | None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss to minimise and its metrics, from the sums of a whole batch.
 
     Router losses and scalar statistics are means over the MoE layers; what has an axis of its own

@@ -6,11 +6,11 @@ same vector (id -1); BERT's exceptions, a tenth left as it is and a tenth swappe
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from moe.batch import Batch
+from moe.config import ModelConfig
 from moe.data import batches
 from moe.data.prepared import Prepared
 from moe.models.decoder import MASKED
@@ -65,7 +65,7 @@ def masked_in_rows(rows: np.ndarray, length: int, share: float) -> np.ndarray:
     return np.concatenate([masked(seed, int(row), (1, length), share) for row in rows])
 
 
-def check(config: Any, options: Options) -> None:
+def check(config: ModelConfig, options: Options) -> None:
     """Refuses a model without a vector for masked tokens, and shares that are none."""
     if not config.mask_embedding:
         raise ValueError(

@@ -1,12 +1,12 @@
 """Next token: what follows each token of a document, in nats."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
 from moe.batch import Batch
+from moe.config import ModelConfig
 from moe.data import batches
 from moe.data.prepared import Prepared
 from moe.models.contract import Model
@@ -48,7 +48,7 @@ def source(run: Run, data: Prepared) -> contract.BatchSource:
     return contract.BatchSource(train, held_out)
 
 
-def check(config: Any, options: contract.Options) -> None:
+def check(config: ModelConfig, options: contract.Options) -> None:
     """Refuses a model that sees what it is to predict."""
     del options
     if not config.causal:

@@ -25,6 +25,8 @@ Imported below and given its line it is an option of `experts.router`, and it is
 tests/routing/test_conformance.py; options worth a test get an entry in tests/routing/cases.py.
 """
 
+from typing import Any
+
 import jax
 
 from moe.routing import (
@@ -67,14 +69,14 @@ ROUTERS = {
 
 def route(
     name: str,
-    logits: dict[str, jax.Array],
+    logits: jax.Array | dict[str, jax.Array],
     mask_GS: jax.Array,
     k: int,
     *,
     slots: int = 0,
     train: bool = False,
     options: contract.Options | None = None,
-    **inputs,
+    **inputs: Any,
 ) -> contract.RouterOutput:
     """A router on arrays at hand, as in a notebook; a model's layer does the same.
 

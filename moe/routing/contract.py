@@ -7,13 +7,17 @@ must know of it stands in its `Router`, at the end of its file.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moe import sharding
 from moe.routing import assignment
+
+if TYPE_CHECKING:  # `stats` reads this contract
+    from moe.routing.stats import RouterStats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,9 +172,9 @@ class Router(NamedTuple):
     # The router's matrices of weights [D, columns]: name -> columns.
     projections: Callable[[Experts], dict[str, int]] = one_projection
     # Losses made of its statistics, each weighted by the option <name>_weight.
-    losses: Mapping[str, Callable[[Any], jax.Array]] = {}
+    losses: Mapping[str, Callable[["RouterStats"], jax.Array]] = {}
     # (model, seed, ids of the training text) -> what it holds beside weights, arrays [layers, ...].
-    state: Callable[[Any, int, Any], dict[str, Any]] | None = None
+    state: Callable[[Model, int, np.ndarray | None], dict[str, np.ndarray]] | None = None
     # (state, router_stats, options) -> the state after a training step.
     update: Callable[[dict, Any, Any], dict] | None = None
     reads_ids: bool = False
@@ -180,8 +184,8 @@ class Router(NamedTuple):
     experts_per_token: Callable[[Experts], float] = k_experts
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
     # Raise ValueError for a config that the router cannot serve, or whose options do nothing.
-    check: Callable[[Any], None] | None = None
-    idle: Callable[[Any], None] | None = None
+    check: Callable[[Experts], None] | None = None
+    idle: Callable[[Experts], None] | None = None
 
     @property
     def learned(self) -> bool:

@@ -135,8 +135,8 @@ def check(config: contract.Experts) -> None:
     if o.most < 0 or o.iterations < 1 or 0 < o.most < mean:
         raise ValueError(
             f"experts.options: {o.most=} must be 0 (no cap) or at least k *"
-            f" capacity_factor={mean:g},"
-            f" the mean number of experts a token, and {o.iterations=} above 0"
+            f" capacity_factor={mean:g}, the mean number of experts a token, and {o.iterations=}"
+            " above 0"
         )
 
 

@@ -110,10 +110,8 @@ def check(config: contract.Experts) -> None:
     if not whole or config.k // o.groups_used >= config.num_experts // o.groups:
         raise ValueError(
             f"experts.router='hierarchical': {o.groups=} must divide"
-            f" num_experts={config.num_experts} and"
-            f" {o.groups_used=} k={config.k}; a token must leave out a group, and an expert of"
-            " each of"
-            " its groups"
+            f" num_experts={config.num_experts} and {o.groups_used=} k={config.k}; a token must"
+            " leave out a group, and an expert of each of its groups"
         )
 
 

@@ -91,8 +91,8 @@ def check(config: contract.Experts) -> None:
     if not 2 <= config.k < config.num_experts:
         raise ValueError(
             f"experts.router='noisy_top_k' needs 2 <= k < num_experts={config.num_experts}, not"
-            f" k={config.k}:"
-            " a softmax over one expert is always 1, and a load needs one expert left out"
+            f" k={config.k}: a softmax over one expert is always 1, and a load needs one expert"
+            " left out"
         )
 
 

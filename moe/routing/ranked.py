@@ -120,9 +120,8 @@ def check(config: contract.Experts) -> None:
     if o.reroute_rounds < 0 or config.k > allowed:
         raise ValueError(
             f"experts.options: {o.reroute_rounds=} must not be negative, {o.expert_groups=} must"
-            " divide"
-            f" num_experts={config.num_experts}, {o.groups_used=} lie between 1 and it, and leave"
-            f" k={config.k} experts or more"
+            f" divide num_experts={config.num_experts}, {o.groups_used=} lie between 1 and it, and"
+            f" leave k={config.k} experts or more"
         )
     if o.reroute_rounds and o.batch_priority:
         raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
@@ -138,6 +137,5 @@ def idle(config: contract.Experts) -> None:
     if o.expert_groups > 1 and o.groups_used >= config.k and not o.reroute_rounds:
         raise ValueError(
             f"experts.options: {o.groups_used=} limits nothing at k={config.k}: the k best"
-            " experts lie in"
-            " the k best groups. Use fewer groups than k, or leave both out"
+            " experts lie in the k best groups. Use fewer groups than k, or leave both out"
         )

@@ -41,8 +41,7 @@ def check(config: contract.Experts) -> None:
     if not config.group_size or config.capacity_factor != config.eval_capacity_factor:
         raise ValueError(
             "experts.router='soft': slots have weights, so their number must be known and always"
-            " the"
-            " same: set group_size, and eval_capacity_factor to capacity_factor"
+            " the same: set group_size, and eval_capacity_factor to capacity_factor"
         )
 
 
