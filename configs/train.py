@@ -5,7 +5,7 @@
 
 After the colon stands any router of `moe.routing.ROUTERS`; its own options are then fields under
 config.model.experts.options. Routers that look at later tokens get a model that learns masked
-tokens.
+tokens. `dense` is the model without experts.
 """
 
 from ml_collections import ConfigDict
@@ -23,14 +23,21 @@ NEEDS = {
 
 
 def get_config(router: str = "top_k") -> ConfigDict:
-    """The run with one of the routers."""
+    """The run with one of the routers, or the dense one."""
+    if router == "dense":
+        return schema.complete(RunConfig, run_of(None, causal=True))
     schema.one_of("the router after the colon", router, routing.ROUTERS)
     experts = {"num_experts": 16, "d_ff": 256, "group_size": 256, "router": router}
     if "jitter" in routing.ROUTERS[router].common:
         experts["jitter"] = 0.01
     experts |= NEEDS.get(router, {})
     causal = routing.ROUTERS[router].causal == "always"
-    run = {
+    return schema.complete(RunConfig, run_of(experts, causal))
+
+
+def run_of(experts: dict | None, causal: bool) -> dict:
+    """The run with these experts; one that is not causal learns masked tokens."""
+    return {
         "objective": {"name": "next_token" if causal else "masked_token"},
         "data": {"source": ("encyclopedia_en", "code", "cloud_docs"), "vocab_size": 1024},
         "model": {
@@ -49,4 +56,3 @@ def get_config(router: str = "top_k") -> ConfigDict:
         "optimizer": {"learning_rate": 0.008},
         "train": {"steps": 1000, "batch_size": 32, "seq_len": 64, "checkpoint_every": 100},
     }
-    return schema.complete(RunConfig, run)

@@ -77,7 +77,7 @@ def training(name: str, config: ConfigDict, rounds: int) -> list[dict]:
     rows = []
     for variant, run in runs.items():
         t = run.train
-        executed = flops.executed(run.model, t.batch_size, t.seq_len, t.accumulate).total
+        executed = flops.of_run(run).total
         tokens = t.batch_size * t.seq_len
         least = floor(run, rounds, variant)
         row = {

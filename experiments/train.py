@@ -43,9 +43,11 @@ def main() -> None:
     if run.model.experts and run.model.experts.dropless:
         print("(and those of blocks beyond the slots: realised_capacity tells all computed rows)")
     workdir = pathlib.Path(WORKDIR.value)
-    if (workdir / "result.json").exists():
-        print(f"{workdir} has been trained to its end; this is what came out:")
+    done = (workdir / "result.json").exists()
+    print(f"workdir: {workdir}")
     result = loop.train(run, workdir)
+    if done:
+        print(f"{workdir} had been trained to its end; this is what came out:")
     shown = {k: v for k, v in result.items() if not k.startswith("test_documents")}
     shown["test"] = {k: v for k, v in result["test"].items() if k != "load_LE"}
     print(json.dumps(shown, indent=2))

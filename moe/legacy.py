@@ -11,6 +11,7 @@ OPTIONS = {"rounds": "reroute_rounds"}  # of the routers' options
 MODEL_FIELDS = {"moe": "experts", "every": "moe_every", "tied": "tie_embeddings"}
 MESH_FIELDS = {"kernel": "implementation", "buffer": "ep_capacity_factor"}
 METRICS = {"missed": "unrouted"}
+ARRAYS = {"hidden": "mask_embedding", "routing": "router_state"}  # of checkpoints
 
 
 def renamed(content: dict, names: dict[str, str]) -> dict:
@@ -40,6 +41,11 @@ def _what_its_router_reads(experts: dict) -> dict:
     read = routing.ROUTERS[experts["router"]].common
     idle = {name for name in configs.COMMON if name in experts and name not in read}
     return experts | dict.fromkeys(idle, 0.0)
+
+
+def saved_path(path: str) -> str:
+    """The path of an array of a checkpoint in today's names."""
+    return "/".join(ARRAYS.get(part, part) for part in path.split("/"))
 
 
 def metrics(record: dict) -> dict:

@@ -194,7 +194,8 @@ def _arithmetic(run, mesh, chip):
         state = state_shapes(run)
         parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
     kept = estimate.activations(run, sizes)
-    buffers = parameters + kept + estimate.gathered(run, sizes, state)  # the first: gradients
+    gradients = estimate.bytes_per_device(estimate.trained(run, state.params))
+    buffers = gradients + kept + estimate.gathered(run, sizes, state)
     memory = Memory(parameters, moments, buffers, chip.memory)
     executed = flops.of_run(run)
     tokens = t.batch_size * t.seq_len

@@ -10,12 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moe import hlo, sharding
+from moe import hlo, models, objectives, sharding
+from moe.dispatch import grouped, transport
 from moe.layers import attention
+from moe.models import classifier
 from moe.training import step
 from tests import tiny
+from tests.training import toys
 
 
 @pytest.mark.parametrize(
@@ -372,3 +376,55 @@ def test_experts_and_their_gradients_stay_with_their_devices():
             experts = tree["block"]["layer_1"]["moe"]["experts"]
             specs = {tuple(x.sharding.spec)[:2] for x in experts.values()}
             assert specs == {(None, "expert")}
+
+
+# How tokens travel is what the run's config says.
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "classifier"])
+@pytest.mark.parametrize(
+    ("dispatcher", "mesh"),
+    [
+        ("gather", {"transport": "all_gather"}),
+        ("grouped", {"implementation": "ragged_dot", "ep_capacity_factor": 0.25}),
+    ],
+)
+def test_the_config_says_how_tokens_travel(architecture, dispatcher, mesh, monkeypatch):
+    """As every MoE layer of the run's model hears it."""
+    heard = []
+    send = transport.send
+    apply = grouped.apply
+
+    def heard_send(dispatch, x_GSD, slots, name):
+        heard.append({"transport": name})
+        return send(dispatch, x_GSD, slots, name)
+
+    def heard_apply(x, choice, weights, activation, implementation, ep_capacity_factor):
+        heard.append({"implementation": implementation, "ep_capacity_factor": ep_capacity_factor})
+        return apply(x, choice, weights, activation, implementation, ep_capacity_factor)
+
+    monkeypatch.setattr(transport, "send", heard_send)
+    monkeypatch.setattr(grouped, "apply", heard_apply)
+    factor = 0.0 if dispatcher == "grouped" else 1.25
+    experts = tiny.moe_config(
+        num_experts=8, dispatcher=dispatcher, capacity_factor=factor, eval_capacity_factor=factor
+    )
+    sizes = dataclasses.asdict(tiny.model(vocab_size=toys.V)) | {"experts": experts}
+    if architecture == "classifier":
+        model = classifier.ClassifierConfig(**sizes | {"num_classes": 2, "causal": False})
+        objective = objectives.ObjectiveConfig(name="classification")
+    else:
+        model = tiny.model(**sizes)
+        objective = objectives.ObjectiveConfig()
+    run = dataclasses.replace(
+        toys.run_config(), architecture=architecture, model=model, objective=objective
+    ).replace(mesh=mesh)
+    with tiny.on("2x4"):
+        model = run.task.model
+        params = models.contract.parameter_shapes(model)
+        place = NamedSharding(jax.sharding.get_mesh(), sharding.spec("BT"))
+        batch = models.contract.batch_shapes(8, 8, place)
+        heard.clear()
+        forward = functools.partial(run.task.forward, train=True)
+        jax.eval_shape(forward, params, {}, batch, key=jax.random.key(0))
+    assert heard and all(way == mesh for way in heard)

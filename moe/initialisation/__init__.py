@@ -39,16 +39,26 @@ class InitConfig:
     other_tokenizer: bool = False
 
     def __post_init__(self):
-        for name in ("rules", "leave_out", "other_tokenizer"):
-            value = getattr(self, name)
-            schema.require(
-                bool(self.workdir) or value == getattr(InitConfig, name),
-                f"init_from.{name}={value!r} does nothing without init_from.workdir",
-            )
         for rule in self.rules:
             self._check_rule(rule)
         for pattern in self.leave_out:
             paths.check(pattern, "init_from.leave_out")
+
+    def refuse_idle(self) -> None:
+        """Refuses rules for a start from nowhere.
+
+        A config file may have them without a workdir, which a flag then names; a run may not.
+
+        Raises:
+          ValueError: with the field.
+        """
+        for name in ("rules", "leave_out", "other_tokenizer"):
+            value = getattr(self, name)
+            schema.require(
+                bool(self.workdir) or value == getattr(InitConfig, name),
+                f"init_from.{name}={value!r} does nothing without init_from.workdir: name the run"
+                " to start from",
+            )
 
     def _check_rule(self, rule):
         schema.require(

@@ -55,7 +55,7 @@ def _origin(config, path, saved):
 def _from_match(match, rule, template, saved):
     if not initialisation.RULES[rule].reads:
         return Origin(rule, None)
-    path = match.expand(template[0]) if template else match.string
+    path = _expanded(match, template[0]) if template else match.string
     near = difflib.get_close_matches(path, saved, n=1, cutoff=0)
     schema.require(
         path in saved,
@@ -64,6 +64,16 @@ def _from_match(match, rule, template, saved):
         " of the rule, or use the rule 'fresh'",
     )
     return Origin(rule, path)
+
+
+def _expanded(match, template):
+    try:
+        return match.expand(template)
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"init_from.rules reads {template!r}, whose groups {match.re.pattern!r} does not have:"
+            f" {error}"
+        ) from error
 
 
 def _check_shape(path, origin, drawn, saved):

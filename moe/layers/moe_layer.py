@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import dispatch, ffn, matmul, sharding
+from moe import dispatch, ffn, matmul, schema, sharding
 from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
 from moe.dispatch.travel import Travel
@@ -57,6 +57,7 @@ class MoELayer(nn.Module):
         ids_BT: jax.Array | None = None,
         domain_BT: jax.Array | None = None,
     ) -> jax.Array:
+        self.check(x_BTD)
         B, T, _ = x_BTD.shape
         if mask_BT is None:
             mask_BT = jnp.ones_like(x_BTD[..., 0], bool)
@@ -69,6 +70,13 @@ class MoELayer(nn.Module):
         with jax.named_scope("router"):
             self.record(routed, slots, mask_GS, B, T)
         return self.add_shared_experts(groups.join(y_GSD, B, T), x_BTD, train)
+
+    def check(self, x_BTD: jax.Array) -> None:
+        """Refuses what no experts take."""
+        schema.one_of("activation", self.activation, ffn.ACTIVATIONS)
+        schema.require(
+            x_BTD.ndim == 3, f"x_BTD must be [batch, positions, width], not {x_BTD.shape}"
+        )
 
     def route(
         self,
@@ -195,6 +203,10 @@ class MoELayer(nn.Module):
         x_GSD = x_GSD.astype(jnp.float32)
         if train and config.jitter:
             layout = sharding.out_sharding("GSD")
+            schema.require(
+                self.has_rng("router"),
+                f"jitter={config.jitter} draws in training: pass rngs={{'router': key}} to apply",
+            )
             key = self.make_rng("router")
             noise_GSD = jax.random.uniform(key, x_GSD.shape, minval=-1.0, out_sharding=layout)
             x_GSD *= 1 + config.jitter * noise_GSD

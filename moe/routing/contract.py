@@ -101,9 +101,26 @@ class RouterInputs(NamedTuple):
         """
         value = getattr(self, field)
         if value is None:
-            given = {"key": "rngs={'router': key}", "ids_GS": "ids_BT", "domain_GS": "domain_BT"}
+            given = {
+                "key": "rngs={'router': key}, in init and in apply",
+                "ids_GS": "ids_BT",
+                "domain_GS": "domain_BT",
+            }
             raise ValueError(f"this router needs {given[field]}: pass it to the MoE layer")
         return value
+
+    def held(self, name: str) -> jax.Array:
+        """One of the arrays of `Router.state`, of this layer.
+
+        Raises:
+          ValueError: with what to pass to the layer.
+        """
+        if name not in self.state:
+            raise ValueError(
+                f"this router keeps {name!r} in the collection 'router_state': pass it to init and"
+                " apply beside 'params', see docs/routers.md"
+            )
+        return self.state[name]
 
     def chosen(self, choose: Callable[[], jax.Array]) -> jax.Array:
         """expert_GSK: the choices to replay if there are any, else choose().

@@ -36,7 +36,7 @@ def route(
     inputs: contract.RouterInputs, settings: contract.RouterSettings
 ) -> contract.RouterOutput:
     """Sends each token where its id's row of the table says."""
-    expert_GSK = inputs.chosen(lambda: look_up(inputs.state["table"], inputs.need("ids_GS")))
+    expert_GSK = inputs.chosen(lambda: look_up(inputs.held("table"), inputs.need("ids_GS")))
     gate_GSK = jnp.ones_like(expert_GSK, jnp.float32)
     return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 

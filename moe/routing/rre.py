@@ -27,7 +27,7 @@ def route(
     size = settings.num_experts // settings.options.groups
 
     def choose() -> jax.Array:
-        inside_GS1 = hashed.look_up(inputs.state["table"], inputs.need("ids_GS"))
+        inside_GS1 = hashed.look_up(inputs.held("table"), inputs.need("ids_GS"))
         return inputs.need("domain_GS")[..., None] * size + inside_GS1
 
     gate_GSK = contract.no_choice(inputs) + 1.0

@@ -29,7 +29,7 @@ def route(
     logits_GSE = inputs.logits["router"]
     s_GSE = jax.nn.sigmoid(logits_GSE)
     log_s_GSE = jax.nn.log_sigmoid(logits_GSE)
-    biased_GSE = jax.lax.stop_gradient(s_GSE) + inputs.state["bias"][None, None]
+    biased_GSE = jax.lax.stop_gradient(s_GSE) + inputs.held("bias")[None, None]
     routed = ranked.route(inputs, settings, biased_GSE, s_GSE, log_s_GSE)
     return routed._replace(p_GSE=jax.nn.softmax(log_s_GSE), logits_GSE=logits_GSE)
 

@@ -37,7 +37,7 @@ def route(
     def choose() -> jax.Array:
         p_GSK, expert_GSK = assignment.largest(p_GSE, settings.k)
         before_GSK = jnp.cumsum(p_GSK, axis=-1) - p_GSK
-        return jnp.where(before_GSK < inputs.state["mass"], expert_GSK, settings.num_experts)
+        return jnp.where(before_GSK < inputs.held("mass"), expert_GSK, settings.num_experts)
 
     expert_GSK = inputs.chosen(choose)
     choice = contract.choice(inputs, settings, expert_GSK, contract.pick(p_GSE, expert_GSK))

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
-from moe import paths
+from moe import legacy, paths
 from moe.training.step import State
 
-FILE_NAMES = {"router_state": "routing"}  # of fields that were called otherwise at first
+_PARAMETERS = re.compile("^params/")
 
 policies = orbax.training.preservation_policies
 
@@ -41,7 +42,7 @@ class Checkpoints:
         if self.latest != step:
             self._require_finite(step, state)
             about = {"seconds": seconds}
-            self._checkpointer.save(step, _tree(state), force=True, custom_metadata=about)
+            self._checkpointer.save(step, state._asdict(), force=True, custom_metadata=about)
 
     def parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What the latest checkpoint holds of parameters and router state, by path.
@@ -49,13 +50,12 @@ class Checkpoints:
         Raises:
           ValueError: if there is no checkpoint.
         """
-        latest = self.latest
-        if latest is None:
+        if self.latest is None:
             raise ValueError(f"{self._checkpointer.directory} holds no checkpoint yet")
-        saved = self._checkpointer.metadata(latest).metadata
         return {
-            path: jax.ShapeDtypeStruct(x.shape, x.dtype)
-            for path, x in paths.named(_parameters(saved)).items()
+            _PARAMETERS.sub("", path): jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for path, x in self._saved().items()
+            if path.startswith(("params/", "router_state/"))
         }
 
     def load_parameters(self, wanted: dict[str, jax.sharding.Sharding]) -> dict[str, jax.Array]:
@@ -64,22 +64,13 @@ class Checkpoints:
         Args:
           wanted: the paths, as `parameters` gives them, and how each array is to lie.
         """
-        saved = self._checkpointer.metadata(self.latest).metadata
-
-        def template(path: tuple, x: Any) -> jax.ShapeDtypeStruct | None:
-            if paths.name(path) not in wanted:
-                return None
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[paths.name(path)])
-
-        tree = jax.tree_util.tree_map_with_path(template, _parameters(saved))
-        parts = {"params": {k: v for k, v in tree.items() if k != "router_state"}}
-        if jax.tree.leaves(tree.get("router_state")):
-            parts[FILE_NAMES["router_state"]] = tree["router_state"]
-        context = orbax.Context()
-        context.pytree.loading.partial_load = True
-        with context:
-            loaded = self._checkpointer.load(self.latest, _without_none(parts))
-        return paths.named(_parameters(loaded))
+        saved = {_PARAMETERS.sub("", path): path for path in self._saved()}
+        shapes = self.parameters()
+        templates = {
+            saved[path]: jax.ShapeDtypeStruct(shapes[path].shape, shapes[path].dtype, sharding=lies)
+            for path, lies in wanted.items()
+        }
+        return {_PARAMETERS.sub("", path): x for path, x in self._load(templates).items()}
 
     def restore(self, template: State) -> tuple[State, float] | None:
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
@@ -87,20 +78,45 @@ class Checkpoints:
         Raises:
           ValueError: if the checkpoint is of another structure, as after a change of the code.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
+        if self.latest is None:
             return None
-        metadata = self._checkpointer.metadata(latest.step)
-        saved = _shapes(metadata.metadata)
-        wanted = _shapes(_tree(template))
-        if saved != wanted:
+        wanted = paths.named(template)
+        saved = _shapes(self._saved())
+        if saved != _shapes(wanted):
             raise ValueError(
-                f"{self._checkpointer.directory}, step {latest.step}, was saved by other code: it"
-                f" has {_listed(saved - wanted)} and lacks {_listed(wanted - saved)}. Start over in"
-                " another workdir"
+                f"{self._checkpointer.directory}, step {self.latest}, was saved by other code: it"
+                f" has {_listed(saved - _shapes(wanted))} and lacks"
+                f" {_listed(_shapes(wanted) - saved)}. Start over in another workdir"
             )
-        loaded = self._checkpointer.load(latest.step, _tree(template))
-        return _state(template, loaded), metadata.custom_metadata["seconds"]
+        loaded = self._load(wanted)
+        state = jax.tree_util.tree_map_with_path(lambda path, _: loaded[paths.name(path)], template)
+        about = self._checkpointer.metadata(self.latest).custom_metadata
+        return state, about["seconds"]
+
+    def _saved(self):
+        """What is known of every array of the latest checkpoint, by its path of today."""
+        saved = paths.named(self._checkpointer.metadata(self.latest).metadata)
+        return {legacy.saved_path(path): x for path, x in saved.items()}
+
+    def _load(self, wanted):
+        """Arrays of the latest checkpoint, by path; what is not wanted is not read.
+
+        Args:
+          wanted: arrays, or shapes with shardings, by path.
+        """
+        if not wanted:
+            return {}
+
+        def template(path: tuple, _: Any) -> Any:
+            return wanted.get(legacy.saved_path(paths.name(path)))
+
+        saved = self._checkpointer.metadata(self.latest).metadata
+        context = orbax.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            parts = _pruned(jax.tree_util.tree_map_with_path(template, saved))
+            loaded = paths.named(self._checkpointer.load(self.latest, parts))
+        return {legacy.saved_path(path): x for path, x in loaded.items()}
 
     def _require_finite(self, step, state):
         bad = not_finite(state)
@@ -142,36 +158,16 @@ def _finite(leaves):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
-def _tree(state):
-    """The state as files name it, without a router state that is empty: once there was none."""
-    parts = {FILE_NAMES.get(name, name): part for name, part in state._asdict().items()}
-    return {name: part for name, part in parts.items() if name != "routing" or part}
-
-
-def _parameters(parts):
-    """Parameters and router state of what a file holds, as one tree."""
-    found = dict(parts.get("params", {}))
-    router_state = parts.get(FILE_NAMES["router_state"])
-    return found | ({"router_state": router_state} if router_state else {})
-
-
-def _without_none(tree):
-    """The tree of dictionaries without leaves that are None, and without empty branches."""
+def _pruned(tree):
+    """The tree without the branches of its dictionaries that hold nothing."""
     if not isinstance(tree, dict):
         return tree
-    branches = {name: _without_none(branch) for name, branch in tree.items()}
-    return {name: x for name, x in branches.items() if x is not None and x != {}}
+    return {name: _pruned(part) for name, part in tree.items() if jax.tree.leaves(part)}
 
 
-def _state(template, parts):
-    """The training state of what a file holds."""
-    names = {FILE_NAMES.get(name, name): name for name in template._fields}
-    return template._replace(**{names[name]: part for name, part in parts.items()})
-
-
-def _shapes(tree):
-    """The paths of a tree's arrays with their shapes."""
-    return {(path, tuple(leaf.shape)) for path, leaf in paths.named(tree).items()}
+def _shapes(arrays):
+    """Paths with shapes."""
+    return {(path, tuple(x.shape)) for path, x in arrays.items()}
 
 
 def _listed(arrays, most=6):

@@ -118,16 +118,25 @@ class RunConfig:
 
     def _check_travel(self):
         """Refuses ways across the mesh that the dispatcher does not go."""
-        dropless = bool(self.model.experts and self.model.experts.dropless)
-        for name in ("transport",) if dropless else ("implementation", "ep_capacity_factor"):
+        idle, why = self._idle_travel()
+        for name in idle:
             value = getattr(self.mesh, name)
             default = getattr(MeshConfig, name)
             schema.require(
                 value == default,
-                f"mesh.{name}={value!r} does nothing"
-                + (" with" if dropless else " without")
-                + f" experts.dispatcher='grouped': leave it at {default!r}",
+                f"mesh.{name}={value!r} does nothing {why}: leave it at {default!r}",
             )
+
+    def _idle_travel(self):
+        """The fields of the mesh that do nothing, and why."""
+        if not self.model.experts:
+            return Travel._fields, "in a dense model"
+        if self.model.experts.dropless:
+            return ("transport",), "with experts.dispatcher='grouped'"
+        return (
+            ("implementation", "ep_capacity_factor"),
+            "without experts.dispatcher='grouped'",
+        )
 
     @property
     def task(self) -> objectives.contract.Task:

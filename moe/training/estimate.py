@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import hlo, models, sharding
+from moe import hlo, models, paths, sharding
 from moe.layers import attention
 from moe.training import step
 from moe.training.config import RunConfig
@@ -31,7 +31,8 @@ def bytes_per_device(tree: Any) -> float:
 def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     """Refuses a training state that no memory here holds, before an array of it is made.
 
-    Counted are parameters, their gradients and the optimizer's state; activations come on top.
+    Counted are parameters, the gradients of those that are trained and the optimizer's state;
+    activations come on top.
 
     Raises:
       ValueError: with both sizes.
@@ -39,15 +40,22 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     with sharding.on(mesh, run.mesh.zero):
         params = models.parameter_shapes(run.model)
         moments = jax.eval_shape(run.tx.init, params)
-    needed = 2 * bytes_per_device(params) + bytes_per_device(moments)
+    gradients = bytes_per_device(trained(run, params))
+    needed = bytes_per_device(params) + gradients + bytes_per_device(moments)
     limit, where = _memory(mesh.local_devices)
     if needed > limit:
         raise ValueError(
-            f"the model needs {needed / 2**30:,.1f} GiB a device for parameters, gradients and"
-            f" optimizer state, and {where} has {limit / 2**30:,.1f} GiB: make model.d_model,"
+            f"the model needs {needed / 2**30:,.4g} GiB a device for parameters, gradients and"
+            f" optimizer state, and {where} has {limit / 2**30:,.4g} GiB: make model.d_model,"
             " model.d_ff, experts.d_ff or experts.num_experts smaller, or spread them over more"
             " devices with mesh"
         )
+
+
+def trained(run: RunConfig, params: dict) -> dict[str, Any]:
+    """The parameters that get a gradient, by path."""
+    frozen = run.optimizer.frozen
+    return {p: x for p, x in paths.named(params).items() if not paths.matches(frozen, p)}
 
 
 def _memory(devices):
@@ -114,11 +122,12 @@ class _Leaf(NamedTuple):
     copies: tuple[str, ...]  # axes along which devices hold copies at rest, and sum gradients
     top: bool  # outside the blocks: embedding, head, last norm
     times: int  # it is used by two parts of the model that do not wait for each other
+    trained: bool  # it has a gradient
 
 
 def _leaves(run, sizes, state):
     for path, x in jax.tree_util.tree_leaves_with_path(state.params):
-        name = jax.tree_util.keystr(path)
+        name = paths.name(path)
         own = ("expert",) if "experts" in name else ()  # E's, in use too
         spread = set(jax.tree.leaves(tuple(x.sharding.spec))) - set(own)
         shared = tuple(axis for axis in sharding.TOKENS if axis in spread)
@@ -128,7 +137,7 @@ def _leaves(run, sizes, state):
         embedding = "embed" in name and run.model.tie_embeddings
         yield _Leaf(
             full if exact else full * _width(run) / 4, shared, copies, "block" not in name,
-            1 + embedding,
+            1 + embedding, not paths.matches(run.optimizer.frozen, name),
         )  # fmt: skip
 
 
@@ -147,7 +156,8 @@ def memory_bytes(run: RunConfig, sizes: Sizes, state: step.State, activations: f
     activations written and read once.
     """
     weights = sum(leaf.in_use for leaf in _leaves(run, sizes, state))
-    kept = 2 * bytes_per_device(state) + 2 * bytes_per_device(state.params)
+    gradients = bytes_per_device(trained(run, state.params))
+    kept = 2 * bytes_per_device(state) + 2 * gradients
     return kept + (_passes(run) * weights + 2 * activations) * run.train.accumulate
 
 
@@ -184,6 +194,7 @@ def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, 
     for leaf in _leaves(run, sizes, state):
         rest = leaf.in_use / math.prod(sizes[axis] for axis in leaf.shared)
         add("all-gather", leaf.shared, gathers, leaf.in_use)
-        add("reduce-scatter", leaf.shared, leaf.times, rest)
-        add("all-reduce", leaf.copies, leaf.times, rest)
+        if leaf.trained:
+            add("reduce-scatter", leaf.shared, leaf.times, rest)
+            add("all-reduce", leaf.copies, leaf.times, rest)
     return found

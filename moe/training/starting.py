@@ -14,6 +14,8 @@ from moe.initialisation import mapping
 from moe.training import checkpoint, files, step
 from moe.training.config import RunConfig
 
+ATTEMPTS = 3  # at a checkpoint that its run replaces while it is read
+
 
 def scratch(run: RunConfig, data: prepared.Prepared) -> step.State:
     """The state of step 0 as the seed draws it, which every start needs the shape of."""
@@ -41,11 +43,8 @@ def start(
         return state
     source = pathlib.Path(run.init_from.workdir).expanduser()
     check_tokenizer(run.init_from, source, data)
-    with contextlib.closing(opened(source)) as checkpoints:
-        drawn = paths.named(_tree(state))
-        origins = mapping.origins(run.init_from, drawn, checkpoints.parameters())
-        saved = checkpoints.load_parameters(_layouts(origins, drawn, checkpoints.parameters()))
-        number = checkpoints.latest
+    drawn = paths.named(_tree(state))
+    number, origins, saved = _read(run.init_from, source, drawn)
     made = {
         path: mapping.make(path, origin, drawn[path], saved.get(origin.saved or ""))
         for path, origin in origins.items()
@@ -60,12 +59,34 @@ def start(
     return _with_parameters(state, made)
 
 
+def _read(config, source, drawn):
+    """The step of the other run's checkpoint, every parameter's origin, and what they read.
+
+    A run that still trains may replace the checkpoint meanwhile: then the new one is read.
+    """
+    for _ in range(ATTEMPTS):
+        with contextlib.closing(opened(source)) as checkpoints:
+            number = checkpoints.latest
+            try:
+                shapes = checkpoints.parameters()
+                origins = mapping.origins(config, drawn, shapes)
+                saved = checkpoints.load_parameters(_layouts(origins, drawn, shapes))
+            except Exception:
+                with contextlib.closing(opened(source)) as again:
+                    if again.latest == number:
+                        raise
+                continue
+        return number, origins, saved
+    raise ValueError(f"{source} replaced its checkpoint {ATTEMPTS} times while it was read")
+
+
 def check(run: RunConfig, data: prepared.Prepared) -> None:
     """Refuses a start that cannot be, before anything is drawn or written.
 
     Raises:
       ValueError: see `start`.
     """
+    run.init_from.refuse_idle()
     if not run.init_from.workdir:
         return
     source = pathlib.Path(run.init_from.workdir).expanduser()
@@ -97,7 +118,7 @@ def check_tokenizer(
       ValueError: with what to change.
     """
     path = source / "data.json"
-    known = json.loads(path.read_text())["sha256"] if path.exists() else {}
+    known = json.loads(path.read_text()).get("sha256", {}) if path.exists() else {}
     theirs = known.get("tokenizer.json")
     ours = data.sha256.get("tokenizer.json")
     schema.require(

@@ -17,6 +17,7 @@ from moe.data import prepare
 from moe.training import files
 
 ROOT = pathlib.Path(__file__).parents[2]
+NINE_EXPERTS = dict(itertools.islice(conformance.SIZES.items(), 2))  # of one shape
 ALL = conformance.implementations()
 FIRST_THREE = ("conformance", "layers", "steps")
 UNREAD = ("tokenizers", "grain", "tensorflow_datasets", "tqdm", "scipy", "matplotlib")
@@ -47,6 +48,7 @@ def root(tmp_path_factory):
     out = tmp_path_factory.mktemp("accelerator")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conformance, "implementations", implementations)
+        patch.setattr(conformance, "SIZES", NINE_EXPERTS)
         patch.setattr(layers, "NAMES", ("grouped", "grouped_tokamax"))
         patch.setattr(layers, "LIMIT", 0.1)
         patch.setattr(steps, "WAYS", ("blocks", "tokamax"))

@@ -1,5 +1,6 @@
 """A wrong command line is one line that says what to do."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from experiments import command
+from tests.experiments import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -20,6 +22,13 @@ def run(program, *arguments, cwd=ROOT, **environment):
         check=False, cwd=cwd, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **environment},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """Programs whose imports are done."""
+    with contextlib.closing(programs.Programs(tmp_path_factory.mktemp("programs"))) as found:
+        yield found
 
 
 BROKEN = {
@@ -50,11 +59,11 @@ BROKEN = {
     ],
     ids=str,
 )
-def test_a_wrong_argument(arguments, message, tmp_path):
+def test_a_wrong_argument(arguments, message, tmp_path, warm):
     for name, (text, _) in BROKEN.items():
         (tmp_path / name).write_text(text)
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
-    done = run("train", f"--workdir={tmp_path / 'run'}", *arguments, MOE_CACHE=str(tmp_path))
+    done = warm.run("train", f"--workdir={tmp_path / 'run'}", *arguments, MOE_CACHE=str(tmp_path))
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert re.match(message, line), line

@@ -63,9 +63,23 @@ def test_what_does_not_fit_is_refused(rules, leave_out, message):
         ({"rules": ((".*",),)}, r"expected \(pattern, rule\) or \(pattern, rule, saved path\)"),
         ({"rules": ((".*", "fresh", "x"),)}, "'fresh' reads no saved parameter"),
         ({"leave_out": ("[",)}, "no regular expression"),
-        ({"workdir": "", "leave_out": ("x",)}, "does nothing without init_from.workdir"),
     ],
 )
 def test_rules_that_say_nothing_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         InitConfig(**({"workdir": "other"} | fields))
+
+
+def test_a_group_that_the_pattern_does_not_have():
+    rules = (("embed", "take", r"\2"), *RULES)
+    with pytest.raises(ValueError, match=r"whose groups 'embed' does not have"):
+        mapping.origins(config(rules), DRAWN, SAVED)
+
+
+def test_rules_without_a_run_are_a_recipe_but_no_start():
+    """A config file may hold them, and a flag name the run."""
+    recipe = InitConfig(rules=RULES)
+    with pytest.raises(ValueError, match="init_from.rules=.* does nothing without init_from.work"):
+        recipe.refuse_idle()
+    InitConfig(workdir="other", rules=RULES).refuse_idle()
+    InitConfig().refuse_idle()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe.layers import moe_layer
 from moe.routing import stats
 from tests import tiny
 
@@ -155,11 +156,31 @@ def test_the_layer_answers_in_the_type_it_was_asked():
 
 @pytest.mark.parametrize(
     ("router", "options", "missing"),
-    [("random", {}, "rngs={'router': key}"), ("hash", {}, "ids_BT"), ("domain", {}, "domain_BT")],
+    [
+        ("random", {}, "this router needs rngs={'router': key}, in init and in apply"),
+        ("domain", {}, "this router needs domain_BT"),
+        ("hash", {}, "this router keeps 'table' in the collection 'router_state'"),
+        ("sigmoid", {}, "this router keeps 'bias' in the collection 'router_state'"),
+        ("top_k", {"jitter": 0.1}, "jitter=0.1 draws in training: pass rngs={'router': key}"),
+    ],
 )
 def test_a_router_says_what_it_needs(router, options, missing):
     """In someone else's model that does not know what routers read."""
     layer = tiny.layer_of(tiny.sparse(router=router, **options))
+    with pytest.raises(ValueError, match=re.escape(missing)):
+        layer.init({"params": jax.random.key(0)}, jnp.ones((B, T, tiny.D)), train=True)
+
+
+def test_a_router_of_ids_needs_ids():
+    layer = tiny.layer_of(tiny.sparse(router="hash"))
     state = {"table": jnp.zeros((32, 1), jnp.int32)}
-    with pytest.raises(ValueError, match=f"this router needs {re.escape(missing)}"):
+    with pytest.raises(ValueError, match="this router needs ids_BT"):
         layer.apply({"router_state": state}, jnp.ones((B, T, tiny.D)))
+
+
+def test_what_no_experts_take_is_refused():
+    layer = moe_layer.MoELayer(tiny.moe_config(), activation="swish")
+    with pytest.raises(ValueError, match="activation='swish' is not one of 'relu', 'gelu'"):
+        layer.init(jax.random.key(0), jnp.ones((B, T, tiny.D)))
+    with pytest.raises(ValueError, match=r"must be \[batch, positions, width\], not \(4, 8\)"):
+        tiny.layer_of(tiny.sparse()).init(jax.random.key(0), jnp.ones((B, tiny.D)))

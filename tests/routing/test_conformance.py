@@ -357,9 +357,11 @@ def test_recorded_choices_are_replayed_with_new_gates(name):
         again._replace(router_stats=again.router_stats.kept_KE),
         want._replace(router_stats=want.router_stats.kept_KE),
     )
-    other = {k: w if k == "experts" else w * 0.5 for k, w in cases.params(config).items()}
+    other = {k: w if k == "experts" else -w for k, w in cases.params(config).items()}
     got = cases.run(config, weights=other, replayed=chosen)
     np.testing.assert_array_equal(cases.experts_of(got), chosen)
+    if name in LEARNED:  # left to itself, the router would choose others
+        assert (cases.experts_of(cases.run(config, weights=other)) != chosen).any()
     if name in LEARNED and config.experts.router != "reinforce":
         assert (got.y_BTD != want.y_BTD).any()
 

@@ -1,6 +1,7 @@
 """A run starts from its own checkpoint, else from another run's, else from scratch."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import flops, initialisation, paths, sharding
+from moe import flops, initialisation, models, paths, sharding
 from moe.data import prepare
-from moe.training import checkpoint, loop, starting, step
+from moe.training import checkpoint, estimate, loop, starting, step
 from tests import tiny
 from tests.training import toys
 
@@ -47,13 +48,13 @@ def dense(tmp_path_factory, data):
     return workdir
 
 
-def save(run, workdir, data, seed):
+def save(run, workdir, data, seed, step=3):
     run = run.replace(train={"seed": seed})
     with (
         sharding.on(loop.mesh_of(run), run.mesh.zero),
         contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints,
     ):
-        checkpoints.save(3, starting.scratch(run, data), 1.0)
+        checkpoints.save(step, starting.scratch(run, data), 1.0)
 
 
 def saved(workdir):
@@ -148,6 +149,41 @@ def test_a_refused_start_leaves_no_trace(dense, tmp_path, init, message):
     assert not workdir.exists()
 
 
+def test_the_loop_refuses_another_tokenizer(dense, tmp_path, data, monkeypatch):
+    other = dataclasses.replace(data, meta={"files": {"tokenizer.json": {"sha256": "ours"}}})
+    monkeypatch.setattr(prepare, "prepare", lambda config: other)
+    known = {"sha256": {"tokenizer.json": "theirs"}}
+    monkeypatch.setattr(starting.json, "loads", lambda text: known)
+    run = dense_run().replace(init_from={"workdir": str(dense)})
+    with pytest.raises(ValueError, match="another tokenizer"):
+        loop.train(run, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, data, monkeypatch):
+    """The run that still trains has a newer one, which is read instead."""
+    source = tmp_path / "source"
+    save(dense_run(), source, data, seed=5)
+    load = checkpoint.Checkpoints.load_parameters
+    seeds = iter((6,))
+
+    def slow(checkpoints, wanted):
+        for seed in seeds:  # once
+            save(dense_run(), source, data, seed, step=4)
+        return load(checkpoints, wanted)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "load_parameters", slow)
+    run = dense_run().replace(init_from={"workdir": str(source)})
+    start(run, tmp_path, data)
+    assert json.loads((tmp_path / "init.json").read_text())["step"] == 4
+
+
+def test_nothing_may_be_read_at_all(dense, tmp_path, data):
+    init = {"workdir": str(dense), "rules": ((".*", "fresh"),), "leave_out": (".*",)}
+    drawn, state = start(dense_run().replace(init_from=init), tmp_path, data)
+    tiny.assert_equal(tiny.host(state.params), tiny.host(drawn.params))
+
+
 def test_ids_of_another_tokenizer_are_refused(tmp_path, data):
     other = tmp_path / "other"
     other.mkdir()
@@ -188,6 +224,17 @@ def test_frozen_parameters_cost_no_gradient():
     all_of_it = flops.of_run(dense_run())
     without = flops.of_run(frozen_run((".*/ffn/.*",)))
     assert without.total == pytest.approx(all_of_it.total - all_of_it.products["dense_ffn"] / 3)
+
+
+def test_what_is_frozen_needs_no_memory_for_gradients(monkeypatch):
+    """So a model that would not fit may be trained in part."""
+    run = dense_run()
+    mesh = loop.mesh_of(run)
+    held = estimate.bytes_per_device(models.parameter_shapes(run.model))
+    monkeypatch.setattr(estimate, "_memory", lambda devices: (1.5 * held, "it"))
+    with pytest.raises(ValueError, match=r"needs 3.672e-05 GiB a device .* it has 1.377e-05 GiB"):
+        estimate.check_state(run, mesh)
+    estimate.check_state(frozen_run(("embed", "block/.*")), mesh)
 
 
 @pytest.mark.parametrize(
