@@ -98,7 +98,8 @@ def executed(
       length: T.
       accumulate: micro-batches; more than one costs a recomputed forward pass.
       objective: what is learned; the model's usual one if it is None.
-      frozen: patterns of parameters that are not trained, and need no gradient.
+      frozen: patterns of parameters that are not trained, and need no gradient. Experts of the
+        grouped dispatcher are counted as if they did: its gradients are one function.
     """
     task = objectives.task(model, objective, frozen)
 

@@ -45,11 +45,17 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     limit, where = _memory(mesh.local_devices)
     if needed > limit:
         raise ValueError(
-            f"the model needs {needed / 2**30:,.4g} GiB a device for parameters, gradients and"
-            f" optimizer state, and {where} has {limit / 2**30:,.4g} GiB: make model.d_model,"
+            f"the model needs {_gib(needed)} GiB a device for parameters, gradients and"
+            f" optimizer state, and {where} has {_gib(limit)} GiB: make model.d_model,"
             " model.d_ff, experts.d_ff or experts.num_experts smaller, or spread them over more"
             " devices with mesh"
         )
+
+
+def _gib(size):
+    """A size in GiB with the digits that matter."""
+    gib = size / 2**30
+    return f"{gib:,.1f}" if gib >= 1 else f"{gib:.3g}"
 
 
 def trained(run: RunConfig, params: dict) -> dict[str, Any]:

@@ -30,11 +30,12 @@ def run(program, arguments, environment):
     return 0
 
 for line in sys.stdin:
-    program, arguments, environment, folder = json.loads(line)
+    program, arguments, environment, cwd, folder = json.loads(line)
     child = os.fork()
     if not child:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.chdir(cwd)
         code = run(program, arguments, environment)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -62,9 +63,9 @@ class Programs:
             env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
         )  # fmt: skip
 
-    def run(self, program: str, *arguments: str, **environment: str) -> Done:
+    def run(self, program: str, *arguments: str, cwd=ROOT, **environment: str) -> Done:
         """`python -m experiments.<program>` on one device."""
-        request = json.dumps([program, arguments, environment, str(self._folder)])
+        request = json.dumps([program, arguments, environment, str(cwd), str(self._folder)])
         self._server.stdin.write(request + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())

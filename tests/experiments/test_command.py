@@ -1,7 +1,6 @@
 """A wrong command line is one line that says what to do."""
 
 import contextlib
-import os
 import pathlib
 import re
 import subprocess
@@ -13,15 +12,6 @@ from experiments import command
 from tests.experiments import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run(program, *arguments, cwd=ROOT, **environment):
-    """The finished program, on one device."""
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *arguments],
-        check=False, cwd=cwd, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **environment},
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +59,8 @@ def test_a_wrong_argument(arguments, message, tmp_path, warm):
     assert re.match(message, line), line
 
 
-def test_a_traceback_on_demand(tmp_path):
-    done = run("train", f"--workdir={tmp_path}", "--config.train.steps=-1", MOE_DEBUG="1")
+def test_a_traceback_on_demand(tmp_path, warm):
+    done = warm.run("train", f"--workdir={tmp_path}", "--config.train.steps=-1", MOE_DEBUG="1")
     assert done.returncode == 1 and "Traceback" in done.stderr
     assert "train.steps=-1 must be above 0" in done.stderr.splitlines()[-1]
 
@@ -83,25 +73,26 @@ def test_a_mistake_of_the_code_keeps_its_traceback(monkeypatch):
         raise ValueError("a wrong value")
 
 
-def test_from_any_folder(tmp_path):
+def test_from_any_folder(tmp_path, warm):
     """A relative config is looked for here first, then in the repository."""
     steps = "--config.train.steps=-1"
     for arguments in (["--config=configs/train.py:gshard"], ["--config", "configs/train.py"], []):
-        done = run("train", *arguments, steps, cwd=tmp_path)
+        done = warm.run("train", *arguments, steps, cwd=tmp_path)
         assert done.stderr.startswith("train.steps=-1 must be above 0"), done.stderr
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "train.py").write_text("raise ValueError('the nearer one')")
-    assert run("train", cwd=tmp_path).stderr == "the nearer one\n"
+    assert warm.run("train", cwd=tmp_path).stderr == "the nearer one\n"
 
 
-def test_a_workdir_at_home(tmp_path, monkeypatch):
+def test_a_workdir_at_home(tmp_path, monkeypatch, warm):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command._folder("~/x") == str(tmp_path / "x") and command._folder("") == ""
-    done = run("generate", "--workdir=~/x", cwd=tmp_path, HOME=str(tmp_path))
+    done = warm.run("generate", "--workdir=~/x", cwd=tmp_path, HOME=str(tmp_path))
     assert done.stderr == f"{tmp_path}/x has no config.json: it is not a run's folder\n"
 
 
 def test_help_tells_of_the_config():
     """Which a module of its own defines for all experiments."""
-    done = run("bench_dispatch", "--help")
+    call = [sys.executable, "-m", "experiments.bench_dispatch", "--help"]
+    done = subprocess.run(call, check=False, cwd=ROOT, capture_output=True, text=True)
     assert "--config: The cells." in done.stdout and "--[no]baselines" in done.stdout

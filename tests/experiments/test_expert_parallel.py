@@ -13,7 +13,7 @@ def rows(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     config = file.get_config()
     config.axes = (2, 4)
-    config.base.model.num_layers = 2
+    config.base.model.update(num_layers=1, moe_every=1)
     config.base.train.seq_len = 32
     expert_parallel.study(config, root)
     table = (root / "table.md").read_text()

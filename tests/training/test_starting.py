@@ -232,7 +232,7 @@ def test_what_is_frozen_needs_no_memory_for_gradients(monkeypatch):
     mesh = loop.mesh_of(run)
     held = estimate.bytes_per_device(models.parameter_shapes(run.model))
     monkeypatch.setattr(estimate, "_memory", lambda devices: (1.5 * held, "it"))
-    with pytest.raises(ValueError, match=r"needs 3.672e-05 GiB a device .* it has 1.377e-05 GiB"):
+    with pytest.raises(ValueError, match=r"needs 3.67e-05 GiB a device .* it has 1.38e-05 GiB"):
         estimate.check_state(run, mesh)
     estimate.check_state(frozen_run(("embed", "block/.*")), mesh)
 
