@@ -48,7 +48,7 @@ def check_used(patterns: tuple[str, ...], paths: Any, field: str) -> None:
       ValueError: with the pattern and the paths.
     """
     for pattern in patterns:
-        if not any(re.fullmatch(pattern, path) for path in paths):
+        if not any(matches((pattern,), path) for path in paths):
             raise ValueError(
                 f"{field} has {pattern!r}, which matches no parameter. It must match a whole path"
                 f" of these: {', '.join(paths)}"

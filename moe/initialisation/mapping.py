@@ -56,14 +56,14 @@ def _from_match(match, rule, template, saved):
     if not initialisation.RULES[rule].reads:
         return Origin(rule, None)
     path = _expanded(match, template[0]) if template else match.string
+    if path in saved:
+        return Origin(rule, path)
     near = difflib.get_close_matches(path, saved, n=1, cutoff=0)
-    schema.require(
-        path in saved,
+    raise ValueError(
         f"init_from wants to {rule} {path} for {match.string}, but the checkpoint has no such"
         f" parameter{f'; the nearest is {near[0]}' if near else ''}. Name another as the third part"
-        " of the rule, or use the rule 'fresh'",
+        " of the rule, or use the rule 'fresh'"
     )
-    return Origin(rule, path)
 
 
 def _expanded(match, template):

@@ -64,11 +64,10 @@ class Checkpoints:
         Args:
           wanted: the paths, as `parameters` gives them, and how each array is to lie.
         """
-        saved = {_PARAMETERS.sub("", path): path for path in self._saved()}
-        shapes = self.parameters()
         templates = {
-            saved[path]: jax.ShapeDtypeStruct(shapes[path].shape, shapes[path].dtype, sharding=lies)
-            for path, lies in wanted.items()
+            path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted[own])
+            for path, x in self._saved().items()
+            if (own := _PARAMETERS.sub("", path)) in wanted
         }
         return {_PARAMETERS.sub("", path): x for path, x in self._load(templates).items()}
 
