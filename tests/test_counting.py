@@ -76,14 +76,21 @@ def test_a_scan_costs_its_length():
         return jax.lax.scan(lambda x, _: (matmul(x, w), None), x, length=9)[0]
 
     assert count(scanned, (3, 5), (5, 5)).total == 9 * 2 * 3 * 5 * 5
-    looped = lambda x, w: jax.lax.fori_loop(0, 9, lambda _, x: matmul(x, w), x)  # noqa: E731
+
+    def looped(x, w):
+        return jax.lax.fori_loop(0, 9, lambda _, x: matmul(x, w), x)
+
     assert count(looped, (3, 5), (5, 5)).total == 9 * 2 * 3 * 5 * 5
 
 
 def test_nested_scans_multiply_and_gradients_follow():
     def nested(x, w):
-        inner = lambda x, _: (matmul(x, w), None)  # noqa: E731
-        outer = lambda x, _: jax.lax.scan(inner, x, length=3)  # noqa: E731
+        def inner(x, _):
+            return matmul(x, w), None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x, length=3)
+
         return jax.lax.scan(outer, x, length=4)[0]
 
     once = 2 * 3 * 5 * 5

@@ -28,7 +28,10 @@ def test_the_spread_over_seeds_is_pooled_over_models():
     # variance 4/9 over (3 - 1)(2 - 1) = 2 degrees of freedom; a difference of means has twice that
     # over two seeds; t(0.975, 2) = 4.302653
     want = 4.302653 * math.sqrt(4 / 9 / 2)
-    half = lambda losses: paired.seeds_half(dict(zip("abc", losses, strict=False)), "a", "b")  # noqa: E731
+
+    def half(losses):
+        return paired.seeds_half(dict(zip("abc", losses, strict=False)), "a", "b")
+
     assert half(base + noise) == pytest.approx(want, rel=1e-6)
     assert half(base) == pytest.approx(0, abs=1e-12)
     assert math.isnan(half(base[:, :1])) and math.isnan(half(base[:1]))

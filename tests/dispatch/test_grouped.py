@@ -41,7 +41,10 @@ def case(tokens, k, experts, skew, activation, seed=0):
 
 def plain(expert_1SK, activation, x_SD, gate_1SK, weights):
     """Every expert on every token."""
-    one = lambda w: ffn.apply(x_SD, w, activation, "S")  # noqa: E731
+
+    def one(w):
+        return ffn.apply(x_SD, w, activation, "S")
+
     hit_SKE = jax.nn.one_hot(expert_1SK[0], len(weights.w_in), dtype=x_SD.dtype)
     return jnp.einsum("SKE,SK,ESD->SD", hit_SKE, gate_1SK[0], jax.vmap(one)(weights))
 

@@ -124,9 +124,10 @@ def test_peers_that_are_not_installed_are_asked_for(monkeypatch):
 def test_peers_answer_for_what_their_experts_compute(monkeypatch):
     for name in ("_mixtral", "_switch", "_call"):
         monkeypatch.setattr(baselines, name, lambda *args: args)
-    calls = lambda **changes: set(  # noqa: E731
-        baselines.calls(bench_dispatch.Cell(**file.cell(8, **changes)), None, True)
-    )
+
+    def calls(**changes):
+        return set(baselines.calls(bench_dispatch.Cell(**file.cell(8, **changes)), None, True))
+
     assert calls(activation="swiglu") == {"mixtral_eager", "mixtral_grouped_mm"}
     assert calls(activation="relu") == {"switch_eager"}
     assert calls(activation="gelu") == calls(activation="relu", k=2) == set()

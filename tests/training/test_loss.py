@@ -32,7 +32,10 @@ def test_the_gradient_of_cross_entropy_by_hand():
     """p - 1 at the target, p elsewhere, times what comes from above."""
     p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
     above_BT = jnp.array([[2.0, -1.0]])
-    fn = lambda logits: (cross_entropy.cross_entropy(logits, jnp.array([[0, 2]])) * above_BT).sum()  # noqa: E731
+
+    def fn(logits):
+        return (cross_entropy.cross_entropy(logits, jnp.array([[0, 2]])) * above_BT).sum()
+
     want = [[[-1.0, 0.5, 0.5], [-0.1, -0.2, 0.3]]]
     np.testing.assert_allclose(jax.grad(fn)(jnp.log(p) + 7), want, rtol=1e-5)
 
