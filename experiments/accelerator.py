@@ -1,6 +1,7 @@
 """One time-boxed command for an accelerator that is lent for minutes.
 
     python -m experiments.accelerator --minutes=8 --out=runs/accelerator [--prepared=DIR] [--tiny]
+        [--parts=layers,steps] [--only='^dense|hopper']
 
 Its parts run in order of value, see `experiments.accelerator_parts`: is every dispatcher right,
 what does a layer cost, how fast are training steps, and, for the time that is left, training.
@@ -20,6 +21,7 @@ which prints where it is.
 
 import gc
 import pathlib
+import re
 import statistics
 import time
 import traceback
@@ -61,23 +63,26 @@ def main(
     prepared_dir: str = "",
     tiny: bool = False,
     parts: Iterable[str] = tuple(PARTS),
+    only: str = "",
 ) -> None:
-    """Runs the parts until the time is over."""
+    """Runs the parts until the time is over, of each the cells whose names `only` matches."""
     until = time.monotonic() + 60 * minutes
     root = pathlib.Path(out)
     settings = Settings(tiny, root, prepared_dir, lambda: until - time.monotonic())
     written = report.Report(root, minutes)
     for part in parts:
-        _part(part, settings, written)
+        _part(part, settings, written, only)
     print(f"\n{written.text()}\n{root}/rows.jsonl, report.md")
 
 
-def _part(part, settings, written):
+def _part(part, settings, written, only):
     """Every cell of a part, one after the other."""
     cells: list[Cell] = []
     _guarded(written, part, report.WHOLE, lambda: cells.extend(PARTS[part](settings)))
     seen: list[float] = []  # seconds of the cells that came to their end
     for cell in cells:
+        if not re.search(only, cell.name):
+            continue
         needs = cell.seconds if cell.elastic or not seen else statistics.mean(seen)
         left = settings.seconds_left()
         if written.is_done(part, cell.name):
@@ -120,6 +125,9 @@ if __name__ == "__main__":
     PREPARED = flags.DEFINE_string("prepared", "", "Prepared data for training.")
     TINY_FLAG = flags.DEFINE_bool("tiny", False, "Tiny shapes, for a CPU.")
     WHICH = flags.DEFINE_list("parts", list(PARTS), f"Some of {', '.join(PARTS)}.")
+    ONLY = flags.DEFINE_string("only", "", "A regular expression: cells with such names.")
     command.run(
-        lambda: main(MINUTES.value, OUT.value, PREPARED.value, TINY_FLAG.value, WHICH.value)
+        lambda: main(
+            MINUTES.value, OUT.value, PREPARED.value, TINY_FLAG.value, WHICH.value, ONLY.value
+        )
     )

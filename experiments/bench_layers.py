@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import ffn
-from moe.dispatch import blocks, einsum, gather, grouped
+from moe.dispatch import blocks, einsum, gather, grouped, hopper
 from moe.routing import assignment
 from moe.routing.assignment import TopKAssignment
 
@@ -109,8 +109,8 @@ def computed(kernel: str, cell: Cell, choice: TopKAssignment) -> int:
 
 def usable(cell: Cell) -> list[str]:
     """The kernels of `grouped` that are here and multiply the cell's type."""
-    here = filter(grouped.installed, grouped.fit())
-    return [name for name in here if name != "tokamax" or cell.dtype == "bfloat16"]
+    unfit = hopper.misfit(cell.dtype, cell.d_model, cell.d_ff)
+    return [name for name in grouped.fit() if name != "hopper" or not unfit]
 
 
 def layers(

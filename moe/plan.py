@@ -8,6 +8,7 @@ Times are bounds, not predictions: each resource alone at the speed its maker st
 them if all overlap perfectly, their sum if nothing does.
 """
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -116,6 +117,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         " are a chip's: use --arithmetic",
     )
     grouped.check(run.mesh.implementation, PLATFORM)
+    run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, attention="plain"))
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.mesh.zero):

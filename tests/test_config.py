@@ -115,8 +115,8 @@ def test_models(changes, message):
     [
         (
             {},
-            {"implementation": "tokamax"},
-            "mesh.implementation='tokamax' does nothing without .*'grouped'",
+            {"implementation": "hopper"},
+            "mesh.implementation='hopper' does nothing without .*'grouped'",
         ),
         ({}, {"ep_capacity_factor": 3.0}, "mesh.ep_capacity_factor=3.0 does nothing without"),
         (DROPLESS, {"transport": "all_gather"}, "mesh.transport='all_gather' does nothing with "),

@@ -19,7 +19,7 @@ FILES = {
     "requirements-plan.txt": ("plan",),
 }
 DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}  # where the import differs
-OPTIONAL = {"tokamax", "torch", "transformers"}  # used if they happen to be installed
+OPTIONAL = {"torch", "transformers"}  # used if they happen to be installed
 BROUGHT = {"ml-dtypes"}  # of an extra, but jax cannot be without it
 # What cannot be imported without an extra. No module needs `dev`.
 NEEDS = {

@@ -164,19 +164,19 @@ class First(NamedTuple):
 
 
 @functools.cache
-def first_step(config, mesh, accumulate=1, zero=False, **travel) -> First:
+def first_step(config, mesh, accumulate=1, zero=False, **execution) -> First:
     with tiny.on(mesh, zero):
         state = tiny.state(config, CHAIN)
         batch = tiny.put(tiny.inputs(16))
-        train_step = step.make_train_step(tiny.task_of(config, **travel), CHAIN, 0, accumulate)
+        train_step = step.make_train_step(tiny.task_of(config, **execution), CHAIN, 0, accumulate)
         train_step = train_step.lower(state, batch).compile()
         state, metrics = train_step(state, batch)
         assert int(state.step) == 1
         return First(*tiny.host((metrics, state.optimizer[0], state.params)), train_step)
 
 
-def assert_mesh_changes_nothing(config, mesh, accumulate=1, zero=False, **travel):
-    got = first_step(config, mesh, accumulate, zero, **travel)
+def assert_mesh_changes_nothing(config, mesh, accumulate=1, zero=False, **execution):
+    got = first_step(config, mesh, accumulate, zero, **execution)
     want = first_step(config, "none")
     assert want.metrics["dropped"] > 0.1
     tiny.assert_close(got.metrics, want.metrics)

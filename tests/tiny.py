@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from moe import config as configs
 from moe import models, objectives, sharding
 from moe.batch import Batch
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.layers import moe_layer
 from moe.training import gradients, step
 
@@ -79,17 +79,17 @@ def compiled_gradients(config: configs.ModelConfig, accumulate=1):
     return function
 
 
-def task_of(config: configs.ModelConfig, **travel) -> objectives.contract.Task:
+def task_of(config: configs.ModelConfig, **execution) -> objectives.contract.Task:
     """What the model learns: the next token, or masked ones if it has a vector for them."""
     name = "masked_token" if config.mask_embedding else "next_token"
     objective = objectives.ObjectiveConfig(name=name)
-    return objectives.task(config, objective, travel=Travel(**travel))
+    return objectives.task(config, objective, execution=Execution(**execution))
 
 
-def layer_of(config: configs.ModelConfig, **travel) -> moe_layer.MoELayer:
+def layer_of(config: configs.ModelConfig, **execution) -> moe_layer.MoELayer:
     """The MoE layer of a model, by itself."""
     return moe_layer.MoELayer(
-        config.experts, config.activation, config.init_scale, config.dtype, Travel(**travel)
+        config.experts, config.activation, config.init_scale, config.dtype, Execution(**execution)
     )
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.accelerator_parts import reference
+from experiments.accelerator_parts import attention, reference
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
-from moe.dispatch import einsum, gather, grouped
+from moe.dispatch import einsum, gather, grouped, hopper
 from moe.routing import assignment
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.03}  # of a group's largest entry
@@ -28,7 +28,7 @@ SIZES = {  # rows of each expert; what is left of ROWS is nobody's
     "all but the last empty": (0, 0, 0, 0, 0, 0, 0, 0, 701),
     "one expert": (701,),
 }
-WIDTHS = (128, 192)  # D and F: multiples of 64, as kernels for Hopper want
+WIDTHS = (128, 256)  # D and F, as kernels for Hopper want
 TINY_WIDTHS = (16, 24)
 GUESS = 8.0  # seconds of a cell
 SLOTTED = {"einsum": einsum, "gather": gather}
@@ -37,13 +37,14 @@ Apply = Callable[[jax.Array, assignment.TopKAssignment, ffn.Weights], jax.Array]
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """A cell for each dispatcher or kernel, and type: all sizes of groups."""
+    """Attention, then a cell for each dispatcher or kernel, and type: all sizes of groups."""
     widths = TINY_WIDTHS if settings.tiny else WIDTHS
-    return [
+    of_dispatchers = [
         Cell(f"{name} {dtype}", functools.partial(check, name, dtype, widths), GUESS)
         for dtype in TOLERANCES
         for name in implementations()
     ]
+    return [Cell("attention cudnn bfloat16", attention.check, GUESS), *of_dispatchers]
 
 
 def implementations() -> dict[str, Apply]:
@@ -74,24 +75,21 @@ def check(name: str, dtype: str, widths: tuple[int, int]) -> dict:
     Raises:
       Skipped: if it is not for this machine or type.
     """
-    _require(name, dtype)
+    _require(name, dtype, widths)
     step = jax.jit(functools.partial(_with_gradients, implementations()[name]))
     worst: dict[tuple[str, str, int], float] = {}  # by sizes of groups, what, and expert
     for sizes_name, sizes in SIZES.items():
-        case = make(sizes, dtype, widths)
-        found = errors(_run(step, case), reference.compute(case), case.expert_S)
+        case, want = _case(sizes, dtype, widths)
+        found = errors(_run(step, case), want, case.expert_S)
         worst |= {(sizes_name, *at): error for at, error in found.items()}
     return summary(worst, TOLERANCES[dtype])
 
 
-def _require(name, dtype):
-    """ragged_dot is right everywhere, if not fast; tokamax is for some GPUs, in bfloat16."""
-    if name != "grouped tokamax":
-        return
-    if "tokamax" not in grouped.fit() or not grouped.installed("tokamax"):
-        raise Skipped("tokamax is not installed, or has no kernel for this device")
-    if dtype != "bfloat16":
-        raise Skipped("tokamax has bfloat16 kernels only")
+def _require(name, dtype, widths):
+    """ragged_dot is right everywhere, if not fast; Hopper's kernels are not."""
+    reason = hopper.misfit(dtype, *widths)
+    if name == "grouped hopper" and reason:
+        raise Skipped(f"it wants {reason}")
 
 
 def make(sizes: tuple[int, ...], dtype: str, widths: tuple[int, int]) -> reference.Case:
@@ -110,6 +108,13 @@ def make(sizes: tuple[int, ...], dtype: str, widths: tuple[int, int]) -> referen
     experts = [rng.normal(size=shape) / shape[1] ** 0.5 for shape in shapes]
     x_SD, dy_SD, *experts = (np.asarray(jnp.asarray(x, dtype)) for x in (x_SD, dy_SD, *experts))
     return reference.Case(x_SD, expert_S, gate_S, dy_SD, reference.Experts(*experts))
+
+
+@functools.cache
+def _case(sizes, dtype, widths):
+    """A case and what is right, for all implementations."""
+    case = make(sizes, dtype, widths)
+    return case, reference.compute(case)
 
 
 def _with_gradients(apply, x_SD, expert_S, gate_S, dy_SD, weights):

@@ -5,6 +5,7 @@ what a dispatcher pads or drops does not count. Dense runs beside every implemen
 """
 
 import functools
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from experiments import bench_dispatch, bench_layers, timing
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import ffn
-from moe.dispatch import grouped
+from moe.dispatch import grouped, hopper
 from moe.routing.assignment import TopKAssignment
 
 SHAPES = {  # name -> T, D, F, E, K
@@ -24,7 +25,7 @@ TINY = {"tiny": (256, 16, 32, 4, 2)}
 GROUP = 256  # tokens of a group of `einsum`
 TINY_GROUP = 64
 # The last two multiply tokens with all slots or, on some devices, with all experts.
-NAMES = ("grouped", "gather", "grouped_tokamax", "grouped_ragged_dot", "einsum")
+NAMES = ("grouped", "gather", "grouped_hopper", "grouped_ragged_dot", "einsum")
 TIMES = {"forward": 1, "training": 3}  # way -> its FLOPs over those of the forward pass
 ROUNDS = 20
 LIMIT = 2.0  # seconds of them
@@ -68,7 +69,7 @@ def measure(size: bench_layers.Cell, name: str) -> dict:
     Raises:
       Skipped: if the kernel is not here.
     """
-    kernels = _kernels(name)
+    kernels = _kernels(name, size)
     choice = bench_layers.choices(size)
     found = bench_layers.layers(size, choice, kernels)
     apply, computed = found[f"einsum_{size.einsum_groups[0]}" if name == "einsum" else name]
@@ -77,38 +78,48 @@ def measure(size: bench_layers.Cell, name: str) -> dict:
     ours = (apply, bench_layers.sample(size, size.d_ff, (size.experts,)))
     dense = (plain, bench_layers.sample(size, size.k * size.d_ff))
     row = {"computed_rows": computed, **size._asdict()}
+    programs = compiled({"ours": ours, "dense": dense}, x_SD, choice)
     for way in TIMES:
-        measured = one_way(size, way, x_SD, choice, {"ours": ours, "dense": dense})
+        measured = one_way(size, way, programs[way])
         row |= {f"{way}_{key}": value for key, value in measured.items()}
     return row
 
 
-def _kernels(name):
+def _kernels(name, size):
     """The kernels of `grouped` that a name asks for."""
     if name == "grouped":
         return ["blocks"]
     kernel = name.removeprefix("grouped_")
-    if kernel == "tokamax" and not (kernel in grouped.fit() and grouped.installed(kernel)):
-        raise Skipped("tokamax is not installed, or has no kernel for this device")
+    reason = hopper.misfit(size.dtype, size.d_model, size.d_ff)
+    if kernel == "hopper" and reason:
+        raise Skipped(f"it wants {reason}")
     return [kernel] if kernel in grouped.IMPLEMENTATIONS else []
 
 
-def one_way(
-    size: bench_layers.Cell,
-    way: str,
+def compiled(
+    layers: dict[str, tuple[bench_layers.Layer, ffn.Weights]],
     x_SD: jax.Array,
     choice: TopKAssignment,
-    layers: dict[str, tuple[bench_layers.Layer, ffn.Weights]],
-) -> dict:
-    """Milliseconds, TFLOP/s, the ratio to dense, and memory.
+) -> dict[str, dict[str, bench_dispatch.Program]]:
+    """way -> the programs of both layers, all compiled at the same time.
 
     Args:
       layers: "ours" and "dense" -> (layer, its weights).
     """
-    programs = {
-        name: bench_dispatch.program(apply, way, x_SD, choice, weights, counted=False)
-        for name, (apply, weights) in layers.items()
+
+    def build(way: str, name: str) -> bench_dispatch.Program:
+        apply, weights = layers[name]
+        return bench_dispatch.program(apply, way, x_SD, choice, weights, counted=False)
+
+    with futures.ThreadPoolExecutor() as pool:
+        building = {way: {name: pool.submit(build, way, name) for name in layers} for way in TIMES}
+    return {
+        way: {name: one.result() for name, one in both.items()} for way, both in building.items()
     }
+
+
+def one_way(size: bench_layers.Cell, way: str, programs: dict[str, bench_dispatch.Program]) -> dict:
+    """Milliseconds, TFLOP/s, the ratio to dense, and memory."""
     taken = timing.within({name: p.call for name, p in programs.items()}, ROUNDS, LIMIT)
     seconds = {name: float(np.median(times)) for name, times in taken.items()}
     return {

@@ -16,8 +16,8 @@ from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import chips, flops, models, objectives, sharding
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
-from moe.dispatch import grouped
-from moe.dispatch.travel import Travel
+from moe.dispatch import grouped, hopper
+from moe.execution import Execution
 from moe.training import optimizer, step
 
 
@@ -57,7 +57,7 @@ TINY = Size(
     batch=2,
     length=16,
 )
-WAYS = ("gather", "blocks", "tokamax")
+WAYS = ("gather", "hopper", "blocks")
 ROUNDS = 20
 LIMIT = 4.0  # seconds of them
 GUESS = 45.0  # seconds of a cell, most of it compilation
@@ -66,7 +66,7 @@ GUESS = 45.0  # seconds of a cell, most of it compilation
 def cells(settings: Settings) -> list[Cell]:
     """A cell for each model."""
     size = TINY if settings.tiny else LARGE
-    found = {"dense": (size.model, "blocks")}
+    found = {"dense": (size.model, ""), "dense, plain attention": (size.model, "plain")}
     for number, k in ((4, 2),) if settings.tiny else ((8, 2), (64, 8)):
         for way in WAYS:
             model = dataclasses.replace(size.model, experts=experts(size.model, number, k, way))
@@ -96,22 +96,25 @@ def measure(size: Size, way: str) -> dict:
     Raises:
       Skipped: if the kernel is not here.
     """
-    if way == "tokamax" and not (way in grouped.fit() and grouped.installed(way)):
-        raise Skipped("tokamax is not installed, or has no kernel for this device")
+    experts = size.model.experts
+    reason = experts and hopper.misfit(size.model.dtype, size.model.d_model, experts.d_ff)
+    if way == "hopper" and reason:
+        raise Skipped(f"it wants {reason}")
     kernel = way if way in grouped.IMPLEMENTATIONS else "blocks"
+    attention = "plain" if way == "plain" else "auto"
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     with sharding.on(mesh):
-        seconds, compiled = time_steps(size, Travel(implementation=kernel))
+        seconds, compiled = time_steps(size, Execution(implementation=kernel, attention=attention))
     return row(size, seconds, layers.peak_bytes(compiled))
 
 
-def time_steps(size: Size, travel: Travel) -> tuple[float, jax.stages.Compiled]:
+def time_steps(size: Size, execution: Execution) -> tuple[float, jax.stages.Compiled]:
     """Median seconds of a step, and its program."""
     tx = optimizer.make(optimizer.OptimizerConfig(), 1000)
     states = {"model": step.init(models.build(size.model), tx, 0)}
     given = sharding.shard_batch(inputs(size))
     compiled = (
-        step.make_train_step(objectives.task(size.model, travel=travel), tx, 0)
+        step.make_train_step(objectives.task(size.model, execution=execution), tx, 0)
         .lower(states["model"], given)
         .compile()
     )

@@ -97,7 +97,7 @@ TARGETS = (
         Target(
             f"{program} over {what}, for an H200", program, (E,), number, most, (K,), "swiglu", size
         )
-        for program in ("gather", "grouped", "grouped_tokamax")
+        for program in ("gather", "grouped", "grouped_hopper")
         for what, E, K, number, most, size in (
             ("dense", 8, 2, _to_dense, 1 / 0.8, MIXTRAL),
             ("dense", 64, 8, _to_dense, 1 / 0.6, OLMOE),

@@ -24,8 +24,10 @@ from moe import counting, ffn, sharding
 from moe.dispatch import gather
 from moe.routing import assignment
 
-LARGEST = 64  # rows of a block
+LARGEST = {"gpu": 256}  # rows of a block; a GPU takes about as long for 64
+OTHERWISE = 64
 SLACK = 1.0  # slots beyond the even share, in standard deviations of a load drawn by chance
+SPARE = {"gpu": 0.25}  # at least, of the even share: there a turn of the loop costs more than slots
 
 
 def apply(
@@ -61,9 +63,11 @@ def sizes(pairs: int, experts: int) -> tuple[int, int]:
     """Slots of an expert, and rows of a block, for so many pairs."""
     if pairs < experts:
         return 0, 1
+    backend = jax.default_backend()
     mean = pairs / experts
-    slots = min(pairs, math.ceil(mean + SLACK * math.sqrt(mean)))
-    return slots, min(LARGEST, 2 ** math.ceil(math.log2(mean) / 2 + 1))
+    spare = max(SLACK * math.sqrt(mean), SPARE.get(backend, 0.0) * mean)
+    block = 2 ** math.ceil(math.log2(mean) / 2 + 1)
+    return min(pairs, math.ceil(mean + spare)), min(LARGEST.get(backend, OTHERWISE), block)
 
 
 class _Plan(NamedTuple):

@@ -4,12 +4,11 @@ No capacity and no groups: a device routes its tokens, sends each choice to the 
 expert, and experts compute as many rows as came. What computes them is a kernel, `IMPLEMENTATIONS`.
 
 Shapes are static, so with e devices along 'expert' each sends to each a buffer of
-`Travel.ep_capacity_factor` times the even share of its choices. What does not fit is not computed;
-it is counted as dropped, and reported (with a buffer of e nothing can be lost).
+`Execution.ep_capacity_factor` times the even share of its choices. What does not fit is not
+computed; it is counted as dropped, and reported (with a buffer of e nothing can be lost).
 """
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,13 +28,12 @@ class Implementation(NamedTuple):
 
     apply: Callable[..., tuple[jax.Array, jax.Array]]
     backends: tuple[str, ...]
-    package: str = "jax"  # that has it
 
 
 IMPLEMENTATIONS = {
     "blocks": Implementation(blocks.apply, ("cpu", "gpu", "tpu")),
     "ragged_dot": Implementation(ragged.by_xla, compat.RAGGED_DOT),
-    "tokamax": Implementation(ragged.by_tokamax, ("gpu",), "tokamax"),
+    "hopper": Implementation(ragged.by_hopper, ("gpu",)),
 }
 
 
@@ -45,16 +43,11 @@ def fit(backend: str = "") -> list[str]:
     return [name for name, k in IMPLEMENTATIONS.items() if backend in k.backends]
 
 
-def installed(kernel: str) -> bool:
-    """Is the package there that has it?"""
-    return importlib.util.find_spec(IMPLEMENTATIONS[kernel].package) is not None
-
-
 def check(kernel: str, backend: str = "") -> None:
-    """Refuses a kernel that would be a dense product on the backend, or is not installed.
+    """Refuses a kernel that would be a dense product on the backend.
 
     Raises:
-      ValueError: with those that are not dense, or with what to install.
+      ValueError: with those that are not dense.
     """
     backend = backend or jax.default_backend()
     if kernel not in fit(backend):
@@ -62,11 +55,6 @@ def check(kernel: str, backend: str = "") -> None:
             f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
             " has no kernel there for values and gradients, or multiplies every row with every"
             f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
-        )
-    if not installed(kernel):
-        package = IMPLEMENTATIONS[kernel].package
-        raise ValueError(
-            f"mesh.implementation={kernel!r} needs the package {package}: pip install {package}"
         )
 
 

@@ -2,8 +2,7 @@
 
 `jax.lax.ragged_dot` is a kernel on TPUs from JAX 0.11 on. On CPUs and NVIDIA GPUs (jax 0.10 to
 0.12) XLA makes of it a product of every row with every expert, and so does JAX 0.10 on TPUs of the
-gradient of weights: there it is refused. For NVIDIA's Hopper GPUs tokamax has kernels, in bfloat16.
-(It has some for newer GPUs, but not of gradients, and for TPUs, but not of fewer than 128 rows.)
+gradient of weights: there it is refused. For NVIDIA's Hopper GPUs see `moe.dispatch.hopper`.
 """
 
 import functools
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import ffn, sharding
-from moe.dispatch import gather
+from moe.dispatch import gather, hopper
 from moe.routing import assignment
 
 
@@ -30,7 +29,12 @@ def apply(
     rows, count_E = sort(choice, E)
     x_PD = gather.dispatch(x_SD[None], rows)[0, 0]
     function, gated = ffn.ACTIVATIONS[activation]
-    dot = functools.partial(product, general)
+    real_P1 = (jnp.arange(S * choice.expert_GSK.shape[-1]) < count_E.sum())[:, None]
+
+    def dot(x: jax.Array, w: jax.Array, count_E: jax.Array) -> jax.Array:
+        """Zeros in the rows of nobody: NaN there would reach the gradient of weights."""
+        return jnp.where(real_P1, product(general, x, w, count_E), 0)
+
     with jax.named_scope("experts"):
         h = dot(x_PD, weights.w_in, count_E)
         h = function(dot(x_PD, weights.w_gate, count_E)) * h if gated else function(h)
@@ -103,19 +107,20 @@ def by_xla(
     return apply(x_SD, choice, weights, activation, jax.lax.ragged_dot_general)
 
 
-def by_tokamax(
+def by_hopper(
     x_SD: jax.Array,
     choice: assignment.TopKAssignment,
     weights: ffn.Weights,
     activation: str,
     _expected: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """By tokamax's own kernel: left to itself it would fall back to XLA's.
+    """By JAX's Pallas kernels for Hopper GPUs.
 
     Raises:
-      ValueError: if it has none for these types and sizes.
+      ValueError: if they do not multiply these types and sizes.
     """
-    import tokamax
+    hopper.check(x_SD.dtype.name, *weights.w_in.shape[1:])
+    kernels = {PD_EDF: hopper.rows, PF_EDF: hopper.rows_transposed, PD_PF: hopper.columns}
 
     def general(
         a: jax.Array,
@@ -123,13 +128,6 @@ def by_tokamax(
         count_E: jax.Array,
         dimensions: jax.lax.RaggedDotDimensionNumbers,
     ) -> jax.Array:
-        try:
-            return tokamax.ragged_dot_general(a, b, count_E, dimensions, implementation="mosaic")
-        except (NotImplementedError, ValueError) as error:
-            raise ValueError(
-                f"mesh.implementation='tokamax' does not multiply {jax.typeof(a)} and"
-                f" {jax.typeof(b)} here: {error}. Use a Hopper GPU, bfloat16 and widths that are"
-                " multiples of 64, or 'blocks'"
-            ) from error
+        return kernels[dimensions](a, b, count_E)
 
     return apply(x_SD, choice, weights, activation, general)

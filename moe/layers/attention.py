@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import matmul, sharding
-from moe.layers import weights
+from moe.layers import attention_kernels, weights
 
 BUCKETS = 32
 FAR = 128  # distances from here on share the last bucket
@@ -58,6 +58,7 @@ class Attention(nn.Module):
     init_scale: float
     dtype: str
     causal: bool = True
+    kernel: str = "plain"  # without a cache, of `attention_kernels`
 
     @nn.compact
     def __call__(
@@ -84,8 +85,6 @@ class Attention(nn.Module):
             k = self.update_cache("k", k, cache)
             v = self.update_cache("v", v, cache)
             kv_segment_BU = cache.segment_BU
-        k = share(k, self.num_heads)
-        v = share(v, self.num_heads)
         first = None if cache is None else cache.at
         y_BTNH = self.attend(q, k, v, q_info.segment_BT, kv_segment_BU, first)
         D = x_BTD.shape[-1]
@@ -121,6 +120,13 @@ class Attention(nn.Module):
         kv_segment_BU: jax.Array,
         first: jax.Array | None,
     ) -> jax.Array:
+        if first is None and self.fused(q):
+            by_cudnn = functools.partial(attention_kernels.by_cudnn, causal=self.causal)
+            letters = (*["BTNH"] * 3, "BT", "BT")
+            on_one_device = sharding.shard_mapped(by_cudnn, letters, "BTNH")
+            return on_one_device(q, k, v, q_segment_BT, kv_segment_BU)
+        k = share(k, self.num_heads)
+        v = share(v, self.num_heads)
         arrays = (q, k, v, q_segment_BT, kv_segment_BU)
         if self.position != "relative":
             return attend(*arrays, causal=self.causal, first=first)
@@ -136,6 +142,10 @@ class Attention(nn.Module):
         on_one_device = functools.partial(attend_relative, causal=self.causal)
         letters = (*["BTNH"] * 3, "BT", "BT", "N.")
         return sharding.shard_mapped(on_one_device, letters, "BTNH")(*arrays, table)
+
+    def fused(self, q_BTNH: jax.Array) -> bool:
+        """Does cuDNN's kernel compute it?"""
+        return attention_kernels.choose(self.kernel, q_BTNH, self.position) == "cudnn"
 
 
 def share(x_BTNH: jax.Array, heads: int) -> jax.Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from moe import dispatch, ffn, matmul, schema, sharding
 from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
 
@@ -46,7 +46,7 @@ class MoELayer(nn.Module):
     activation: str = "gelu"
     init_scale: float = 1.0
     dtype: str = "float32"
-    travel: Travel = Travel()  # across a mesh
+    execution: Execution = Execution()  # across a mesh
 
     @nn.compact
     def __call__(
@@ -108,7 +108,7 @@ class MoELayer(nn.Module):
         dispatcher = dispatch.DISPATCHERS[self.config.dispatcher]
         with jax.named_scope("dispatch"):
             slots = self.assign_slots(routed, self.config.slots(x_GSD.shape[1], train))
-            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots, self.travel.transport)
+            x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots, self.execution.transport)
         with jax.named_scope("experts"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
             y_EGCD = ffn.apply(
@@ -121,7 +121,7 @@ class MoELayer(nn.Module):
             )
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
-            return transport.receive(combine, y_EGCD, slots, self.travel.transport), slots
+            return transport.receive(combine, y_EGCD, slots, self.execution.transport), slots
 
     def without_slots(
         self, x_GSD: jax.Array, routed: contract.RouterOutput
@@ -135,8 +135,8 @@ class MoELayer(nn.Module):
                 routed.assignment,
                 expert_weights,
                 self.activation,
-                self.travel.implementation,
-                self.travel.ep_capacity_factor,
+                self.execution.implementation,
+                self.execution.ep_capacity_factor,
             )
 
     def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train: bool) -> jax.Array:

@@ -1,6 +1,6 @@
 """Whole networks built from the layers. `MODELS` is the whole list.
 
-A model is a config and `build(config, travel) -> contract.Model`; a new one is one file and one
+A model is a config and `build(config, execution) -> contract.Model`; a new one is one file and one
 line here.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moe.config import ModelConfig
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.models import classifier, contract, decoder
 
 
@@ -18,7 +18,7 @@ class Architecture(NamedTuple):
     """One line of `MODELS`."""
 
     config: type  # its sizes, a frozen dataclass
-    build: Callable[[Any, Travel], contract.Model]
+    build: Callable[[Any, Execution], contract.Model]
 
 
 MODELS = {
@@ -27,19 +27,19 @@ MODELS = {
 }
 
 
-def build(config: Any, travel: Travel = Travel()) -> contract.Model:  # noqa: B008, immutable
+def build(config: Any, execution: Execution = Execution()) -> contract.Model:  # noqa: B008, immutable
     """The model of a config, whose type says which architecture it is.
 
     Args:
       config: of one of `MODELS`.
-      travel: how its tokens travel across a mesh.
+      execution: how the machine executes it.
 
     Raises:
       ValueError: if no architecture has such a config.
     """
     for architecture in MODELS.values():
         if architecture.config is type(config):
-            return architecture.build(config, travel)
+            return architecture.build(config, execution)
     known = ", ".join(f"{name} ({a.config.__name__})" for name, a in MODELS.items())
     raise ValueError(f"no model is made from a {type(config).__name__}; there are {known}")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from moe import ranges
 from moe.config import ModelConfig
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.layers import attention, weights
 from moe.models import contract, decoder
 
@@ -62,10 +62,10 @@ def mean_of_real(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def build(config: ClassifierConfig, travel: Travel) -> contract.Model:
-    """The classifier of these sizes; `travel` says how its tokens cross a mesh."""
+def build(config: ClassifierConfig, execution: Execution) -> contract.Model:
+    """The classifier of these sizes; `execution` says how a machine executes it."""
     return contract.of_network(
-        config, Classifier(config, travel), functools.partial(ideal_flops, config)
+        config, Classifier(config, execution), functools.partial(ideal_flops, config)
     )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from moe import ffn, matmul
 from moe.config import ModelConfig
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.layers import attention, embedding, feed_forward, moe_layer, records, weights
 from moe.models import contract
 
@@ -35,7 +35,7 @@ class Trunk(nn.Module):
     """
 
     config: ModelConfig
-    travel: Travel = Travel()  # of tokens across a mesh
+    execution: Execution = Execution()
     scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
 
     def embed(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -75,7 +75,7 @@ class Trunk(nn.Module):
         length = number // config.moe_every
         if not self.scanned:
             for i in range(length):
-                x_BTD, _ = Block(config, self.travel, name=f"{name}_{i}")(x_BTD, info, train)
+                x_BTD, _ = Block(config, self.execution, name=f"{name}_{i}")(x_BTD, info, train)
             return x_BTD
         remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
         collections = ("params", records.COLLECTION, "router_state", "replayed")
@@ -87,7 +87,7 @@ class Trunk(nn.Module):
             length=length,
             unroll=config.scan_unroll,
         )
-        return scanned(config, self.travel, name=name)(x_BTD, info, train)[0]
+        return scanned(config, self.execution, name=name)(x_BTD, info, train)[0]
 
 
 class Decoder(Trunk):
@@ -123,7 +123,7 @@ class Block(nn.Module):
     """`config.moe_every` layers, the last MoE if the model has experts; the body of the scan."""
 
     config: ModelConfig
-    travel: Travel = Travel()
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -131,7 +131,9 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, None]:
         for i in range(self.config.moe_every):
             is_moe = self.config.experts is not None and i == self.config.moe_every - 1
-            x_BTD = Layer(self.config, is_moe, self.travel, name=f"layer_{i}")(x_BTD, info, train)
+            x_BTD = Layer(self.config, is_moe, self.execution, name=f"layer_{i}")(
+                x_BTD, info, train
+            )
         return x_BTD, None
 
 
@@ -140,7 +142,7 @@ class Layer(nn.Module):
 
     config: ModelConfig
     is_moe: bool
-    travel: Travel
+    execution: Execution
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
@@ -154,6 +156,7 @@ class Layer(nn.Module):
                 init_scale=c.init_scale,
                 dtype=c.dtype,
                 causal=c.causal,
+                kernel=self.execution.attention,
                 name="attention",
             )
             h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
@@ -162,7 +165,7 @@ class Layer(nn.Module):
         if self.is_moe:
             assert c.experts is not None
             layer = moe_layer.MoELayer(
-                c.experts, c.activation, c.init_scale, c.dtype, self.travel, name="moe"
+                c.experts, c.activation, c.init_scale, c.dtype, self.execution, name="moe"
             )
             real_BT = info.segment_BT > 0
             return x_BTD + layer(h_BTD, real_BT, train, info.tokens_BT, info.domain_BT)
@@ -175,13 +178,13 @@ class Layer(nn.Module):
 
 
 @functools.cache
-def build(config: ModelConfig, travel: Travel) -> contract.Model:
-    """The decoder of these sizes; `travel` says how its tokens cross a mesh."""
+def build(config: ModelConfig, execution: Execution) -> contract.Model:
+    """The decoder of these sizes; `execution` says how a machine executes it."""
     return contract.of_network(
         config,
-        Decoder(config, travel),
+        Decoder(config, execution),
         functools.partial(ideal_flops, config),
-        contract.Decoding(unstacked, functools.partial(decode, config, travel)),
+        contract.Decoding(unstacked, functools.partial(decode, config, execution)),
     )
 
 
@@ -225,7 +228,7 @@ def _dense_flops(config):
 
 def decode(
     config: ModelConfig,
-    travel: Travel,
+    execution: Execution,
     params: dict,
     router_state: dict,
     tokens_BT: jax.Array,
@@ -240,7 +243,7 @@ def decode(
 
     Args:
       config: of the model.
-      travel: how its tokens travel.
+      execution: how the machine executes it.
       params: of `unstacked`.
       router_state: the routers' state.
       tokens_BT, segment_BT, position_BT, domain_BT: as of `Trunk`.
@@ -249,7 +252,7 @@ def decode(
       key: of what routers draw.
     """
     found = contract.router_variables(config, router_state)
-    logits_BTV, after = Decoder(config, travel, scanned=False).apply(
+    logits_BTV, after = Decoder(config, execution, scanned=False).apply(
         {"params": params, "cache": cache}
         | {name: unstacked(part) for name, part in found.items()},
         tokens_BT,

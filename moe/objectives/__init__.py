@@ -12,7 +12,7 @@ import jax
 
 from moe import models, paths, schema
 from moe.batch import Batch
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
 from moe.objectives import classification, contract, masked_token, next_token
 
 OBJECTIVES = {
@@ -61,7 +61,7 @@ def task(
     model_config: Any,
     objective: ObjectiveConfig | None = None,
     frozen: tuple[str, ...] = (),
-    travel: Travel = Travel(),  # noqa: B008, immutable
+    execution: Execution = Execution(),  # noqa: B008, immutable
 ) -> contract.Task:
     """The model of a config with what it learns.
 
@@ -70,12 +70,12 @@ def task(
       objective: by default what costs the same as all of its kind: classes for a model that has
         them, the next token for the others.
       frozen: patterns of the paths of parameters that get no gradient, see `moe.paths`.
-      travel: how tokens travel across a mesh.
+      execution: how the machine executes the model.
     """
     if objective is None:
         name = "classification" if hasattr(model_config, "num_classes") else "next_token"
         objective = ObjectiveConfig(name=name)
-    model = models.build(model_config, travel)
+    model = models.build(model_config, execution)
     forward = functools.partial(objective.objective.forward, model, objective.options)
     return contract.Task(model, functools.partial(_forward, forward, frozen))
 

@@ -12,9 +12,12 @@ from moe.config import ModelConfig
 from moe.data import prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
-from moe.dispatch.travel import Travel
+from moe.execution import Execution
+from moe.layers import attention_kernels
 from moe.training import optimizer
 from moe.training.optimizer import OptimizerConfig
+
+OF_EXPERTS = ("transport", "implementation", "ep_capacity_factor")  # fields of a mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis, -1 is the rest, and how arrays lie and travel on them."""
+    """Devices along each axis, -1 is the rest, and how they execute a model."""
 
     data: int = -1
     expert: int = 1
@@ -71,10 +74,12 @@ class MeshConfig:
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
     implementation: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
     ep_capacity_factor: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
+    attention: str = "auto"  # what computes it, see `moe.layers.attention_kernels`
 
     def __post_init__(self):
         schema.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
         schema.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
+        schema.one_of("mesh.attention", self.attention, attention_kernels.KERNELS)
         ranges.check(self, "mesh", ranges.MESH)
 
 
@@ -114,11 +119,11 @@ class RunConfig:
         )
         if self.model.experts:
             groups.check(self.micro_batch, self.train.seq_len, self.group_size)
-        self._check_travel()
+        self._check_idle()
 
-    def _check_travel(self):
-        """Refuses ways across the mesh that the dispatcher does not go."""
-        idle, why = self._idle_travel()
+    def _check_idle(self):
+        """Refuses fields of the mesh that the model does not read."""
+        idle, why = self._idle_fields()
         for name in idle:
             value = getattr(self.mesh, name)
             default = getattr(MeshConfig, name)
@@ -127,23 +132,20 @@ class RunConfig:
                 f"mesh.{name}={value!r} does nothing {why}: leave it at {default!r}",
             )
 
-    def _idle_travel(self):
+    def _idle_fields(self):
         """The fields of the mesh that do nothing, and why."""
         if not self.model.experts:
-            return Travel._fields, "in a dense model"
+            return OF_EXPERTS, "in a dense model"
         if self.model.experts.dropless:
-            return ("transport",), "with experts.dispatcher='grouped'"
-        return (
-            ("implementation", "ep_capacity_factor"),
-            "without experts.dispatcher='grouped'",
-        )
+            return OF_EXPERTS[:1], "with experts.dispatcher='grouped'"
+        return OF_EXPERTS[1:], "without experts.dispatcher='grouped'"
 
     @property
     def task(self) -> objectives.contract.Task:
         """The model and what it learns."""
         m = self.mesh
-        travel = Travel(m.transport, m.implementation, m.ep_capacity_factor)
-        return objectives.task(self.model, self.objective, self.optimizer.frozen, travel)
+        execution = Execution(m.transport, m.implementation, m.ep_capacity_factor, m.attention)
+        return objectives.task(self.model, self.objective, self.optimizer.frozen, execution)
 
     def source(self, data: Prepared) -> objectives.contract.BatchSource:
         """What is read of the prepared data."""

@@ -1,7 +1,6 @@
 """Dropless experts: every kernel is plain arithmetic, on every mesh, and spends no FLOPs on E."""
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe import counting, ffn, hlo, sharding
-from moe.dispatch import blocks, grouped
+from moe.dispatch import blocks, grouped, hopper, ragged
 from moe.routing import assignment
 from tests import tiny
 
@@ -143,41 +142,52 @@ def test_no_program_multiplies_every_row_with_every_expert(experts):
     assert over_ideal("ragged_dot")[0] == experts
 
 
-def test_kernels_that_are_not_there_are_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokamax", None)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert grouped.fit() == ["blocks", "tokamax"]
-    with pytest.raises(ValueError, match="'tokamax' needs the package tokamax: pip install"):
-        grouped.check("tokamax")
-
-
-def test_tokamax_is_asked_for_its_own_kernels(monkeypatch):
-    """Of which none runs here: its place is taken by XLA's product."""
+def pretend_to_be_hopper(monkeypatch, product=jax.lax.ragged_dot_general):
+    """The kernels for Hopper, of which none runs here, are XLA's product; what was called."""
     asked = []
 
-    class Tokamax:
-        @staticmethod
-        def ragged_dot_general(a, b, count_E, dimensions, implementation):
-            asked.append(implementation)
-            return jax.lax.ragged_dot_general(a, b, count_E, dimensions)
+    def stand_in(name, dimensions):
+        def kernel(a, b, count_E):
+            asked.append(name)
+            return product(a, b, count_E, dimensions)
 
-    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+        monkeypatch.setattr(hopper, name, kernel)
+
+    monkeypatch.setattr(hopper, "check", lambda *sizes: None)
+    stand_in("rows", ragged.PD_EDF)
+    stand_in("rows_transposed", ragged.PF_EDF)
+    stand_in("columns", ragged.PD_PF)
+    return asked
+
+
+def test_every_product_of_hopper_is_asked_of_its_kernel(monkeypatch):
+    asked = pretend_to_be_hopper(monkeypatch)
     expert_1SK, floats = case(*CASES["even"])
-    got = by_kernel("tokamax", expert_1SK, "geglu", *floats)
-    tiny.assert_close(got, expected("even")[0], rtol=1e-4, atol=1e-5)
-    assert set(asked) == {"mosaic"}
+    got = with_gradients(functools.partial(by_kernel, "hopper", expert_1SK, "geglu"), floats)
+    tiny.assert_close(got, expected("even"), rtol=1e-4, atol=1e-5)
+    assert sorted(asked) == ["columns"] * 3 + ["rows"] * 3 + ["rows_transposed"] * 3
 
 
-def test_what_tokamax_has_no_kernel_for_is_refused(monkeypatch):
-    class Tokamax:
-        @staticmethod
-        def ragged_dot_general(*args, **how):
-            raise NotImplementedError("only bfloat16")
+def test_what_nobody_computed_reaches_nothing(monkeypatch):
+    """Kernels leave rows of nobody as they found the memory, and add 0 times such rows."""
 
-    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+    def product(a, b, count_E, dimensions):
+        y = jax.lax.ragged_dot_general(a, b, count_E, dimensions)
+        nobody_P1 = (jnp.arange(len(a)) >= count_E.sum())[:, None]
+        if dimensions == ragged.PD_PF:
+            return y + 0 * (jnp.where(nobody_P1, a, 0).sum() + jnp.where(nobody_P1, b, 0).sum())
+        return jnp.where(nobody_P1, jnp.nan, y)
+
+    pretend_to_be_hopper(monkeypatch, product)
     expert_1SK, floats = case(*CASES["even"])
-    with pytest.raises(ValueError, match=r"float32\[80,6\] and float32\[4,6,10\].*Use a Hopper"):
-        by_kernel("tokamax", expert_1SK, "geglu", *floats)
+    got = with_gradients(functools.partial(by_kernel, "hopper", expert_1SK, "geglu"), floats)
+    tiny.assert_close(got, expected("even"), rtol=1e-4, atol=1e-5)
+
+
+def test_what_hopper_has_no_kernel_for_is_refused():
+    expert_1SK, floats = case(*CASES["even"])
+    with pytest.raises(ValueError, match="'hopper' wants a Hopper GPU, not cpu. Use 'blocks'"):
+        by_kernel("hopper", expert_1SK, "geglu", *floats)
 
 
 # Through the layer, where choices travel between devices.
@@ -188,13 +198,13 @@ EXPERTS = 8
 
 
 @functools.cache
-def through_layer(dispatcher, mesh, factor, k=2, **travel):
+def through_layer(dispatcher, mesh, factor, k=2, **execution):
     """(y, router_stats), and the gradients for x, router and experts."""
     config = tiny.sparse(
         num_experts=EXPERTS, k=k, dispatcher=dispatcher, capacity_factor=factor,
         eval_capacity_factor=factor,
     )  # fmt: skip
-    layer = tiny.layer_of(config, **travel)
+    layer = tiny.layer_of(config, **execution)
     weight = np.random.default_rng(9).normal(size=(BATCH, LENGTH, tiny.D)).astype(np.float32)
 
     def weighted(params, x_BTD, mask_BT, weight_BTD):
@@ -235,16 +245,14 @@ def test_the_ragged_kernel_on_a_mesh():
 
 
 def test_a_kernel_that_forgets_the_mesh(monkeypatch):
-    """As tokamax's: what it returns does not say that it differs between devices."""
+    """As a Pallas kernel's: what it returns does not say that it differs between devices."""
 
-    class Tokamax:
-        @staticmethod
-        def ragged_dot_general(*args, implementation):
-            return jax.lax.psum(jax.lax.ragged_dot_general(*args), sharding.AXES)  # of one device
+    def product(*args):
+        return jax.lax.psum(jax.lax.ragged_dot_general(*args), sharding.AXES)  # of one device
 
-    monkeypatch.setitem(sys.modules, "tokamax", Tokamax)
+    pretend_to_be_hopper(monkeypatch, product)
     (y, _), grads = through_layer(
-        "grouped", "1x1x1", 0.0, ep_capacity_factor=8.0, implementation="tokamax"
+        "grouped", "1x1x1", 0.0, ep_capacity_factor=8.0, implementation="hopper"
     )
     (y_want, _), grads_want = through_layer("oracle", "none", EXPERTS / 2)
     tiny.assert_close(y, y_want)
@@ -261,8 +269,8 @@ def test_of_tpus_those_of_newer_versions_have_a_kernel():
     """JAX 0.10's multiplies every row with every expert in the gradient of weights."""
     newer = not jax.__version__.startswith("0.10.")
     assert grouped.fit("tpu") == ["blocks", *(["ragged_dot"] * newer)]
-    with pytest.raises(ValueError, match="'tokamax' is not for tpu"):
-        grouped.check("tokamax", "tpu")
+    with pytest.raises(ValueError, match="'hopper' is not for tpu"):
+        grouped.check("hopper", "tpu")
 
 
 def test_what_does_not_fit_into_the_buffer_is_counted():

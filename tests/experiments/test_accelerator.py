@@ -34,7 +34,7 @@ def fails(x_SD, choice, weights):
 
 def implementations():
     """Two that are right, one that is wrong, and one that fails."""
-    right = {name: ALL[name] for name in ("einsum", "grouped blocks", "grouped tokamax")}
+    right = {name: ALL[name] for name in ("einsum", "grouped blocks", "grouped hopper")}
     return {"fails": fails, "zeroed": functools.partial(zeroed, ALL["gather"]), **right}
 
 
@@ -49,9 +49,9 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conformance, "implementations", implementations)
         patch.setattr(conformance, "SIZES", NINE_EXPERTS)
-        patch.setattr(layers, "NAMES", ("grouped", "grouped_tokamax"))
+        patch.setattr(layers, "NAMES", ("grouped", "grouped_hopper"))
         patch.setattr(layers, "LIMIT", 0.1)
-        patch.setattr(steps, "WAYS", ("blocks", "tokamax"))
+        patch.setattr(steps, "WAYS", ("blocks", "hopper"))
         accelerator.main(10, str(out), tiny=True, parts=FIRST_THREE)
     return out
 
@@ -76,7 +76,7 @@ def test_a_failure_is_written_and_the_others_run(root):
     )
     skipped = [cell for cell, row in read(root).items() if row["status"] == "skipped"]
     assert {part for part, _ in skipped} == set(FIRST_THREE)
-    assert all("tokamax" in cell for _, cell in skipped)
+    assert all("hopper" in cell or "cudnn" in cell for _, cell in skipped)
 
 
 def test_a_layer_and_a_step(root):
@@ -100,6 +100,17 @@ def test_without_time_everything_is_skipped(tmp_path):
     assert all(row["status"] == "skipped" for row in rows.values())
     assert rows["conformance", "gather float32"]["reason"].startswith("0 s are left, and it takes")
     assert rows["training", report.WHOLE]["reason"] == "no time is left"
+
+
+def test_some_cells_only(tmp_path, monkeypatch):
+    calls = []
+
+    def cells(settings: Settings):
+        return [Cell(name, lambda name=name: calls.append(name) or {}, 0.0) for name in "abc"]
+
+    monkeypatch.setattr(accelerator, "PARTS", {"steps": cells})
+    accelerator.main(1, str(tmp_path), parts=("steps",), only="^a|c$")
+    assert calls == ["a", "c"]
 
 
 def test_a_later_call_measures_what_is_missing(tmp_path, monkeypatch):

@@ -22,8 +22,7 @@ def rows(tmp_path_factory):
     config.rounds = 1
     config.cells = (file.cell(4, 2, einsum_groups=(16,), **TINY),)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grouped, "fit", lambda: ["blocks", "ragged_dot", "tokamax"])
-        patch.setattr(grouped, "installed", lambda kernel: kernel != "tokamax")
+        patch.setattr(grouped, "fit", lambda: ["blocks", "ragged_dot", "hopper"])
         bench_dispatch.main(config, root, with_peers=False)
     assert (root / "dispatch.png").exists()
     table = (root / "table.md").read_text()
@@ -102,15 +101,15 @@ def test_targets_judge_the_rows_they_mean():
 def test_targets_on_an_accelerator_are_of_its_own_cells():
     """A token's own FLOPs a second, of dense's: at 0.6 of it a layer takes 1.67 of its time."""
     cell = {**dispatching.USUAL, **file.gpu()[1], "way": "training"}
-    seconds = {"dense": 1.0, "gather": 1.7, "grouped_tokamax": 1.6, "mixtral_grouped_mm": 2.0}
+    seconds = {"dense": 1.0, "gather": 1.7, "grouped_hopper": 1.6, "mixtral_grouped_mm": 2.0}
     rows = [
         {**cell, "program": name, "seconds": s, "ratio_to_dense": s} for name, s in seconds.items()
     ]
     assert dispatching.targets(rows).splitlines()[2:] == [
         "| gather over dense, for an H200 | 64 | 8 | 1.67 | 1.70 | no |",
         "| gather over grouped_mm, for an H200 | 64 | 8 | 1.00 | 0.85 | yes |",
-        "| grouped_tokamax over dense, for an H200 | 64 | 8 | 1.67 | 1.60 | yes |",
-        "| grouped_tokamax over grouped_mm, for an H200 | 64 | 8 | 1.00 | 0.80 | yes |",
+        "| grouped_hopper over dense, for an H200 | 64 | 8 | 1.67 | 1.60 | yes |",
+        "| grouped_hopper over grouped_mm, for an H200 | 64 | 8 | 1.00 | 0.80 | yes |",
     ]
     assert dispatching.MIXTRAL.items() <= file.gpu()[0].items()
 

@@ -109,12 +109,12 @@ def weight(seed=9):
 
 
 @functools.cache
-def compiled(config, train, **travel):
+def compiled(config, train, **execution):
     """The (params, x, read, at, losses) -> (results, gradients) of a layer.
 
     The gradients are those of sum(y * at) + losses * (the sum of the router's losses).
     """
-    layer = tiny.layer_of(config, **travel)
+    layer = tiny.layer_of(config, **execution)
     moe_config = config.experts
 
     def weighted(params, x_BTD, read, at_BTD, losses):
@@ -141,18 +141,20 @@ def compiled(config, train, **travel):
 
 def run(
     config, given=None, *, mesh="none", weights=None, key=0, train=True, replayed=None, at=None,
-    losses=0.0, **travel,
+    losses=0.0, **execution,
 ):  # fmt: skip
     """The Result of a layer; `weights` are its parameters. In evaluation without gradients."""
     with tiny.on(mesh):
-        function, *args = call(config, given, train, weights, key, replayed, at, losses, **travel)
+        function, *args = call(
+            config, given, train, weights, key, replayed, at, losses, **execution
+        )
         (_, results), gradients = function(*args) if train else (function(*args), (None, None))
         return Result(*tiny.host((*results, *gradients)))
 
 
 def call(
     config, given=None, train=True, weights=None, key=0, replayed=None, at=None, losses=0.0,
-    **travel,
+    **execution,
 ):  # fmt: skip
     """The function of `compiled` and its arguments, on the current mesh."""
     state = jax.tree.map(lambda x: sharding.reshard(x[0], "." * (x.ndim - 1)), state_of(config))
@@ -162,7 +164,7 @@ def call(
     read = given, {"router_state": state, "replayed": replayed}, jax.random.key(key)
     weights = params(config) if weights is None else weights
     at = tiny.put(weight() if at is None else at)
-    return compiled(config, train, **travel), weights, given.x_BTD, read, at, losses
+    return compiled(config, train, **execution), weights, given.x_BTD, read, at, losses
 
 
 def state_of(config):

@@ -1,14 +1,15 @@
-"""How tokens travel across a mesh, and what computes a dropless dispatch."""
+"""How a machine executes a model: which kernels compute it, and how tokens cross its mesh."""
 
 from typing import NamedTuple
 
 
-class Travel(NamedTuple):
+class Execution(NamedTuple):
     """Choices of speed: no result depends on them, but for a buffer that is too small.
 
     They belong to a machine and not to a model, so they stand beside a model's config.
     """
 
-    transport: str = "all_to_all"  # of slots, see `moe.dispatch.transport`
+    transport: str = "all_to_all"  # of slots across 'expert', see `moe.dispatch.transport`
     implementation: str = "blocks"  # of the dropless dispatcher, see `moe.dispatch.grouped`
     ep_capacity_factor: float = 2.0  # of its buffers across 'expert', times the even share
+    attention: str = "plain"  # of training and scoring, see `moe.layers.attention_kernels`
