@@ -121,6 +121,12 @@ class MoEConfig:
             type(self.options) is router.options,
             f"experts.options={self.options} are not those of the {self.router!r} router",
         )
+        require(
+            not router.learned or "router_scale" in router.common,
+            f"the {self.router!r} router has weights (`Router.projections`), which would start at"
+            " zero and send every token to expert 0: put router_scale into its"
+            " `common`, as moe.routing.top_k.LEARNED does",
+        )
         for name in COMMON:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, router.common.get(name, 0.0))

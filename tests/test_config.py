@@ -133,6 +133,14 @@ def test_how_tokens_travel(experts, mesh, message):
         )  # fmt: skip
 
 
+def test_a_router_with_weights_says_how_large_they_start(monkeypatch):
+    """From zeros it would send every token to expert 0."""
+    forgetful = routing.ROUTERS["top_k"]._replace(common={})
+    monkeypatch.setitem(routing.ROUTERS, "forgetful", forgetful)
+    with pytest.raises(ValueError, match="'forgetful' router has weights .*put router_scale into"):
+        configs.MoEConfig(num_experts=4, d_ff=8, router="forgetful")
+
+
 def test_layers_with_experts():
     assert tiny.model(num_layers=6).moe_layers == 3 and tiny.model(experts=None).moe_layers == 0
     mixed = tiny.model(num_layers=5, moe_every=1, num_dense_layers=2, dense_activation="relu")

@@ -56,7 +56,8 @@ def make() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
 
 def by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -> jax.Array:
     """y_BTNH by the fused kernel."""
-    return attention_kernels.by_cudnn(q, k, v, segment_BT, segment_BT, causal=True)
+    segment = jnp.asarray(segment_BT)
+    return attention_kernels.by_cudnn(q, k, v, segment, segment, causal=True)
 
 
 def plain(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -> jax.Array:

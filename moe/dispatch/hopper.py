@@ -1,22 +1,18 @@
 """Grouped matrix products on NVIDIA's Hopper GPUs, by the Pallas kernels that JAX brings.
 
-They multiply bfloat16 or float16. Blocks of 128 x 128, 64 deep, five of them in flight, were the
-fastest of ten that were tried on an H100 (RESULTS.md, 2026-11-26).
+They multiply bfloat16 or float16. These blocks were the fastest of ten, and of six for `columns`,
+on an H100 (experiments/results/accelerator_h100/parts.md): 429, 403 and 365 TFLOP/s.
 
 Their modules are imported where they are called: they bring JAX's own test tools along.
 """
+
+from typing import Any
 
 import jax
 
 DTYPES = ("bfloat16", "float16")
 MULTIPLE = 128  # of the widths
-BLOCKS = {
-    "block_m": 128,
-    "block_n": 128,
-    "block_k": 64,
-    "max_concurrent_steps": 5,
-    "grid_block_n": 10,
-}
+BLOCKS: Any = {"block_m": 128, "block_n": 128, "block_k": 64, "grid_block_n": 10}
 CAPABILITY = "9.0"  # of Hopper
 
 
@@ -56,7 +52,9 @@ def rows_transposed(x_PF: jax.Array, w_EDF: jax.Array, count_E: jax.Array) -> ja
 def _by_rows(x, w, count_E, transposed):
     from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu
 
-    return ragged_dot_mgpu.ragged_dot(x, w, group_sizes=count_E, transpose_rhs=transposed, **BLOCKS)
+    return ragged_dot_mgpu.ragged_dot(
+        x, w, group_sizes=count_E, transpose_rhs=transposed, max_concurrent_steps=5, **BLOCKS
+    )
 
 
 def columns(x_PD: jax.Array, dy_PF: jax.Array, count_E: jax.Array) -> jax.Array:
@@ -64,5 +62,5 @@ def columns(x_PD: jax.Array, dy_PF: jax.Array, count_E: jax.Array) -> jax.Array:
     from jax.experimental.pallas.ops.gpu import transposed_ragged_dot_mgpu
 
     return transposed_ragged_dot_mgpu.transposed_ragged_dot(
-        x_PD, dy_PF, group_sizes=count_E, **BLOCKS
+        x_PD, dy_PF, group_sizes=count_E, max_concurrent_steps=4, **BLOCKS
     )

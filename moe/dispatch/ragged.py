@@ -7,6 +7,7 @@ gradient of weights: there it is refused. For NVIDIA's Hopper GPUs see `moe.disp
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +32,14 @@ def apply(
     function, gated = ffn.ACTIVATIONS[activation]
     real_P1 = (jnp.arange(S * choice.expert_GSK.shape[-1]) < count_E.sum())[:, None]
 
-    def dot(x: jax.Array, w: jax.Array, count_E: jax.Array) -> jax.Array:
+    def dot(x: jax.Array, w: Any) -> jax.Array:
         """Zeros in the rows of nobody: NaN there would reach the gradient of weights."""
         return jnp.where(real_P1, product(general, x, w, count_E), 0)
 
     with jax.named_scope("experts"):
-        h = dot(x_PD, weights.w_in, count_E)
-        h = function(dot(x_PD, weights.w_gate, count_E)) * h if gated else function(h)
-        y_PD = dot(h, weights.w_out, count_E)
+        h = dot(x_PD, weights.w_in)
+        h = function(dot(x_PD, weights.w_gate)) * h if gated else function(h)
+        y_PD = dot(h, weights.w_out)
     return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 
 

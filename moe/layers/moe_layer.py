@@ -218,7 +218,8 @@ class MoELayer(nn.Module):
         D = x_GSD.shape[-1]
         if name in self.config.routing.detached:
             x_GSD = jax.lax.stop_gradient(x_GSD)
-        scale = self.config.router_scale or 0.0
+        scale = self.config.router_scale
+        assert scale is not None  # the config has put the router's own there
         w_DE = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
         return matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=jax.lax.Precision.HIGHEST)
 
