@@ -4,6 +4,7 @@ Plain: act(x W_in) W_out (Vaswani et al. 2017, equation 2). Gated: (act(x W_gate
 (Shazeer 2020, "GLU variants improve transformer"). Experts are the same with an E axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,5 +77,21 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     into = f"{tokens}D,{experts}DF->{tokens}F"
     out_of = f"{tokens}F,{experts}FD->{tokens}D"
     h = jnp.einsum(into, x, weights.w_in)
-    h = function(jnp.einsum(into, x, weights.w_gate)) * h if gated else function(h)
-    return jnp.einsum(out_of, hidden_fn(h), weights.w_out, out_sharding=layout)
+    h = gate(function, jnp.einsum(into, x, weights.w_gate), h) if gated else function(h)
+    product = functools.partial(jnp.einsum, out_of, out_sharding=layout)
+    if not experts and jax.default_backend() == "cpu":
+        product = matmul.with_wide_gradient(out_of, layout)
+    return product(hidden_fn(h), weights.w_out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gate(function: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+    """function(a) * b. Of the hidden units only a and b are kept for the gradient."""
+    return function(a) * b
+
+
+def _gate_backward(function, saved, dh):
+    return jax.vjp(lambda a, b: function(a) * b, *saved)[1](dh)
+
+
+gate.defvjp(lambda function, a, b: (gate(function, a, b), (a, b)), _gate_backward)

@@ -2,8 +2,8 @@
 
 Grouped-query (Ainslie et al. 2023): N heads share fewer key and value heads, neighbours the same.
 
-Rotary: Su et al. 2021, section 3.4.2, on halves of H as in GPT-NeoX. Relative: a learned bias per
-head and bucket of distance (Raffel et al. 2020, section 2.1), which GLaM uses.
+Positions are rotary, see `moe.layers.rotary`, or relative: a learned bias per head and bucket of
+distance (Raffel et al. 2020, section 2.1), which GLaM uses.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import matmul, sharding
-from moe.layers import attention_kernels, weights
+from moe.layers import attention_kernels, rotary, weights
 
 BUCKETS = 32
 FAR = 128  # distances from here on share the last bucket
@@ -38,6 +38,7 @@ class TokenInfo(NamedTuple):
     tokens_BT: jax.Array | None = None  # ids, for routers that read them
     domain_BT: jax.Array | None = None  # for routers that read it
     kv_cache: KVCache | None = None  # in decoding
+    rotation: rotary.Rotation | None = None  # that of position_BT, if it was made for all layers
 
 
 class Attention(nn.Module):
@@ -78,8 +79,8 @@ class Attention(nn.Module):
         k = self.project(context_BUD, "w_k", self.num_kv_heads)
         v = self.project(context_BUD, "w_v", self.num_kv_heads)
         if self.position == "rotary":
-            q = rotate(q, q_info.position_BT)
-            k = rotate(k, kv_info.position_BT)
+            q = self.rotate(q, q_info)
+            k = self.rotate(k, kv_info)
         kv_segment_BU = kv_info.segment_BT
         if cache is not None:
             k = self.update_cache("k", k, cache)
@@ -97,6 +98,10 @@ class Attention(nn.Module):
         D = x_BTD.shape[-1]
         w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
         return matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
+
+    def rotate(self, x_BTNH: jax.Array, info: TokenInfo) -> jax.Array:
+        rotation = info.rotation or rotary.of(info.position_BT, self.d_head)
+        return rotary.rotate(x_BTNH, rotation)
 
     def matrix(self, name: str, letters: str, shape: tuple[int, ...], fan_in: int) -> jax.Array:
         return weights.weight(
@@ -238,18 +243,6 @@ def _indices(q_BTNH, k_BUNH, first):
     """Where queries and keys lie in the sequence."""
     start = 0 if first is None else first
     return start + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
-
-
-def rotate(x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
-    """Rotary embedding: pair (h, h + H/2) turns by position / 10000^(2h/H) radians."""
-    H = x_BTNH.shape[-1]
-    frequency = 10_000.0 ** (-jnp.arange(H // 2, dtype=jnp.float32) * 2 / H)
-    angle = position_BT[..., None, None].astype(jnp.float32) * frequency[None, None, None]
-    sin = jnp.sin(angle)
-    cos = jnp.cos(angle)
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
 
 
 def bucket(distance: jax.Array) -> jax.Array:

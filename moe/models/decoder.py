@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from moe import ffn, matmul
 from moe.config import ModelConfig
 from moe.execution import Execution
-from moe.layers import attention, embedding, feed_forward, moe_layer, records, weights
+from moe.layers import attention, embedding, feed_forward, moe_layer, records, rotary, weights
 from moe.models import contract
 
 MASKED = -1  # the id that stands for a masked token
@@ -56,6 +56,8 @@ class Trunk(nn.Module):
     def layers(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         """All layers: the dense ones that come first, then blocks."""
         c = self.config
+        if c.position == "rotary":
+            info = info._replace(rotation=rotary.of(info.position_BT, c.d_head))
         if c.num_dense_layers:
             dense = dataclasses.replace(c, experts=None, moe_every=1)
             x_BTD = self.blocks(dense, c.num_dense_layers, "dense_block", x_BTD, info, train)

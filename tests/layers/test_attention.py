@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe import counting
-from moe.layers import attention
+from moe.layers import attention, rotary
 from tests import tiny
 
 B = 2
@@ -21,7 +21,11 @@ SEGMENT = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
 POSITION = np.array([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0]])
 
 attend = jax.jit(attention.attend)
-rotate = jax.jit(attention.rotate)
+
+
+@jax.jit
+def rotate(x_BTNH, position_BT):
+    return rotary.rotate(x_BTNH, rotary.of(position_BT, x_BTNH.shape[-1]))
 
 
 def qkv(seed=0):
