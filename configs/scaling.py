@@ -80,7 +80,6 @@ def small() -> dict:
             "d_ff": 256,
             "activation": "relu",
             "dtype": "float32",
-            "scan_unroll": 2,
         },
         "optimizer": {
             "learning_rate": 0.016,  # best for dense in pilots of 3.1M tokens: RESULTS.md
@@ -142,7 +141,6 @@ def gpu() -> ConfigDict:
         d_head=64,
         d_ff=1024,
         dtype="bfloat16",
-        scan_unroll=1,
     )
     config.base.optimizer.learning_rate = 0.003
     config.base.optimizer.warmup_steps = 500

@@ -186,7 +186,7 @@ class ModelConfig:
     init_scale: float = 1.0
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass
-    scan_unroll: int = 1  # blocks unrolled in the scan: more program, less overhead on a CPU
+    scan_unroll: int = 0  # blocks in a turn of the scan; 0 is what suits the machine
     causal: bool = True  # attention sees no later token
     mask_embedding: bool = False  # has a vector for masked tokens
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them

@@ -117,7 +117,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         " are a chip's: use --arithmetic",
     )
     grouped.check(run.mesh.implementation, PLATFORM)
-    run = dataclasses.replace(run, mesh=dataclasses.replace(run.mesh, attention="plain"))
+    run = _of_tpus(run)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.mesh.zero):
@@ -134,6 +134,14 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         memory=guess.memory._replace(temporary=beside(program, state)),
         traffic=hlo.traffic(hlo.text_of(program), dict(mesh.shape)),
         compile_seconds=seconds,
+    )
+
+
+def _of_tpus(run):
+    """The run with what would else be chosen for the machine that compiles."""
+    model = dataclasses.replace(run.model, scan_unroll=run.model.scan_unroll or 1)
+    return dataclasses.replace(
+        run, model=model, mesh=dataclasses.replace(run.mesh, attention="plain")
     )
 
 

@@ -90,7 +90,7 @@ MODEL = {
     "d_head": above_zero(SIZE),
     "d_ff": above_zero(SIZE),
     "init_scale": above_zero(10_000.0),
-    "scan_unroll": above_zero(100_000),
+    "scan_unroll": from_zero(100_000),
 }
 TRAIN = {
     "steps": above_zero(COUNT),

@@ -88,7 +88,7 @@ def test_experts(changes, message):
     [
         *(({name: 0}, f"model.{name}=0 must be above 0") for name in (
             "vocab_size", "num_layers", "moe_every", "d_model", "num_heads", "d_head", "d_ff",
-            "init_scale", "scan_unroll",
+            "init_scale",
         )),
         ({"init_scale": 1e38}, "model.init_scale=1e[+]38 must be above 0 and at most 1"),
         ({"activation": "tanh"}, "model.activation='tanh' is not one of 'relu', 'gelu', 'geglu'"),

@@ -19,6 +19,7 @@ from moe.execution import Execution
 from moe.layers import attention, embedding, feed_forward, moe_layer, records, rotary, weights
 from moe.models import contract
 
+UNROLLED = 8  # blocks at most
 MASKED = -1  # the id that stands for a masked token
 
 
@@ -87,7 +88,7 @@ class Trunk(nn.Module):
             split_rngs={"params": True, "router": True, "dropout": True},
             in_axes=nn.broadcast,
             length=length,
-            unroll=config.scan_unroll,
+            unroll=config.scan_unroll or suited(length),
         )
         return scanned(config, self.execution, name=name)(x_BTD, info, train)[0]
 
@@ -282,6 +283,16 @@ def unstacked(variables: dict) -> dict:
         for i in range(len(jax.tree.leaves(part)[0])):
             found[f"{name}_{i}"] = jax.tree.map(lambda x: x[i], part)  # noqa: B023, at once
     return found
+
+
+def suited(length: int) -> int:
+    """How many of so many blocks a turn of the scan computes, if the config does not say.
+
+    A scan copies weights, gradients and what is kept for them in and out of stacked arrays. On CPUs
+    that is a tenth of a step, so a few blocks are not scanned; many would take long to compile.
+    """
+    whole = jax.default_backend() == "cpu" and length <= UNROLLED
+    return length if whole else 1
 
 
 def norm(dtype: str, name: str) -> nn.RMSNorm:

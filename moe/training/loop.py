@@ -131,6 +131,7 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None =
 def _fingerprint(run):
     what = schema.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
     del what["mesh"]
+    what["model"].pop("scan_unroll", None)  # a choice of speed
     return what
 
 
