@@ -1,10 +1,11 @@
 """Whole models: training steps at equal executed FLOPs, and decoding at equal active size.
 
-    python -m experiments.bench_model --config=configs/bench_model.py        # CPU
+    python -m experiments.bench_model --config=configs/bench_model.py [--peers]    # CPU
     python -m experiments.bench_model --config=configs/bench_model.py:gpu    # one accelerator
 
 `small` is the model of `configs/scaling.py:cpu`, `large` has four times its width, twice its layers
-and four times its context. Decoding is that of 64 experts in every second layer of a wider model.
+and four times its context, and `llama` is of the shape of Llama and Mixtral. Decoding is that of 64
+experts in every second layer of a wider model.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +25,10 @@ def get_config(where: str = "cpu") -> ConfigDict:
     small = scaling.cpu()
     small.variants.update(e8_top1=scaling.experts(8, k=1), e64_top1=scaling.experts(64, k=1))
     del small.variants.e32_top2_random
-    config.training = {"small": small, "large": large(small)} if where == "cpu" else {"gpu": gpu()}
+    if where == "cpu":
+        config.training = {"small": small, "large": large(small), "llama": llama(small)}
+    else:
+        config.training = {"gpu": gpu()}
     config.decoding = decoding(where)
     return config
 
@@ -35,6 +39,32 @@ def large(small: ConfigDict) -> ConfigDict:
     config.base.model.update(d_model=256, num_heads=4, d_head=64, d_ff=1024, num_layers=4)
     config.base.train.update(batch_size=16, seq_len=256)
     config.experts.group_size = 4096
+    return config
+
+
+def llama(small: ConfigDict) -> ConfigDict:
+    """Llama's and Mixtral's layers, as others have them, too: active widths alike, not FLOPs."""
+    config = small.copy_and_resolve_references()
+    config.match = "ideal"
+    config.base.data.vocab_size = 4096
+    config.base.model.update(
+        vocab_size=4096,
+        d_model=256,
+        num_heads=4,
+        d_head=64,
+        d_ff=1024,
+        num_layers=4,
+        activation="swiglu",
+        tie_embeddings=False,
+    )
+    config.base.train.update(batch_size=8, seq_len=256)
+    config.variants = {"dense": {}}
+    for number in (8, 64):
+        config.variants[f"e{number}_top2"] = scaling.experts(number)
+        dropless = {"group_size": 0, "capacity_factor": 0.0, "eval_capacity_factor": 0.0}
+        config.variants[f"e{number}_top2_grouped"] = scaling.experts(
+            number, dispatcher="grouped", **dropless
+        )
     return config
 
 

@@ -16,7 +16,7 @@ from moe.routing.assignment import TopKAssignment
 ACTIVATIONS = {"mixtral": "swiglu", "switch": "relu"}  # what their experts compute
 
 
-def require() -> None:
+def require(flag: str = "--baselines") -> None:
     """Refuses to compare with what is not installed.
 
     Raises:
@@ -24,7 +24,7 @@ def require() -> None:
     """
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     schema.require(
-        not missing, f"--baselines needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        not missing, f"{flag} needs {' and '.join(missing)}: pip install {' '.join(missing)}"
     )
 
 

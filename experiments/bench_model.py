@@ -1,11 +1,14 @@
 """How fast are whole models? Training beside its own matrix products, decoding beside dense.
 
-    python -m experiments.bench_model --config=configs/bench_model.py
+    python -m experiments.bench_model --config=configs/bench_model.py [--peers]
 
-Training: the step of each variant, matched in executed FLOPs, in turn with the others; and its
-floor, which is the time of its matrix products alone, each shape measured by itself in the same
-run. Decoding: one token of each text in a batch, with half of the cache filled; models whose tokens
-meet as many parameters.
+Training: the step of each variant, matched in FLOPs, in turn with the others; beside it its matrix
+products at the speed of a plain large one, measured in the same run, and its floor, which is the
+time of its own products, each shape by itself. With --peers the study `llama` also has the whole
+steps of Hugging Face's models of the same sizes, if they are installed.
+
+Decoding: one token of each text in a batch, with half of the cache filled; models whose tokens meet
+as many parameters.
 """
 
 import dataclasses
@@ -20,7 +23,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, scaling, timing
+from experiments import baselines, bench_dispatch, command, peers, scaling, timing
 from moe import counting, decoding, flops, models, schema
 from moe.analysis import dispatching
 from moe.batch import Batch
@@ -28,6 +31,8 @@ from moe.config import ModelConfig, MoEConfig
 from moe.models import contract
 from moe.training import files, step
 from moe.training.config import RunConfig
+
+PEERED = "llama"  # the study whose models others have, too
 
 
 def batch(run: RunConfig) -> Batch:
@@ -62,19 +67,25 @@ def floor(run: RunConfig, rounds: int, what: str) -> float:
     return sum(times * float(np.median(taken[product])) for product, times in found.items())
 
 
-def training(name: str, config: ConfigDict, rounds: int) -> list[dict]:
-    """One row for each variant of a study."""
+def training(name: str, config: ConfigDict, rounds: int, with_peers: bool) -> list[dict]:
+    """One row for each variant of a study, and for each of its peers."""
     runs = scaling.variants(config)
     states = {}
-    calls = {}
+    temporary = {}
+    calls: dict[str, Callable] = {}
+    product, product_flops = timing.large_product(config.base.model.dtype)
+    calls["product"] = product
     for variant, run in runs.items():
         states[variant] = step.init(run.task.model, run.tx, 0)
         fn = step.make_train_step(run.task, run.tx, 0, run.train.accumulate)
         compiled = fn.lower(states[variant], batch(run)).compile()
+        temporary[variant] = bench_dispatch.temporary_bytes(compiled)
         calls[variant] = functools.partial(timing.advance, states, variant, compiled, batch(run))
-    taken = timing.interleaved(calls, rounds, f"training {name}")
+    found = _peers(runs) if with_peers else {}
+    taken = timing.interleaved(calls | found, rounds, f"training {name}")
     seconds = {variant: float(np.median(times)) for variant, times in taken.items()}
-    rows = []
+    speed = product_flops / seconds["product"]
+    rows = [_peer_row(name, peer, seconds) for peer in found]
     for variant, run in runs.items():
         t = run.train
         executed = flops.of_run(run).total
@@ -87,12 +98,34 @@ def training(name: str, config: ConfigDict, rounds: int) -> list[dict]:
             "tokens": tokens,
             "executed_flops": executed,
             "seconds": seconds[variant],
+            "large_product_flops_per_second": speed,
             "floor_seconds": least,
             "ratio_to_dense": seconds[variant] / seconds["dense"],
+            "ratio_to_products": seconds[variant] * speed / executed,
             "ratio_to_floor": seconds[variant] / least,
+            "temporary_bytes": temporary[variant],
         }
         rows.append(row)
     return rows
+
+
+def _peers(runs):
+    """The steps of other people's models: of the first run of each number of experts."""
+    sizes = {run.model.experts and run.model.experts.num_experts: run for run in runs.values()}
+    found = {}
+    for run in sizes.values():
+        found |= peers.steps(run)
+    return found
+
+
+def _peer_row(name, peer, seconds):
+    return {
+        "what": "training",
+        "model": name,
+        "variant": peer,
+        "seconds": seconds[peer],
+        "ratio_to_dense": seconds[peer] / seconds["dense"],
+    }
 
 
 def decoding_models(config: ConfigDict) -> dict[str, ModelConfig]:
@@ -155,13 +188,15 @@ def _one_token(model, size, length):
     return call
 
 
-def main(config: ConfigDict, workdir: str) -> None:
+def main(config: ConfigDict, workdir: str, with_peers: bool = False) -> None:
     """Rows and table."""
+    if with_peers:
+        baselines.require("--peers")
     root = pathlib.Path(workdir or f"runs/{config.name}")
     root.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, study in config.training.items():
-        rows += training(name, study, config.rounds)
+        rows += training(name, study, config.rounds, with_peers and name == PEERED)
     rows += decoding_rows(config.decoding, config.rounds)
     files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     tables = dispatching.models_table(rows), dispatching.models_targets(rows)
@@ -173,4 +208,5 @@ def main(config: ConfigDict, workdir: str) -> None:
 if __name__ == "__main__":
     CONFIG = command.config("configs/bench_model.py", "The models.")
     WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default runs/<config.name>.")
-    command.run(lambda: main(CONFIG.value, WORKDIR.value))
+    PEERS = flags.DEFINE_bool("peers", False, "Also Hugging Face's steps, if installed.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value, PEERS.value))

@@ -1,5 +1,6 @@
 """Times programs side by side, so that noise falls on all alike."""
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
@@ -22,6 +23,17 @@ def advance(
     made = train_step(states[name], inputs)
     states[name] = made[0]
     return made
+
+
+LARGE = {"cpu": 2048}  # of a square product that shows a machine's speed
+OTHERWISE = 8192
+
+
+def large_product(dtype: str) -> tuple[Callable[[], jax.Array], float]:
+    """A plain large product, whose speed is the unit of floors; and its FLOPs."""
+    side = LARGE.get(jax.default_backend(), OTHERWISE)
+    a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    return functools.partial(jax.jit(jax.numpy.matmul).lower(a, a).compile(), a, a), 2.0 * side**3
 
 
 def interleaved(calls: Mapping[Name, Callable], rounds: int, what: str) -> dict[Name, list[float]]:

@@ -144,7 +144,9 @@ def _model_line(row):
         row["variant"],
         shown("seconds", "{:.2f}", 1e3),
         shown("ratio_to_dense", "{:.2f}"),
+        shown("ratio_to_products", "{:.2f}"),
         shown("ratio_to_floor", "{:.2f}"),
+        shown("temporary_bytes", "{:.0f}", 2**-20),
         shown("total_parameters", "{:,}"),
         shown("active_parameters", "{:,}"),
     )
@@ -173,10 +175,15 @@ def _line(row):
 
 def models_table(rows: list[dict]) -> str:
     """Whole models of `experiments.bench_model`, in Markdown."""
-    head = ("what", "of", "variant", "ms", "over dense", "over floor", "parameters", "active")
+    head = (
+        *("what", "of", "variant", "ms", "over dense", "over products", "over floor"),
+        *("temporary MiB", "parameters", "active"),
+    )
     return markdown.table(head, map(_model_line, rows)) + (
-        "\n\nMedians of calls in turn. training: variants of equal executed FLOPs; floor: their"
-        " matrix products alone, each shape by itself. decoding: one token of each text, half of"
+        "\n\nMedians of calls in turn. training: variants of equal executed FLOPs, but for llama,"
+        " whose active widths are equal; products: executed FLOPs at the speed of a plain large"
+        " product, measured beside; floor: their matrix products alone, each shape by itself."
+        " llama, mixtral: Hugging Face's steps. decoding: one token of each text, half of"
         " the cache filled; all models meet as many parameters a token."
     )
 
