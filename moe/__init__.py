@@ -42,7 +42,7 @@ ever means two things:
     H  width of one head                C  slots per expert (capacity)
     F  hidden width of a feed-forward   V  vocabulary
     L  layers                           M  slots of a group, E * C
-    U  positions attended to            P  (token, choice) pairs of a group, S * K
+    U  positions attended to            P  choices of a group, S * K
     R  rows of a held-out split         X  documents of a held-out split
 
 A lower-case letter is the part of that axis that one device holds.

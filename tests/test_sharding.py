@@ -316,7 +316,7 @@ def test_noise_is_drawn_where_it_is_used(router):
     assert bits == {f"{groups // 8},10,8"}
 
 
-SCANNED = dataclasses.replace(EVERY_MESH, num_layers=4)  # two blocks in one scan
+SCANNED = dataclasses.replace(EVERY_MESH, num_layers=4, scan_unroll=1)  # two blocks in one scan
 
 
 @pytest.mark.parametrize(

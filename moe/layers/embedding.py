@@ -4,10 +4,24 @@ A device holds some rows of the embedding [V, D] and the same columns of the log
 neither is gathered along V (ZeRO gathers the table along D) (Shoeybi et al. 2019, section 3).
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from moe import sharding
+from moe import matmul, sharding
+
+
+class Head(NamedTuple):
+    """The last product of a language model, left to whoever reads it."""
+
+    x_BTD: jax.Array
+    w_VD: jax.Array
+
+    def logits(self) -> jax.Array:
+        """logits_BTV, float32."""
+        with jax.named_scope("head"):
+            return matmul.einsum("BTD,VD->BTV", *self, float32=True)
 
 
 def look_up(embed_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
@@ -31,5 +45,6 @@ def pick(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
 
 
 def hit(targets_BT: jax.Array, V: int) -> jax.Array:
-    """Is it the target, [B, T, V]?"""
-    return targets_BT[..., None] == jnp.arange(V)[None, None]
+    """Is it the target, [B, T, V]? Or [..., V], whatever axes targets have."""
+    axes = targets_BT.ndim
+    return targets_BT[..., None] == jax.lax.broadcasted_iota(jnp.int32, (1,) * axes + (V,), axes)

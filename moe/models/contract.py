@@ -17,17 +17,24 @@ import numpy as np
 from moe import sharding
 from moe.batch import Batch
 from moe.config import ModelConfig
-from moe.layers import records
+from moe.layers import embedding, records
 from moe.routing import contract, stats
 
 
 class Output(NamedTuple):
     """What a forward pass returns."""
 
-    logits: jax.Array  # float32; [B, T, V] of a language model, [B, classes] of a classifier
+    # Logits, float32: [B, T, V] of a language model, [B, classes] of a classifier. Or the factors
+    # of [B, T, V]: it may be the largest array of a step, and the loss can do without it.
+    scores: jax.Array | embedding.Head
     router_stats: stats.RouterStats | None = None  # sums of every MoE layer, [L, ...]
     choices: jax.Array | None = None  # expert_LGSK, where tokens choose experts
     policy: contract.Policy | None = None  # of routers that learn from reward, [L, B, T]
+
+    @property
+    def logits(self) -> jax.Array:
+        """The scores as an array."""
+        return self.scores.logits() if isinstance(self.scores, embedding.Head) else self.scores
 
 
 class Decoding(NamedTuple):
@@ -62,7 +69,7 @@ def of_network(
 
     Args:
       config: the dataclass of its sizes.
-      network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> logits, whose MoE layers
+      network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> scores, whose MoE layers
         lie where `router_variables` puts their state.
       ideal_flops: see `Model`.
       decoding: see `Model`.
@@ -151,7 +158,7 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
       ValueError: if a model with MoE layers returns no statistics, or a dense one some, so that no
         loss is silently zero.
     """
-    logits, sown = network.apply(
+    scores, sown = network.apply(
         {"params": params, **router_variables(config, router_state, replayed)},
         batch.tokens_BT,
         batch.segment_BT,
@@ -165,6 +172,6 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     if (record is None) != (config.experts is None):
         raise ValueError(f"config.experts={config.experts} but the network sowed {record}")
     if record is None:
-        return Output(logits)
+        return Output(scores)
     choices = None if record.assignment is None else record.assignment.expert_GSK
-    return Output(logits, record.stats, choices, record.policy)
+    return Output(scores, record.stats, choices, record.policy)

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moe import ffn, matmul
+from moe import ffn
 from moe.config import ModelConfig
 from moe.execution import Execution
 from moe.layers import attention, embedding, feed_forward, moe_layer, records, rotary, weights
@@ -94,7 +94,9 @@ class Trunk(nn.Module):
 
 
 class Decoder(Trunk):
-    """Token ids to logits_BTV, float32."""
+    """Token ids to logits_BTV, float32, or to what they are the product of."""
+
+    multiplied: bool = True  # else an `embedding.Head`
 
     @nn.compact
     def __call__(
@@ -105,7 +107,7 @@ class Decoder(Trunk):
         train: bool,
         domain_BT: jax.Array | None = None,
         kv_cache: attention.KVCache | None = None,
-    ) -> jax.Array:
+    ) -> jax.Array | embedding.Head:
         c = self.config
         V = c.vocab_size
         D = c.d_model
@@ -119,7 +121,8 @@ class Decoder(Trunk):
                 w_VD = weights.weight(
                     self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
                 )
-            return matmul.einsum("BTD,VD->BTV", x_BTD, w_VD, float32=True)
+        head = embedding.Head(x_BTD, w_VD)
+        return head.logits() if self.multiplied else head
 
 
 class Block(nn.Module):
@@ -185,7 +188,7 @@ def build(config: ModelConfig, execution: Execution) -> contract.Model:
     """The decoder of these sizes; `execution` says how a machine executes it."""
     return contract.of_network(
         config,
-        Decoder(config, execution),
+        Decoder(config, execution, multiplied=False),
         functools.partial(ideal_flops, config),
         contract.Decoding(unstacked, functools.partial(decode, config, execution)),
     )

@@ -42,7 +42,7 @@ class ForwardOutput(NamedTuple):
     """What one forward pass of an objective returns."""
 
     sums: Sums
-    nll: jax.Array  # of each target, nats, 0 where it does not count: [B, T] or [B]
+    nll: jax.Array  # of each target, nats, 0 where it does not count: [B, T] or [B]; no gradient
     choices: jax.Array | None  # expert_LGSK, if tokens choose
 
 

@@ -1,9 +1,41 @@
-"""Cross-entropy without a second array of logits."""
+"""Cross-entropy without a second array of logits, and on one device without a first.
+
+On one device tokens go in chunks: the logits of a chunk are made, its loss, and at once the
+gradients of both factors of the logits, which the backward pass only scales. So no array [B, T, V]
+is ever there, and no product is done twice (as in Liger, Hsu et al. 2024, section 3.2).
+
+Letters of this file: J tokens of a chunk, N tokens of the batch.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.layers import embedding
+
+LOGITS = {"cpu": 2**21}  # of a chunk: as many as stay in a cache
+OTHERWISE = 2**26
+
+
+def weighted(
+    scores: jax.Array | embedding.Head, targets_BT: jax.Array, weight_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The sum of -log p(target) times its weight, and each of them, float32 nats [B, T].
+
+    Only the sum has a gradient.
+
+    Args:
+      scores: logits_BTV, or their factors.
+      targets_BT: ids.
+      weight_BT: of every target, 0 where it does not count.
+    """
+    if isinstance(scores, embedding.Head) and sharding.num_devices() == 1:
+        return _on_one_device(scores, targets_BT, weight_BT)
+    logits_BTV = scores.logits() if isinstance(scores, embedding.Head) else scores
+    nll_BT = cross_entropy(logits_BTV, targets_BT) * weight_BT
+    return nll_BT.sum(), jax.lax.stop_gradient(nll_BT)
 
 
 @jax.custom_vjp
@@ -29,3 +61,74 @@ def _backward(saved, dnll_BT):
 
 
 cross_entropy.defvjp(_forward, _backward)
+
+
+def _on_one_device(head, targets_BT, weight_BT):
+    """`weighted`, all tokens in one axis, which nothing divides."""
+    B, T, D = head.x_BTD.shape
+    V = len(head.w_VD)
+    x_NTD = sharding.reshard(head.x_BTD, "...")
+    weight_BT = weight_BT.astype(jnp.float32)
+    flat = [sharding.reshard(x, "..").reshape(B * T) for x in (targets_BT, weight_BT)]
+    w_VD = sharding.reshard(head.w_VD, "..")
+    size = max(1, LOGITS.get(jax.default_backend(), OTHERWISE) // V)
+    with jax.named_scope("head"):
+        total, nll_N = _in_chunks(min(size, B * T), x_NTD.reshape(B * T, D), w_VD, *flat)
+    return total, jax.lax.stop_gradient(sharding.reshard(nll_N.reshape(B, T), "BT"))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_chunks(size, x_ND, w_VD, targets_N, weight_N):
+    """Sum and parts, in chunks of so many tokens."""
+
+    def one(_: None, chunk: tuple) -> tuple[None, jax.Array]:
+        return None, _chunk(w_VD, *chunk)[0]
+
+    _, nll_CJ = jax.lax.scan(one, None, _split(size, x_ND, targets_N, weight_N))
+    return nll_CJ.sum(), _join(nll_CJ, x_ND)
+
+
+def _in_chunks_forward(size, x_ND, w_VD, targets_N, weight_N):
+    """The same, and the gradients of the sum."""
+
+    def one(dw_VD: jax.Array, chunk: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        nll_J, dlogits_JV = _chunk(w_VD, *chunk)
+        dw_VD += jnp.einsum("JV,JD->VD", dlogits_JV, chunk[0], preferred_element_type=jnp.float32)
+        return dw_VD, (nll_J, jnp.einsum("JV,VD->JD", dlogits_JV, w_VD))
+
+    chunks = _split(size, x_ND, targets_N, weight_N)
+    zeros_VD = jnp.zeros(w_VD.shape, jnp.float32)
+    dw_VD, (nll_CJ, dx_CJD) = jax.lax.scan(one, zeros_VD, chunks)
+    return (nll_CJ.sum(), _join(nll_CJ, x_ND)), (_join(dx_CJD, x_ND), dw_VD.astype(w_VD.dtype))
+
+
+def _in_chunks_backward(size, saved, gradients):
+    del size
+    dx_ND, dw_VD = saved
+    dtotal, _ = gradients
+    return (dx_ND * dtotal).astype(dx_ND.dtype), (dw_VD * dtotal).astype(dw_VD.dtype), None, None
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _chunk(w_VD, x_JD, targets_J, weight_J):
+    """The weighted losses of a chunk, and the gradient of their sum for its logits."""
+    logits_JV = jnp.einsum("JD,VD->JV", x_JD, w_VD, preferred_element_type=jnp.float32)
+    nll_J, saved = _forward(logits_JV, targets_J)
+    return nll_J * weight_J, _backward(saved, weight_J)[0].astype(x_JD.dtype)
+
+
+def _split(size, *arrays):
+    """Arrays [N, ...] as [chunks, size, ...], padded with zeros, whose weight is 0."""
+
+    def one(x: jax.Array) -> jax.Array:
+        padding = [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(-1, size, *x.shape[1:])
+
+    return tuple(map(one, arrays))
+
+
+def _join(x_CJ, like_ND):
+    """The inverse of `_split`."""
+    return x_CJ.reshape(-1, *x_CJ.shape[2:])[: len(like_ND)]

@@ -10,9 +10,8 @@ from moe.config import ModelConfig
 from moe.data import batches
 from moe.data.prepared import Prepared
 from moe.models.contract import Model
-from moe.objectives import contract
+from moe.objectives import contract, cross_entropy
 from moe.objectives.contract import Run
-from moe.objectives.cross_entropy import cross_entropy
 
 
 def forward(
@@ -27,8 +26,8 @@ def forward(
     """Cross-entropy of every target that the batch's loss mask counts."""
     del options
     output = model.apply(params, router_state, batch, key=key, train=train)
-    nll_BT = cross_entropy(output.logits, batch.targets_BT) * batch.counted_BT
-    sums = contract.sums_of(model, output, nll_BT, batch.counted_BT)
+    total, nll_BT = cross_entropy.weighted(output.scores, batch.targets_BT, batch.counted_BT)
+    sums = contract.sums_of(model, output, nll_BT, batch.counted_BT)._replace(nll=total)
     return contract.ForwardOutput(sums, nll_BT, output.choices)
 
 

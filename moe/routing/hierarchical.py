@@ -109,9 +109,9 @@ def check(config: contract.Experts) -> None:
     whole = whole and config.k % o.groups_used == 0
     if not whole or config.k // o.groups_used >= config.num_experts // o.groups:
         raise ValueError(
-            f"experts.router='hierarchical': {o.groups=} must divide"
-            f" num_experts={config.num_experts} and {o.groups_used=} k={config.k}; a token must"
-            " leave out a group, and an expert of each of its groups"
+            f"experts.router='hierarchical': experts.options.groups={o.groups} must divide"
+            f" num_experts={config.num_experts} and experts.options.groups_used={o.groups_used}"
+            f" k={config.k}; a token must leave out a group, and an expert of each of its groups"
         )
 
 

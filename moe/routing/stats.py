@@ -124,9 +124,9 @@ _COUNTS = {
 
 
 def balance_loss(sums: RouterStats) -> jax.Array:
-    """E * sum_e f_e P_e: exactly 1 at perfect balance, for any K and E.
+    """E * sum_e f_e p_e: exactly 1 at perfect balance, for any K and E.
 
-    f_e is the fraction of (token, choice) pairs sent to expert e, P_e the mean probability of
+    f_e is the fraction of choices sent to expert e, p_e the mean probability of
     e. (Fedus et al. 2021, equations 4 to 6, whose f is the case K = 1.)
     """
     return _balance(sums, sums.chosen_KE.sum(0))
