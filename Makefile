@@ -7,9 +7,6 @@ SCALING := $(BIN)/python -m experiments.scaling
 .DEFAULT_GOAL := help
 .PHONY: help demo venv test lint bench accelerator notebooks clean
 
-# Large arrays on large pages (glibc 2.35 or newer): training steps take less time, see docs/cost.md.
-demo bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 help:  ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 

@@ -112,7 +112,7 @@ def training(name: str, config: ConfigDict, rounds: int, with_peers: bool) -> li
 def _peers(runs):
     """The steps of other people's models: of the first run of each number of experts."""
     sizes = {run.model.experts and run.model.experts.num_experts: run for run in runs.values()}
-    found = {}
+    found: dict[str, Callable] = {}
     for run in sizes.values():
         found |= peers.steps(run)
     return found

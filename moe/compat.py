@@ -11,6 +11,9 @@ from jax.interpreters import partial_eval
 # every row with every expert; that of JAX 0.10 on TPUs does so in the weights' gradient.
 RAGGED_DOT = ("tpu",) if jax.__version_info__ >= (0, 11) else ()
 
+# Does XLA multiply bfloat16 faster than float32 on CPUs that can (AVX512_BF16)?
+FAST_BFLOAT16 = jax.__version_info__ >= (0, 11)
+
 
 def without_dead_code(jaxpr: core.Jaxpr) -> core.Jaxpr:
     """The jaxpr without equations whose results nothing needs."""

@@ -78,7 +78,7 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     out_of = f"{tokens}F,{experts}FD->{tokens}D"
     h = jnp.einsum(into, x, weights.w_in)
     h = gate(function, jnp.einsum(into, x, weights.w_gate), h) if gated else function(h)
-    product = functools.partial(jnp.einsum, out_of, out_sharding=layout)
+    product: Callable = functools.partial(jnp.einsum, out_of, out_sharding=layout)
     if jax.default_backend() == "cpu" and h.ndim > 1 and h.shape[-2] >= h.shape[-1]:
         product = matmul.with_wide_gradient(out_of, layout)
     return product(hidden_fn(h), weights.w_out)

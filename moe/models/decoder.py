@@ -17,9 +17,8 @@ from moe import ffn
 from moe.config import ModelConfig
 from moe.execution import Execution
 from moe.layers import attention, embedding, feed_forward, moe_layer, records, rotary, weights
-from moe.models import contract
+from moe.models import contract, scanning
 
-UNROLLED = 8  # blocks at most
 MASKED = -1  # the id that stands for a masked token
 
 
@@ -37,7 +36,9 @@ class Trunk(nn.Module):
 
     config: ModelConfig
     execution: Execution = Execution()
-    scanned: bool = True  # layers are stacked; else each is its own, as `unstacked` makes them
+    scanned: bool = (
+        True  # layers are stacked; else each is its own, as `scanning.unstacked` makes them
+    )
 
     def embed(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
@@ -88,7 +89,7 @@ class Trunk(nn.Module):
             split_rngs={"params": True, "router": True, "dropout": True},
             in_axes=nn.broadcast,
             length=length,
-            unroll=config.scan_unroll or suited(length),
+            unroll=config.scan_unroll or scanning.suited(length),
         )
         return scanned(config, self.execution, name=name)(x_BTD, info, train)[0]
 
@@ -190,7 +191,7 @@ def build(config: ModelConfig, execution: Execution) -> contract.Model:
         config,
         Decoder(config, execution, multiplied=False),
         functools.partial(ideal_flops, config),
-        contract.Decoding(unstacked, functools.partial(decode, config, execution)),
+        contract.Decoding(scanning.unstacked, functools.partial(decode, config, execution)),
     )
 
 
@@ -250,7 +251,7 @@ def decode(
     Args:
       config: of the model.
       execution: how the machine executes it.
-      params: of `unstacked`.
+      params: of `scanning.unstacked`.
       router_state: the routers' state.
       tokens_BT, segment_BT, position_BT, domain_BT: as of `Trunk`.
       cache: keys and values of every layer, {} at first.
@@ -260,7 +261,7 @@ def decode(
     found = contract.router_variables(config, router_state)
     logits_BTV, after = Decoder(config, execution, scanned=False).apply(
         {"params": params, "cache": cache}
-        | {name: unstacked(part) for name, part in found.items()},
+        | {name: scanning.unstacked(part) for name, part in found.items()},
         tokens_BT,
         segment_BT,
         position_BT,
@@ -271,31 +272,6 @@ def decode(
         mutable=["cache"],
     )
     return logits_BTV, after["cache"]
-
-
-def unstacked(variables: dict) -> dict:
-    """Parameters, or another collection, for `Decoder(config, scanned=False)`.
-
-    Layers that lie in one array would be copied out of it at every use.
-    """
-    found = {}
-    for name, part in variables.items():
-        if name not in ("block", "dense_block"):
-            found[name] = part
-            continue
-        for i in range(len(jax.tree.leaves(part)[0])):
-            found[f"{name}_{i}"] = jax.tree.map(lambda x: x[i], part)  # noqa: B023, at once
-    return found
-
-
-def suited(length: int) -> int:
-    """How many of so many blocks a turn of the scan computes, if the config does not say.
-
-    A scan copies weights, gradients and what is kept for them in and out of stacked arrays. On CPUs
-    that is a tenth of a step, so a few blocks are not scanned; many would take long to compile.
-    """
-    whole = jax.default_backend() == "cpu" and length <= UNROLLED
-    return length if whole else 1
 
 
 def norm(dtype: str, name: str) -> nn.RMSNorm:

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moe import sharding
 from moe.layers import embedding
@@ -20,7 +21,9 @@ OTHERWISE = 2**26
 
 
 def weighted(
-    scores: jax.Array | embedding.Head, targets_BT: jax.Array, weight_BT: jax.Array
+    scores: jax.Array | embedding.Head,
+    targets_BT: jax.Array | np.ndarray,
+    weight_BT: jax.Array | np.ndarray,
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of -log p(target) times its weight, and each of them, float32 nats [B, T].
 
@@ -33,6 +36,7 @@ def weighted(
     """
     if isinstance(scores, embedding.Head) and sharding.num_devices() == 1:
         return _on_one_device(scores, targets_BT, weight_BT)
+    targets_BT = jnp.asarray(targets_BT)
     logits_BTV = scores.logits() if isinstance(scores, embedding.Head) else scores
     nll_BT = cross_entropy(logits_BTV, targets_BT) * weight_BT
     return nll_BT.sum(), jax.lax.stop_gradient(nll_BT)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from moe import evaluation, legacy, schema, sharding
+from moe import compat, evaluation, legacy, schema, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.data.prepared import Prepared
@@ -67,6 +68,8 @@ def train(
         claim_workdir(run, workdir)
         return json.loads(done.read_text())
     mesh, data = setup(run)  # a refused run leaves no trace
+    if advice(run):
+        print(advice(run), file=sys.stderr)
     if not checkpoint.exists(workdir):
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
@@ -77,6 +80,17 @@ def train(
             files.write(done, json.dumps(result) + "\n")
         files.barrier(f"{done} was written")
     return result
+
+
+def advice(run: RunConfig) -> str:
+    """What would make a run faster here; "" if nothing is known."""
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and getattr(run.model, "dtype", "") == "bfloat16" and not compat.FAST_BFLOAT16:
+        return (
+            f"model.dtype='bfloat16' takes 1.2 to 1.3 times as long as 'float32' on a CPU with JAX"
+            f" {jax.__version__}: use model.dtype=float32, or JAX 0.12, where it takes 0.7 to 0.8"
+        )
+    return ""
 
 
 def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from moe import compat
 from moe.data import prepare
 from moe.evaluation import text
 from moe.training import checkpoint, files, loop, metrics, observing, optimizer, step
@@ -387,3 +388,13 @@ def test_the_batch_is_that_of_the_step(data):
     assert (np.asarray(first.tokens_BT) != np.asarray(second.tokens_BT)).any()
     other = dataclasses.replace(run, train=dataclasses.replace(run.train, seed=1))
     assert (np.asarray(loop.batch(other, data, 0).tokens_BT) != np.asarray(first.tokens_BT)).any()
+
+
+@pytest.mark.parametrize(
+    ("fast", "dtype", "said"), [(0, "bfloat16", 1), (0, "float32", 0), (1, "bfloat16", 0)]
+)
+def test_slow_bfloat16_is_advised_against(fast, dtype, said, monkeypatch):
+    monkeypatch.setattr(compat, "FAST_BFLOAT16", bool(fast))
+    run = toys.run_config()
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, dtype=dtype))
+    assert bool(said) == ("use model.dtype=float32" in loop.advice(run))
