@@ -36,9 +36,7 @@ class Trunk(nn.Module):
 
     config: ModelConfig
     execution: Execution = Execution()
-    scanned: bool = (
-        True  # layers are stacked; else each is its own, as `scanning.unstacked` makes them
-    )
+    scanned: bool = True  # layers are stacked; else each is its own, see `scanning.unstacked`
 
     def embed(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
