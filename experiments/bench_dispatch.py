@@ -11,8 +11,8 @@ other, again and again, and medians are compared:
   twice more and their gradients written once) at the bandwidth of a copy measured beside it. Where
   products and streaming overlap a program may be faster;
 - `gather`, `grouped`, `einsum` with groups of so many tokens: seats, dispatch, experts, combine;
-- `grouped_ragged_dot`, `grouped_hopper`: `grouped` by other kernels than its own blocks, where the
-  devices have them (Hopper's in bfloat16);
+- `grouped_wide_blocks`, `grouped_ragged_dot`, `grouped_hopper`: `grouped` by other kernels than
+  its own blocks, where the devices have them (Hopper's in bfloat16);
 - with --baselines, Hugging Face's Mixtral and Switch blocks in PyTorch, if they are installed.
 
 Routers' own arithmetic is not in it: choices are given. Forward, and forward with all gradients.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import ffn
-from moe.dispatch import blocks, einsum, gather, grouped, hopper
+from moe.dispatch import einsum, gather, grouped, hopper
 from moe.routing import assignment
 from moe.routing.assignment import TopKAssignment
 
@@ -100,11 +100,12 @@ def dense(activation: str, x_SD: jax.Array, _: TopKAssignment, weights: ffn.Weig
 
 def computed(kernel: str, cell: Cell, choice: TopKAssignment) -> int:
     """Rows that a kernel's experts compute: the pairs, or slots and blocks, whatever the width."""
-    if kernel != "blocks":
+    if not kernel.endswith("blocks"):
         return cell.tokens * cell.k
     thin = jnp.zeros((cell.experts, 1, 1))
     x_SD = jnp.zeros((cell.tokens, 1))
-    return int(blocks.apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
+    apply = grouped.IMPLEMENTATIONS[kernel].apply
+    return int(apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
 
 
 def usable(cell: Cell) -> list[str]:

@@ -8,6 +8,7 @@ layers/      Linen modules that own parameters: attention, feed-forward, experts
 models/      whole networks built from the layers; MODELS is the list
 objectives/  what is learned: next token, masked tokens, classes; OBJECTIVES is the list
 ffn.py       what a feed-forward, or a bank of experts, computes
+execution.py which kernels compute a model, and how tokens cross the mesh
 matmul.py    products of tokens with weights
 batch.py     what a step reads
 decoding.py  text from a trained model, token by token, with a cache

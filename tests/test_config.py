@@ -58,7 +58,7 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
         ({"k": 2, "options": routing.ranked.Options(expert_groups=4, groups_used=2)},
          "groups_used=2 limits nothing at k=2"),
         ({"router": "hierarchical", "k": 2,
-          "options": routing.hierarchical.Options(groups_used=0)}, "o.groups_used=0 k=2"),
+          "options": routing.hierarchical.Options(groups_used=0)}, "options.groups_used=0 k=2"),
         ({"router": "top_p", "options": routing.top_p.Options(target_k=0.5)}, "or from 1 to k=1"),
         ({"router": "top_p", "options": routing.top_p.Options(rate=0.5)}, "without a target_k"),
         ({"router": "expert_choice", "options": routing.expert_choice.Options(iterations=7)},

@@ -25,7 +25,14 @@ TINY = {"tiny": (256, 16, 32, 4, 2)}
 GROUP = 256  # tokens of a group of `einsum`
 TINY_GROUP = 64
 # The last two multiply tokens with all slots or, on some devices, with all experts.
-NAMES = ("grouped", "gather", "grouped_hopper", "grouped_ragged_dot", "einsum")
+NAMES = (
+    "gather",
+    "grouped_hopper",
+    "grouped_wide_blocks",
+    "grouped",
+    "grouped_ragged_dot",
+    "einsum",
+)
 TIMES = {"forward": 1, "training": 3}  # way -> its FLOPs over those of the forward pass
 ROUNDS = 20
 LIMIT = 2.0  # seconds of them

@@ -57,7 +57,7 @@ TINY = Size(
     batch=2,
     length=16,
 )
-WAYS = ("gather", "hopper", "blocks")
+WAYS = ("gather", "hopper", "wide_blocks")
 ROUNDS = 20
 LIMIT = 4.0  # seconds of them
 GUESS = 45.0  # seconds of a cell, most of it compilation

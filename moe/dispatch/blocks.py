@@ -24,10 +24,19 @@ from moe import counting, ffn, sharding
 from moe.dispatch import gather
 from moe.routing import assignment
 
-LARGEST = {"gpu": 256}  # rows of a block; a GPU takes about as long for 64
-OTHERWISE = 64
 SLACK = 1.0  # slots beyond the even share, in standard deviations of a load drawn by chance
-SPARE = {"gpu": 0.25}  # at least, of the even share: there a turn of the loop costs more than slots
+
+
+class Shape(NamedTuple):
+    """How large blocks may be, and how many slots there are beside."""
+
+    largest: int  # rows of a block
+    spare: float  # slots at least, beyond the even share and as a part of it
+
+
+NARROW = Shape(largest=64, spare=0.0)
+# For GPUs: there 256 rows take about as long as 64, and a turn of the loop longer than spare slots.
+WIDE = Shape(largest=256, spare=0.25)
 
 
 def apply(
@@ -36,6 +45,7 @@ def apply(
     weights: ffn.Weights,
     activation: str,
     expected: int = 0,
+    shape: Shape = NARROW,
 ) -> tuple[jax.Array, jax.Array]:
     """y_s = sum_k gate_sk f_e(x_s) of one group, nothing dropped.
 
@@ -45,13 +55,14 @@ def apply(
       weights: of E experts.
       activation: of `ffn.ACTIVATIONS`.
       expected: how many choices are expected not to be nobody's; 0 is all.
+      shape: of blocks and slots.
 
     Returns:
       y_SD, and how many rows were computed.
     """
     (_, S, K) = choice.expert_GSK.shape
     E = len(weights.w_in)
-    C, J = sizes(expected or S * K, E)
+    C, J = sizes(expected or S * K, E, shape)
     order = assignment.order(choice.expert_GSK, E)
     left_E = jnp.maximum(order.count_GE[0] - C, 0)
     plan = _Plan(choice.expert_GSK, order, jnp.cumsum(-(-left_E // J)))
@@ -59,15 +70,14 @@ def apply(
     return y_SD, E * C + plan.last_E[-1] * J
 
 
-def sizes(pairs: int, experts: int) -> tuple[int, int]:
+def sizes(pairs: int, experts: int, shape: Shape = NARROW) -> tuple[int, int]:
     """Slots of an expert, and rows of a block, for so many pairs."""
     if pairs < experts:
         return 0, 1
-    backend = jax.default_backend()
     mean = pairs / experts
-    spare = max(SLACK * math.sqrt(mean), SPARE.get(backend, 0.0) * mean)
+    spare = max(SLACK * math.sqrt(mean), shape.spare * mean)
     block = 2 ** math.ceil(math.log2(mean) / 2 + 1)
-    return min(pairs, math.ceil(mean + spare)), min(LARGEST.get(backend, OTHERWISE), block)
+    return min(pairs, math.ceil(mean + spare)), min(shape.largest, block)
 
 
 class _Plan(NamedTuple):

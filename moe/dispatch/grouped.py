@@ -33,6 +33,7 @@ class Implementation(NamedTuple):
 IMPLEMENTATIONS = {
     "blocks": Implementation(blocks.apply, ("cpu", "gpu", "tpu")),
     "ragged_dot": Implementation(ragged.by_xla, compat.RAGGED_DOT),
+    "wide_blocks": Implementation(functools.partial(blocks.apply, shape=blocks.WIDE), ("gpu",)),
     "hopper": Implementation(ragged.by_hopper, ("gpu",)),
 }
 

@@ -14,7 +14,7 @@ from tests import tiny
 
 D = 6
 F = 10
-IMPLEMENTATIONS = pytest.mark.parametrize("name", ["blocks", "ragged_dot"])
+IMPLEMENTATIONS = pytest.mark.parametrize("name", ["blocks", "wide_blocks", "ragged_dot"])
 CASES = {  # tokens, K, E, how much the first experts are preferred, activation
     "even": (40, 2, 4, 0.0, "geglu"),
     "crowded": (40, 2, 4, 3.0, "relu"),
