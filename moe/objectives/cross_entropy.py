@@ -84,6 +84,9 @@ def _on_one_device(head, targets_BT, weight_BT):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_chunks(size, x_ND, w_VD, targets_N, weight_N):
     """Sum and parts, in chunks of so many tokens."""
+    if size == len(x_ND):
+        nll_N = _chunk(w_VD, x_ND, targets_N, weight_N)[0]
+        return nll_N.sum(), nll_N
 
     def one(_: None, chunk: tuple) -> tuple[None, jax.Array]:
         return None, _chunk(w_VD, *chunk)[0]
@@ -100,6 +103,9 @@ def _in_chunks_forward(size, x_ND, w_VD, targets_N, weight_N):
         dw_VD += jnp.einsum("JV,JD->VD", dlogits_JV, chunk[0], preferred_element_type=jnp.float32)
         return dw_VD, (nll_J, jnp.einsum("JV,VD->JD", dlogits_JV, w_VD))
 
+    if size == len(x_ND):
+        dw_VD, (nll_N, dx_ND) = one(jnp.float32(0), (x_ND, targets_N, weight_N))
+        return (nll_N.sum(), nll_N), (dx_ND, dw_VD.astype(w_VD.dtype))
     chunks = _split(size, x_ND, targets_N, weight_N)
     zeros_VD = jnp.zeros(w_VD.shape, jnp.float32)
     dw_VD, (nll_CJ, dx_CJD) = jax.lax.scan(one, zeros_VD, chunks)
