@@ -133,8 +133,9 @@ def check_domains(model: Any, data: Prepared) -> None:
 def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None = None) -> None:
     """Makes the workdir this run's, on this data, or refuses one that is another's.
 
-    Neither where the data lies (data.json says what it is) nor the mesh, on which no result
-    depends (but for a buffer that is too small), is part of what a run is: it may go on elsewhere.
+    Neither where the data lies (data.json says what it is) nor the mesh or how layers are scanned,
+    on which no result depends (but for a buffer that is too small), is part of what a run is: it
+    may go on elsewhere.
     """
     files.check_or_write(workdir / "config.json", _fingerprint(run), "config", _fingerprint_of_file)
     if data is not None:

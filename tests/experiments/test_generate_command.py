@@ -59,7 +59,8 @@ def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         runs.load_run(tmp_path)
     loop.claim_workdir(run, tmp_path, toys.data())
-    assert json.loads((tmp_path / "config.json").read_text())["model"] == schema.to_dict(run.model)
+    written = json.loads((tmp_path / "config.json").read_text())["model"]
+    assert written | {"scan_unroll": 0} == schema.to_dict(run.model)  # but for a choice of speed
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         runs.load_run(tmp_path)
 
