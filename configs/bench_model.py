@@ -44,20 +44,12 @@ def large(small: ConfigDict) -> ConfigDict:
 
 def llama(small: ConfigDict) -> ConfigDict:
     """Llama's and Mixtral's layers, as others have them, too: active widths alike, not FLOPs."""
-    config = small.copy_and_resolve_references()
+    config = large(small)
     config.match = "ideal"
     config.base.data.vocab_size = 4096
-    config.base.model.update(
-        vocab_size=4096,
-        d_model=256,
-        num_heads=4,
-        d_head=64,
-        d_ff=1024,
-        num_layers=4,
-        activation="swiglu",
-        tie_embeddings=False,
-    )
-    config.base.train.update(batch_size=8, seq_len=256)
+    config.base.model.update(vocab_size=4096, activation="swiglu", tie_embeddings=False)
+    config.base.train.batch_size = 8
+    config.experts.group_size = 2048
     config.variants = {"dense": {}}
     for number in (8, 64):
         config.variants[f"e{number}_top2"] = scaling.experts(number)

@@ -6,7 +6,6 @@ fastest attention. They are no requirement: `pip install torch transformers`.
 
 from collections.abc import Callable
 
-from moe.models import contract
 from moe.training.config import RunConfig
 
 WAYS = ("eager", "grouped_mm")  # of Mixtral's experts, of which the faster counts
@@ -70,7 +69,7 @@ def _call(run, model):
     adam = torch.optim.AdamW(
         model.parameters(), lr=1e-4, betas=(o.b1, o.b2), weight_decay=0.0, fused=True
     )
-    shape = contract.batch_shapes(run.train.batch_size, run.train.seq_len).tokens_BT.shape
+    shape = (run.train.batch_size, run.train.seq_len)
     tokens_BT = torch.randint(1, run.model.vocab_size, shape, device=device)
 
     def call() -> None:

@@ -10,6 +10,9 @@ import jax
 from moe.batch import Batch
 from moe.training.step import State
 
+LARGE = {"cpu": 2048}  # the side of a square product that shows a machine's speed
+OTHERWISE = 8192
+
 Name = TypeVar("Name", bound=Hashable)  # of a call
 
 
@@ -23,10 +26,6 @@ def advance(
     made = train_step(states[name], inputs)
     states[name] = made[0]
     return made
-
-
-LARGE = {"cpu": 2048}  # of a square product that shows a machine's speed
-OTHERWISE = 8192
 
 
 def large_product(dtype: str) -> tuple[Callable[[], jax.Array], float]:

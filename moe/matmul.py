@@ -44,7 +44,8 @@ def with_wide_gradient(equation: str, layout: Any) -> Callable:
     half longer on CPUs (experiments/RESULTS.md, 2026-11-26).
     """
     product = functools.partial(jnp.einsum, equation, out_sharding=layout)
-    (of_h, of_w), gives = equation.split("->")[0].split(","), equation.split("->")[1]
+    of_factors, gives = equation.split("->")
+    of_h, of_w = of_factors.split(",")
     turned = functools.partial(
         jnp.einsum, f"{of_h},{of_w[:-2]}{of_w[:-3:-1]}->{gives}", out_sharding=layout
     )

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.accelerator_parts import reference
 from experiments.accelerator_parts.cells import Skipped
 from moe.layers import attention, attention_kernels
 
 TOLERANCE = 0.03  # of the largest entry
-HEADS, KV_HEADS, WIDTH = 4, 2, 64
+HEADS = 4
+KV_HEADS = 2
+WIDTH = 64
 DOCUMENTS = (1, 63, 64, 130, 254)
 PADDING = 64
 
@@ -36,7 +39,7 @@ def check() -> dict:
         with jax.default_device(jax.devices("cpu")[0]):
             want = with_gradients(plain, wide, segment_BT, weight)
     real = segment_BT > 0
-    found = [relative(a[real], b[real]) for a, b in zip(got, want, strict=True)]
+    found = [reference.relative(a[real], b[real]) for a, b in zip(got, want, strict=True)]
     ok = max(found) <= TOLERANCE
     wrong = [] if ok else [f"y, dq, dk, dv: {', '.join(f'{x:.2g}' for x in found)}"]
     return {"y": found[0], "dx": max(found[1:]), "tolerance": TOLERANCE, "ok": ok, "wrong": wrong}
@@ -81,10 +84,3 @@ def with_gradients(
         return y, *transpose(jnp.asarray(weight, y.dtype))
 
     return [np.asarray(x, np.float64) for x in step(arrays)]
-
-
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    """max |got - want| / max |want|, infinite if something is not finite."""
-    if not np.isfinite(got).all():
-        return np.inf
-    return float(np.abs(got - want).max() / np.abs(want).max())

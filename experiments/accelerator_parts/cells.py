@@ -4,9 +4,22 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from moe.dispatch import hopper
+
 
 class Skipped(Exception):
     """Raised by a cell that cannot run here; its text says why."""
+
+
+def require(kernel: str, dtype: str, d_model: int, d_ff: int) -> None:
+    """Skips a cell whose kernel of `grouped` does not multiply such experts here.
+
+    Raises:
+      Skipped: with what the kernel wants.
+    """
+    reason = hopper.misfit(dtype, d_model, d_ff) if kernel == "hopper" else ""
+    if reason:
+        raise Skipped(f"it wants {reason}")
 
 
 class Cell(NamedTuple):

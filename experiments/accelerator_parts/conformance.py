@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.accelerator_parts import attention, reference
-from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from experiments.accelerator_parts.cells import Cell, Settings, require
 from moe import ffn
-from moe.dispatch import einsum, gather, grouped, hopper
+from moe.dispatch import einsum, gather, grouped
 from moe.routing import assignment
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.03}  # of a group's largest entry
@@ -75,7 +75,7 @@ def check(name: str, dtype: str, widths: tuple[int, int]) -> dict:
     Raises:
       Skipped: if it is not for this machine or type.
     """
-    _require(name, dtype, widths)
+    require(name.removeprefix("grouped "), dtype, *widths)
     step = jax.jit(functools.partial(_with_gradients, implementations()[name]))
     worst: dict[tuple[str, str, int], float] = {}  # by sizes of groups, what, and expert
     for sizes_name, sizes in SIZES.items():
@@ -83,13 +83,6 @@ def check(name: str, dtype: str, widths: tuple[int, int]) -> dict:
         found = errors(_run(step, case), want, case.expert_S)
         worst |= {(sizes_name, *at): error for at, error in found.items()}
     return summary(worst, TOLERANCES[dtype])
-
-
-def _require(name, dtype, widths):
-    """ragged_dot is right everywhere, if not fast; Hopper's kernels are not."""
-    reason = hopper.misfit(dtype, *widths)
-    if name == "grouped hopper" and reason:
-        raise Skipped(f"it wants {reason}")
 
 
 def make(sizes: tuple[int, ...], dtype: str, widths: tuple[int, int]) -> reference.Case:
@@ -143,22 +136,11 @@ def errors(
         for what in ("y_SD", "dx_SD"):
             one = getattr(got, what)[rows]
             other = getattr(want, what)[rows]
-            found[what.split("_")[0], expert] = relative(one, other)
+            found[what.split("_")[0], expert] = reference.relative(one, other)
     for expert in range(E):
         pairs = zip(got.dw, want.dw, strict=True)
-        found["dw", expert] = max(relative(a[expert], b[expert]) for a, b in pairs)
+        found["dw", expert] = max(reference.relative(a[expert], b[expert]) for a, b in pairs)
     return found
-
-
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    """max |got - want| / max |want|, infinite if something is not finite, or should have been 0."""
-    if not np.isfinite(got).all():
-        return np.inf
-    error = np.abs(got - want).max(initial=0)
-    peak = np.abs(want).max(initial=0)
-    if peak == 0:
-        return np.inf if error else 0.0
-    return float(error / peak)
 
 
 def summary(found: dict[tuple[str, str, int], float], tolerance: float) -> dict:

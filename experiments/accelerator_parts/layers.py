@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from experiments import bench_dispatch, bench_layers, timing
-from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from experiments.accelerator_parts.cells import Cell, Settings, require
 from moe import ffn
-from moe.dispatch import grouped, hopper
+from moe.dispatch import grouped
 from moe.routing.assignment import TopKAssignment
 
 SHAPES = {  # name -> T, D, F, E, K
@@ -97,9 +97,7 @@ def _kernels(name, size):
     if name == "grouped":
         return ["blocks"]
     kernel = name.removeprefix("grouped_")
-    reason = hopper.misfit(size.dtype, size.d_model, size.d_ff)
-    if kernel == "hopper" and reason:
-        raise Skipped(f"it wants {reason}")
+    require(kernel, size.dtype, size.d_model, size.d_ff)
     return [kernel] if kernel in grouped.IMPLEMENTATIONS else []
 
 

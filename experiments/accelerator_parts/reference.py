@@ -67,3 +67,14 @@ def _group(x_ND, dz_ND, matrices):
     da_NF = dh_NF * up_NF * sigmoid_NF * (1 + a_NF * (1 - sigmoid_NF))
     dx_ND = dup_NF @ w_in_DF.T + da_NF @ w_gate_DF.T
     return h_NF @ w_out_FD, dx_ND, (x_ND.T @ dup_NF, h_NF.T @ dz_ND, x_ND.T @ da_NF)
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    """max |got - want| / max |want|, infinite if something is not finite, or should have been 0."""
+    if not np.isfinite(got).all():
+        return np.inf
+    error = np.abs(got - want).max(initial=0)
+    peak = np.abs(want).max(initial=0)
+    if peak == 0:
+        return np.inf if error else 0.0
+    return float(error / peak)

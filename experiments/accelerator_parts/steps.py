@@ -12,11 +12,11 @@ import numpy as np
 
 from experiments import timing
 from experiments.accelerator_parts import layers
-from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from experiments.accelerator_parts.cells import Cell, Settings, require
 from moe import chips, flops, models, objectives, sharding
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
-from moe.dispatch import grouped, hopper
+from moe.dispatch import grouped
 from moe.execution import Execution
 from moe.training import optimizer, step
 
@@ -96,10 +96,9 @@ def measure(size: Size, way: str) -> dict:
     Raises:
       Skipped: if the kernel is not here.
     """
-    experts = size.model.experts
-    reason = experts and hopper.misfit(size.model.dtype, size.model.d_model, experts.d_ff)
-    if way == "hopper" and reason:
-        raise Skipped(f"it wants {reason}")
+    model = size.model
+    if model.experts:
+        require(way, model.dtype, model.d_model, model.experts.d_ff)
     kernel = way if way in grouped.IMPLEMENTATIONS else "blocks"
     attention = "plain" if way == "plain" else "auto"
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])

@@ -38,7 +38,7 @@ def apply(
 
     with jax.named_scope("experts"):
         h = dot(x_PD, weights.w_in)
-        h = function(dot(x_PD, weights.w_gate)) * h if gated else function(h)
+        h = ffn.gate(function, dot(x_PD, weights.w_gate), h) if gated else function(h)
         y_PD = dot(h, weights.w_out)
     return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 

@@ -12,7 +12,7 @@ LARGEST_HEAD = 128
 
 
 def choose(kernel: str, q_BTNH: jax.Array, position: str) -> str:
-    """ "plain" or "cudnn".
+    """What computes it: plain or cudnn.
 
     Args:
       kernel: of KERNELS.

@@ -84,15 +84,12 @@ def _on_one_device(head, targets_BT, weight_BT):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_chunks(size, x_ND, w_VD, targets_N, weight_N):
     """Sum and parts, in chunks of so many tokens."""
-    if size == len(x_ND):
-        nll_N = _chunk(w_VD, x_ND, targets_N, weight_N)[0]
-        return nll_N.sum(), nll_N
 
     def one(_: None, chunk: tuple) -> tuple[None, jax.Array]:
         return None, _chunk(w_VD, *chunk)[0]
 
-    _, nll_CJ = jax.lax.scan(one, None, _split(size, x_ND, targets_N, weight_N))
-    return nll_CJ.sum(), _join(nll_CJ, x_ND)
+    _, nll_N = _over_chunks(size, one, None, x_ND, targets_N, weight_N)
+    return nll_N.sum(), nll_N
 
 
 def _in_chunks_forward(size, x_ND, w_VD, targets_N, weight_N):
@@ -103,13 +100,9 @@ def _in_chunks_forward(size, x_ND, w_VD, targets_N, weight_N):
         dw_VD += jnp.einsum("JV,JD->VD", dlogits_JV, chunk[0], preferred_element_type=jnp.float32)
         return dw_VD, (nll_J, jnp.einsum("JV,VD->JD", dlogits_JV, w_VD))
 
-    if size == len(x_ND):
-        dw_VD, (nll_N, dx_ND) = one(jnp.float32(0), (x_ND, targets_N, weight_N))
-        return (nll_N.sum(), nll_N), (dx_ND, dw_VD.astype(w_VD.dtype))
-    chunks = _split(size, x_ND, targets_N, weight_N)
     zeros_VD = jnp.zeros(w_VD.shape, jnp.float32)
-    dw_VD, (nll_CJ, dx_CJD) = jax.lax.scan(one, zeros_VD, chunks)
-    return (nll_CJ.sum(), _join(nll_CJ, x_ND)), (_join(dx_CJD, x_ND), dw_VD.astype(w_VD.dtype))
+    dw_VD, (nll_N, dx_ND) = _over_chunks(size, one, zeros_VD, x_ND, targets_N, weight_N)
+    return (nll_N.sum(), nll_N), (dx_ND, dw_VD.astype(w_VD.dtype))
 
 
 def _in_chunks_backward(size, saved, gradients):
@@ -129,16 +122,18 @@ def _chunk(w_VD, x_JD, targets_J, weight_J):
     return nll_J * weight_J, _backward(saved, weight_J)[0].astype(x_JD.dtype)
 
 
-def _split(size, *arrays):
-    """Arrays [N, ...] as [chunks, size, ...], padded with zeros, whose weight is 0."""
+def _over_chunks(size, one, start, *arrays):
+    """A scan of `one` over chunks of arrays [N, ...]; what it gives for each token, [N, ...].
 
-    def one(x: jax.Array) -> jax.Array:
-        padding = [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1)
+    The last chunk is padded with zeros, whose weight is 0. A single chunk needs no loop.
+    """
+    N = len(arrays[0])
+    if size == N:
+        return one(start, arrays)
+
+    def split(x: jax.Array) -> jax.Array:
+        padding = [(0, -N % size)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding).reshape(-1, size, *x.shape[1:])
 
-    return tuple(map(one, arrays))
-
-
-def _join(x_CJ, like_ND):
-    """The inverse of `_split`."""
-    return x_CJ.reshape(-1, *x_CJ.shape[2:])[: len(like_ND)]
+    end, given = jax.lax.scan(one, start, tuple(map(split, arrays)))
+    return end, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:N], given)

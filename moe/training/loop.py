@@ -68,8 +68,8 @@ def train(
         claim_workdir(run, workdir)
         return json.loads(done.read_text())
     mesh, data = setup(run)  # a refused run leaves no trace
-    if advice(run):
-        print(advice(run), file=sys.stderr)
+    if said := advice(run):
+        print(said, file=sys.stderr)
     if not checkpoint.exists(workdir):
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
