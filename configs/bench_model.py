@@ -23,8 +23,14 @@ def get_config(where: str = "cpu") -> ConfigDict:
     config.name = f"bench_model_{where}"
     config.rounds = 15
     small = scaling.cpu()
-    small.variants.update(e8_top1=scaling.experts(8, k=1), e64_top1=scaling.experts(64, k=1))
-    del small.variants.e32_top2_random
+    small.horizons = ()
+    small.variants = {
+        "dense": {},
+        "e8_top1": scaling.experts(8, k=1),
+        "e8_top2": scaling.experts(8),
+        "e32_top2": scaling.experts(32),
+        "e64_top1": scaling.experts(64, k=1),
+    }
     if where == "cpu":
         config.training = {"small": small, "large": large(small), "llama": llama(small)}
     else:
@@ -63,7 +69,7 @@ def llama(small: ConfigDict) -> ConfigDict:
 def gpu() -> ConfigDict:
     """The model of `configs/scaling.py:gpu`."""
     config = scaling.gpu()
-    for name in ("dense_2x", "e32_top2_random"):
+    for name in (*scaling.DOUBLED, "dense_ngrams", "e32_hash", "e32_top2_random"):
         del config.variants[name]
     return config
 

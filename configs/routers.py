@@ -16,9 +16,10 @@ All variants have 20 experts, which five domains divide, but for `domain`, which
 and MultiHash, whose 40 are slices of 20.
 Their width is what makes their executed FLOPs those of the dense model: capacity, router and
 dispatch are paid for. Learning rate (0.012), initial scale of a learned router (2) and capacity
-factor (1.25) are those of `configs/scaling.py`, which were chosen on top-k: no other router was
-tuned. Routers with noise of their own and trees start at scale 0, Soft MoE at 1; top-p, `domain`,
-Soft MoE and expert choice have other factors, said at their lines.
+factor (1.25) were chosen on top-k: no other router was tuned. Routers with noise of their own and
+trees start at scale 0, Soft MoE at 1; top-p, `domain`, Soft MoE and expert choice have other
+factors, said at their lines. The head is tied to the embedding and the schedule does not decay, as
+in the first study of scaling (RESULTS.md, 2026-11-22).
 """
 
 from typing import Any
@@ -43,12 +44,13 @@ def get_config(size: str = "demo") -> ConfigDict:
 
 def learned(router: str = "top_k", k: int = 1, scale: float = 2.0, **overrides: Any) -> dict:
     """A variant whose router has weights."""
-    return scaling.experts(EXPERTS, router=router, k=k, router_scale=scale, **overrides)
+    return fixed(router, k, router_scale=scale, **overrides)
 
 
 def fixed(router: str, k: int = 1, **overrides: Any) -> dict:
     """A variant whose router has none."""
-    return scaling.experts(EXPERTS, router=router, k=k, **overrides)
+    variant = {"num_experts": EXPERTS, "router": router, "k": k, **overrides}
+    return {"experts": variant, "learning_rate": 0.012}
 
 
 def decoder_variants() -> dict:
@@ -122,7 +124,12 @@ def setting(name: str, variants: dict) -> ConfigDict:
     config.name = name
     config.variants = ConfigDict(variants)
     config.seeds = 2
+    config.horizons = ()
     del config.experts.router_scale  # each variant says its own, or has none
+    config.base.model.tie_embeddings = True
+    config.base.optimizer.update(learning_rate=0.016, schedule="inverse_sqrt")
+    config.base.data.held_out_tokens = 0
+    config.base.train.eval_every = 100
     return config
 
 
@@ -169,5 +176,5 @@ def gpu() -> ConfigDict:
             if name.endswith("by_sequence"):
                 variant.experts.group_size = study.base.train.seq_len
             if "learning_rate" in variant:
-                variant.learning_rate = large.variants.e8_top2.learning_rate
+                variant.learning_rate = large.base.optimizer.learning_rate
     return config

@@ -3,15 +3,16 @@
     python -m experiments.scaling --config=configs/scaling.py:demo     # 15 minutes, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:cpu      # 2 hours, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:ladder   # 2 hours more, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:pilots   # what chose learning rates
     python -m experiments.scaling --config=configs/scaling.py:gpu      # one accelerator
 
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
-dispatch are paid for by narrower experts. `experiments/RESULTS.md` has what came out.
-
-The output head shares the embedding's weights in every variant. One of its own would cost no FLOPs,
-and helps the dense model more than experts: RESULTS.md, 2026-11-26.
+dispatch are paid for by narrower experts. Parameters are free, so the output head has weights of
+its own in every variant. Each model has the learning rate that is best for it in `pilots`, which
+have their own seed. `experiments/RESULTS.md` has what came out.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,26 +24,32 @@ CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "clou
 
 
 def get_config(size: str = "demo") -> ConfigDict:
-    """The config of one size: demo, cpu, ladder or gpu."""
-    sizes = {"demo": demo, "cpu": cpu, "ladder": ladder, "gpu": gpu}
+    """The config of one size: demo, cpu, ladder, pilots or gpu."""
+    sizes = {"demo": demo, "cpu": cpu, "ladder": ladder, "pilots": pilots, "gpu": gpu}
     if size not in sizes:
-        raise ValueError(f"configs/scaling.py:{size} is unknown: use demo, cpu, ladder or gpu")
+        raise ValueError(f"configs/scaling.py:{size} is unknown: use {', '.join(sizes)}")
     return sizes[size]()
 
 
 def experts(number: int, **overrides: Any) -> dict:
-    """A variant with so many experts, top-2 unless k says else, at the experts' learning rate."""
-    return {"experts": {"num_experts": number, "k": 2, **overrides}, "learning_rate": 0.012}
+    """A variant with so many experts, top-2 unless k says else."""
+    return {"experts": {"num_experts": number, "k": 2, **overrides}}
 
 
-RANDOM = {"router": "random", "router_scale": 0.0}  # no weights, no losses
+# Parameters that go by the token alone, and noise: none of them has a router that learns.
+HASH = {"k": 1, "router": "hash", "options": {"table": "balanced"}, "router_scale": 0.0}
+RANDOM = {"router": "random", "options": {"fixed_in_evaluation": True}, "router_scale": 0.0}
+
+# Twice the FLOPs of `dense` in three shapes: wider feed-forwards, wider throughout, deeper.
+DOUBLED = {
+    "dense_2x_ffn": {"flops": 2.0},
+    "dense_2x_wide": {"flops": 2.0, "model": {"d_model": 96, "num_heads": 3}},
+    "dense_2x_deep": {"flops": 2.0, "model": {"num_layers": 4}},
+}
 
 
 def cpu() -> ConfigDict:
-    """Three paired seeds of each model: 12.3M tokens each, three quarters of an epoch.
-
-    Top-2, because at so few tokens it learns faster than top-1 of the same FLOPs.
-    """
+    """Three paired seeds of each model: 12.3M tokens each, three quarters of an epoch."""
     config = ConfigDict()
     config.name = "scaling_cpu"
     config.seeds = 3
@@ -50,6 +57,7 @@ def cpu() -> ConfigDict:
     config.match = "executed"
     config.watts = 60.0  # assumed draw of the machine, shared by its jobs, for the energy estimate
     config.base = schema.complete(RunConfig, small())
+    config.horizons = (750, 1500, 3000)  # shorter runs of each, see `experiments.horizons`
     # What the experts' variants share; d_ff is solved for.
     config.experts = {
         "group_size": 2048,
@@ -59,7 +67,10 @@ def cpu() -> ConfigDict:
     }
     config.variants = {
         "dense": {},
+        "dense_ngrams": {"parameters_of": "e32_top2"},
         "e8_top2": experts(8),
+        "e32_top1": experts(32, k=1),
+        "e32_hash": experts(32, **HASH),
         "e32_top2": experts(32),
         "e32_top2_random": experts(32, **RANDOM),
     }
@@ -69,7 +80,7 @@ def cpu() -> ConfigDict:
 def small() -> dict:
     """The dense run that a CPU can do: what differs from the defaults of `RunConfig`."""
     return {
-        "data": {"source": CORPUS, "vocab_size": 1024},
+        "data": {"source": CORPUS, "vocab_size": 1024, "held_out_tokens": 8192},
         "model": {
             "vocab_size": 1024,
             "num_layers": 2,
@@ -79,19 +90,16 @@ def small() -> dict:
             "d_head": 32,
             "d_ff": 256,
             "activation": "relu",
+            "tie_embeddings": False,
             "dtype": "float32",
         },
-        "optimizer": {
-            "learning_rate": 0.016,  # best for dense in pilots of 3.1M tokens: RESULTS.md
-            "schedule": "inverse_sqrt",
-            "warmup_steps": 200,
-        },
+        "optimizer": {"learning_rate": 0.016, "schedule": "wsd", "warmup_steps": 200},
         "train": {
             "steps": 6000,
             "batch_size": 32,
             "seq_len": 64,
-            "eval_every": 200,
-            "eval_batches": 16,
+            "eval_every": 300,
+            "eval_batches": 64,
             "test_batches": 0,
             "log_every": 200,
             "checkpoint_every": 1000,
@@ -104,32 +112,64 @@ def demo() -> ConfigDict:
     config = cpu()
     config.name = "scaling_demo"
     config.seeds = 1
-    config.base.train.steps = 1500
-    config.base.train.eval_every = 100
-    config.base.train.log_every = 50
-    config.base.train.checkpoint_every = 500
+    config.horizons = (375, 750)
+    config.base.train.update(
+        steps=1500, eval_every=150, eval_batches=16, log_every=50, checkpoint_every=500
+    )
+    for name in ("e32_top1", "e32_top2_random"):
+        del config.variants[name]
     return config
 
 
 def ladder() -> ConfigDict:
-    """The study of `cpu`, in the same folder, grown by top-1 and by dense at twice the FLOPs.
+    """The study of `cpu`, in the same folder, grown by more experts and dense at twice the FLOPs.
 
-    `dense_2x` is `dense` with a wider feed-forward: one shape at one learning rate, not the best
-    that twice the FLOPs buy.
+    That is the best of three shapes.
     """
     config = cpu()
-    config.variants.dense_2x = {"flops": 2.0}
+    config.variants.update(DOUBLED)
     for number in (4, 16, 64):
         config.variants[f"e{number}_top1"] = experts(number, k=1)
+    config.variants.e64_top2 = experts(64)
     return config
 
 
+def pilots() -> ConfigDict:
+    """Learning rates at the length of the study, on a seed of their own."""
+    config = ladder()
+    config.name = "scaling_pilots"
+    config.seeds = 1
+    config.first_seed = 100
+    config.horizons = ()
+    models = config.variants
+    others = ("e8_top2", "e32_top1", "e32_hash", "e32_top2", "e64_top2")
+    tuned = {name: models[name] for name in ("dense", *DOUBLED, "dense_ngrams", *others)}
+    config.variants = with_rates(tuned, (0.004, 0.008, 0.016))
+    config.variants.dense = models.dense  # the one that others are matched to
+    return config
+
+
+def with_rates(variants: dict, rates: Iterable[float]) -> ConfigDict:
+    """Every variant at every learning rate."""
+    return ConfigDict(
+        {
+            f"{name}_lr_{rate}".replace(".", "_"): {**variant, "learning_rate": rate}
+            for name, variant in variants.items()
+            for rate in rates
+        }
+    )
+
+
 def gpu() -> ConfigDict:
-    """Up to 256 experts on all seven packaged domains: 65M tokens (3.7 epochs), bfloat16."""
+    """Up to 256 experts on all seven packaged domains: 65M tokens (3.7 epochs), bfloat16.
+
+    One length and one learning rate for all, which no pilot has chosen.
+    """
     config = ladder()
     config.name = "scaling_gpu"
     config.jobs = 1
     config.watts = 700.0
+    config.horizons = ()
     data = {"source": (*CORPUS, "web_api_docs", "framework_docs"), "vocab_size": 4096}
     config.base.data.update(data)
     config.base.model.update(
@@ -148,9 +188,10 @@ def gpu() -> ConfigDict:
     config.base.train.batch_size = 64
     config.base.train.seq_len = 256
     config.base.train.eval_batches = 8
-    config.variants.e64_top2 = experts(64)
+    config.variants.dense_2x_wide.model.update(d_model=384, num_heads=6)
+    config.variants.dense_2x_deep.model.update(num_layers=16)
     config.variants.e256_top2 = experts(256)
     for variant in config.variants.values():
         if "learning_rate" in variant:
-            variant.learning_rate = 0.003
+            del variant["learning_rate"]
     return config

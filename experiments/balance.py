@@ -31,7 +31,7 @@ def logs(root: pathlib.Path, variants: Iterable[str]) -> dict[str, list[dict]]:
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    records = study.run(scaling.variants(config), root, config.seeds, config.jobs)
+    records = study.run(scaling.variants(config), root, study.seeds_of(config), config.jobs)
     routers.report(records, root, BASELINE)
     plots.save(plots.balance_figure(logs(root, config.variants)), root / "balance.png")
     print(root / "balance.png")

@@ -31,7 +31,7 @@ CLAIMS = [
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    records = study.run(scaling.variants(config), root, config.seeds, config.jobs)
+    records = study.run(scaling.variants(config), root, study.seeds_of(config), config.jobs)
     routers.report(records, root, BASELINE, CLAIMS)
     plots.save(plots.capacity_figure(records), root / "capacity.png")
     print(root / "capacity.png")

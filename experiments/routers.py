@@ -68,7 +68,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     root = pathlib.Path(workdir or f"runs/{config.name}")
     for name in CLAIMS:
         part = config[name]
-        records = study.run(scaling.variants(part), root / name, part.seeds, part.jobs)
+        seeds = study.seeds_of(part)
+        records = study.run(scaling.variants(part), root / name, seeds, part.jobs)
         report(records, root / name, BASELINE, CLAIMS[name])
 
 

@@ -16,42 +16,72 @@ from ml_collections import ConfigDict
 from experiments import command, study
 from moe import flops, schema
 from moe.analysis import plots, scaling
-from moe.config import MoEConfig
+from moe.config import ModelConfig, MoEConfig
+from moe.layers import ngrams
 from moe.training.config import RunConfig
+
+VARIANT = {"experts", "flops", "learning_rate", "model", "parameters_of"}  # what one may have
 
 
 def variants(config: ConfigDict) -> study.Runs:
-    """The runs of the study, each matched to the dense baseline, by number of experts."""
+    """The runs of the study, each matched to the dense baseline: shorter ones first, then by E.
+
+    A variant is the base with other fields of `model`, and with one of
+    - `experts`, as wide as equal FLOPs allow;
+    - `flops`, so many times those of the base, by another d_ff;
+    - `parameters_of`, tables of n-grams that make up for another variant's parameters.
+    """
     base = schema.from_config_dict(RunConfig, config.base, "base.")
-    runs = {name: _variant(name, v, base, config) for name, v in config.variants.items()}
-    return dict(sorted(runs.items(), key=lambda item: _place(*item)))
+    models: dict[str, ModelConfig] = {}
+    for name, variant in sorted(config.variants.items(), key=lambda v: "parameters_of" in v[1]):
+        schema.require(
+            set(variant) <= VARIANT,
+            f"variants.{name} has {sorted(variant)}: only {sorted(VARIANT)}",
+        )
+        models[name] = _model(name, variant, base, config, models)
+    rate = base.optimizer.learning_rate
+    runs = {
+        name: dataclasses.replace(base, model=model).replace(
+            optimizer={"learning_rate": config.variants[name].get("learning_rate", rate)}
+        )
+        for name, model in sorted(models.items(), key=_place)
+    }
+    shorter = {
+        f"{name}@{steps}": run.replace(train={"steps": steps})
+        for steps in sorted(config.get("horizons", ()))
+        for name, run in runs.items()
+    }
+    return shorter | runs
 
 
-def _variant(name, variant, base, config):
-    known = {"experts", "flops", "learning_rate", "model"}
-    schema.require(
-        set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
-    )
+def _model(name, variant, base, config, others):
     t = base.train
     size = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
     size["by"] = config.match
     model = dataclasses.replace(base.model, **variant.get("model", {}))
-    sections = {}
     if "flops" in variant:
-        model = flops.dense_of(model, variant.flops, **size)
-    if "experts" in variant:
-        shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
-        experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
-        matched = flops.match(model, dataclasses.replace(model, experts=experts), **size)
-        print(f"{name:>16}: {config.match} FLOPs, {matched}")
-        model = matched.sparse
-    if "learning_rate" in variant:
-        sections["optimizer"] = {"learning_rate": variant.learning_rate}
-    return dataclasses.replace(base, model=model).replace(**sections)
+        return flops.dense_of(base.model, variant.flops, shape=model, **size)
+    if "parameters_of" in variant:
+        return _with_ngrams(model, others[variant.parameters_of])
+    if "experts" not in variant:
+        return model
+    shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
+    experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
+    matched = flops.match(model, dataclasses.replace(model, experts=experts), **size)
+    print(f"{name:>16}: {config.match} FLOPs, {matched}")
+    return matched.sparse
 
 
-def _place(name, run):
-    experts = run.model.experts
+def _with_ngrams(model, other):
+    """The model with n-gram tables that give it the other's number of parameters."""
+    lacking = flops.parameters(other).total - flops.parameters(model).total
+    rows = round(lacking / (len(ngrams.ORDERS) * model.d_model))
+    return dataclasses.replace(model, ngram_rows=rows)
+
+
+def _place(item):
+    name, model = item
+    experts = model.experts
     return (experts.num_experts, experts.k, name) if experts else (0, 0, name)
 
 
@@ -68,7 +98,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     runs = variants(config)
-    records = study.run(runs, root, config.seeds, config.jobs)
+    records = study.run(runs, root, study.seeds_of(config), config.jobs)
     report(records, root, config.watts / config.jobs)
 
 

@@ -1,7 +1,8 @@
 """Runs many models over paired seeds: resumable, several at a time, each finished run kept.
 
-A study lives in one folder: <variant>/seed<n>/ is a workdir of `moe.training.loop`, timing.json has
-step times measured side by side, and results.jsonl gathers one line per finished run.
+A study lives in one folder: <name>/seed<n>/ is a workdir of `moe.training.loop`, timing.json has
+step times measured side by side, and results.jsonl gathers one line per finished run. The name is
+that of a variant, or <variant>@<steps> for a shorter run of it, see `experiments.horizons`.
 """
 
 import contextlib
@@ -13,15 +14,16 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from experiments import timing
-from moe import counting, flops, legacy, plan, schema, sharding
+from experiments import horizons, timing
+from moe import counting, flops, hlo, legacy, plan, schema, sharding
 from moe.data import prepare
 from moe.models import contract
 from moe.training import files, loop, metrics, step
 from moe.training.config import RunConfig
 
-Runs = dict[str, RunConfig]  # variant -> its run with seed 0
+Runs = dict[str, RunConfig]  # name -> its run with seed 0
 ROUTING = (
     *("dropped", "unrouted", "max_load", "unused", "entropy", "gate", "realised_k"),
     *("realised_capacity",),
@@ -29,13 +31,13 @@ ROUTING = (
 ROUNDS = 60  # step times taken of each variant
 
 
-def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
+def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int) -> list[dict]:
     """Does what is not done yet, then gathers results.jsonl.
 
     Args:
       runs: the variants.
       root: the study's folder.
-      seeds: every variant is trained with seeds 0 to seeds - 1.
+      seeds: every variant is trained with each.
       jobs: runs at a time, each in a process with its own share of the CPU cores.
 
     Returns:
@@ -45,7 +47,9 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
       ValueError: if a run in the folder, finished or not, was made by another config, or on other
         data while runs are left; if what is left cannot be run; if the study is running already.
     """
-    schema.require(seeds > 0 and jobs > 0, f"{seeds=} and {jobs=} must be above 0")
+    schema.require(
+        len(seeds) > 0 and jobs > 0, f"there must be seeds and jobs, not {seeds} and {jobs}"
+    )
     left = [name for name, path, _ in _all(runs, root, seeds) if not _done(path)]
     data = None
     for name in dict.fromkeys(left):  # refuses the last variant before the first is trained
@@ -57,8 +61,9 @@ def run(runs: Runs, root: pathlib.Path, seeds: int, jobs: int) -> list[dict]:
             loop.claim_workdir(_seeded(runs[name], seed), path, data)
         if left:
             _in_processes(_work, jobs, jobs, runs, root, seeds)
-        if left or not runs.keys() <= _timing(root)["median"].keys():
-            _in_processes(_time_steps, 1, jobs, runs, root)
+        models = {name: r for name, r in runs.items() if not horizons.heir_of(name, runs)}
+        if left or not models.keys() <= _timing(root)["median"].keys():
+            _in_processes(_time_steps, 1, jobs, models, root)
         return collect(runs, root, seeds)
 
 
@@ -79,16 +84,16 @@ def _require_data(path, data):
     )
 
 
-def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
+def collect(runs: Runs, root: pathlib.Path, seeds: range) -> list[dict]:
     """Writes results.jsonl from the finished runs and returns its records."""
     timed = _timing(root)
     costs = {name: cost(run) for name, run in runs.items()}
     records = [
         {
-            "variant": name,
+            "variant": variant_of(name),
             "seed": seed,
             **costs[name],
-            **_timed(timed, name),
+            **_timed(timed, variant_of(name)),
             **_finished(path),
         }
         for name, path, seed in _all(runs, root, seeds)
@@ -96,6 +101,17 @@ def collect(runs: Runs, root: pathlib.Path, seeds: int) -> list[dict]:
     ]
     files.write(root / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records
+
+
+def seeds_of(config: ConfigDict) -> range:
+    """The seeds of a study; pilots begin at another than the studies that they are made for."""
+    first = config.get("first_seed", 0)
+    return range(first, first + config.seeds)
+
+
+def variant_of(name: str) -> str:
+    """Of <variant>@<steps>, the variant."""
+    return name.partition("@")[0]
 
 
 @functools.cache
@@ -145,7 +161,13 @@ def _timing(root):
 def _timed(timed, name):
     if name not in timed["median"]:
         return {}
-    return {"step_seconds": timed["median"][name], "step_seconds_least": timed["least"][name]}
+    known = {
+        "median": "step_seconds",
+        "least": "step_seconds_least",
+        "bytes": "step_bytes",
+        "memory": "temporary_bytes",
+    }
+    return {field: timed[key][name] for key, field in known.items() if key in timed}
 
 
 def _finished(path):
@@ -168,10 +190,14 @@ def _finished(path):
 
 
 def _all(runs: Runs, root, seeds) -> Iterator[tuple[str, pathlib.Path, int]]:
-    """(variant, workdir, seed), seed by seed, so that whole pairs are finished first."""
-    for seed in range(seeds):
+    """(name, workdir, seed), seed by seed, so that whole pairs are finished first."""
+    for seed in seeds:
         for name in runs:
-            yield name, root / name / f"seed{seed}", seed
+            yield name, _folder(root, name, seed), seed
+
+
+def _folder(root, name, seed):
+    return root / name / f"seed{seed}"
 
 
 def _seeded(run, seed):
@@ -220,12 +246,19 @@ def _work(index, runs, root, seeds):
             if not free:
                 continue
             try:
-                loop.train(_seeded(runs[name], seed), path, f"{name} seed {seed}", bar=index)
+                heir = _heir(name, runs, root, seed)
+                said = f"{name} seed {seed}"
+                horizons.train(_seeded(runs[name], seed), path, said, index, heir)
             except FloatingPointError as error:
                 diverged.append(str(error))
             collect(runs, root, seeds)
     if diverged:
         raise FloatingPointError("\n".join(diverged))
+
+
+def _heir(name, runs, root, seed):
+    found = horizons.heir_of(name, runs)
+    return None if found is None else _folder(root, found, seed)
 
 
 def _time_steps(index, runs, root):
@@ -235,8 +268,11 @@ def _time_steps(index, runs, root):
     with sharding.on(loop.mesh_of(first), first.mesh.zero):
         data = prepare.prepare(first.data)
         states = {name: _state(run, data) for name, run in runs.items()}
+        steps = {name: loop.compiled(run, states[name], data) for name, run in runs.items()}
         calls = {
-            name: functools.partial(timing.advance, states, name, *_ready(run, states[name], data))
+            name: functools.partial(
+                timing.advance, states, name, steps[name], loop.batch(run, data, 0)
+            )
             for name, run in runs.items()
         }
         seconds = timing.interleaved(calls, ROUNDS, "timing steps side by side")
@@ -244,6 +280,8 @@ def _time_steps(index, runs, root):
         "machine": files.machine(),
         "median": {name: float(np.median(s)) for name, s in seconds.items()},
         "least": {name: float(np.min(s)) for name, s in seconds.items()},
+        "bytes": {name: hlo.bytes_accessed(s) for name, s in steps.items()},
+        "memory": {name: hlo.temporary_bytes(s) for name, s in steps.items()},
         "seconds": {name: [round(x, 6) for x in s] for name, s in seconds.items()},
     }
     files.write(root / "timing.json", json.dumps(found) + "\n")
@@ -251,7 +289,3 @@ def _time_steps(index, runs, root):
 
 def _state(run, data):
     return step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
-
-
-def _ready(run, state, data):
-    return loop.compiled(run, state, data), loop.batch(run, data, 0)

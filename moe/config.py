@@ -183,6 +183,7 @@ class ModelConfig:
     dense_activation: str = ""  # GLaM: gated dense layers beside plain experts
     position: str = "rotary"
     tie_embeddings: bool = True  # the head's weights are the embedding's
+    ngram_rows: int = 0  # of each table of hashed n-gram embeddings, see `moe.layers.ngrams`
     init_scale: float = 1.0
     dtype: str = "bfloat16"  # of the arithmetic; parameters, router and loss are float32
     remat: bool = False  # recompute each block in the backward pass

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from moe import counting, models, objectives, schema
+from moe import counting, models, objectives, paths, schema
 from moe.batch import Batch
 from moe.config import ModelConfig
+from moe.layers import ngrams
 from moe.models import contract
 from moe.training import gradients
 
@@ -52,19 +53,19 @@ class Match(NamedTuple):
 def parameters(model: ModelConfig) -> Parameters:
     """Total and active parameters, from shapes alone.
 
-    A token meets everything but the E - K experts of each layer that it was not sent to.
+    A token meets everything but the E - K experts of each layer that it was not sent to, and all
+    rows but one of each table of n-grams. The embedding counts in full, as usual.
     """
-    shapes = models.parameter_shapes(model)
-    total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
-    if model.experts is None:
-        return Parameters(total, total)
-    of_experts = sum(
-        math.prod(x.shape)
-        for path, x in jax.tree_util.tree_leaves_with_path(shapes)
-        if "'experts'" in jax.tree_util.keystr(path)
-    )
-    met = model.experts.routing.experts_per_token(model.experts)
-    idle = round(of_experts * (model.experts.num_experts - met) / model.experts.num_experts)
+    shapes = paths.named(models.parameter_shapes(model))
+    sizes = {path: math.prod(x.shape) for path, x in shapes.items()}
+    total = sum(sizes.values())
+    idle = 0
+    if model.experts is not None:
+        of_experts = sum(size for path, size in sizes.items() if "experts" in path.split("/"))
+        met = model.experts.routing.experts_per_token(model.experts)
+        idle += round(of_experts * (model.experts.num_experts - met) / model.experts.num_experts)
+    if model.ngram_rows:
+        idle += len(ngrams.ORDERS) * (model.ngram_rows - 1) * model.d_model
     return Parameters(total, total - idle)
 
 
@@ -194,11 +195,22 @@ def match(
 
 
 def dense_of(
-    dense: ModelConfig, times: float, *, batch: int, length: int, by: str, accumulate: int = 1
+    dense: ModelConfig,
+    times: float,
+    *,
+    batch: int,
+    length: int,
+    by: str,
+    accumulate: int = 1,
+    shape: ModelConfig | None = None,
 ) -> ModelConfig:
-    """The dense model widened (d_ff) to `times` its FLOPs per token, counted by `per_token`."""
+    """A dense model of `times` the FLOPs per token of `dense`, counted by `per_token`.
+
+    It is `shape`, or else `dense` itself, with another d_ff.
+    """
     cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
-    return _solve(functools.partial(_widen, dense), cost, times * cost(dense), dense.d_ff)
+    make = functools.partial(_widen, shape or dense)
+    return _solve(make, cost, times * cost(dense), dense.d_ff)
 
 
 def energy_kwh(seconds: float, watts: float) -> float:

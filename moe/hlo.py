@@ -37,6 +37,20 @@ class Traffic(NamedTuple):
 _Found = defaultdict[tuple[str, str], Traffic]  # by kind and axes
 
 
+def bytes_accessed(program: jax.stages.Compiled) -> float:
+    """Bytes that its operations read and write, as XLA counts them; a loop's body counts once."""
+    cost = program.cost_analysis()
+    assert cost is not None  # no back end that we know is without it
+    return cost["bytes accessed"]
+
+
+def temporary_bytes(program: jax.stages.Compiled) -> int:
+    """Memory of one call beside its arguments and results, on each device."""
+    used = program.memory_analysis()
+    assert used is not None  # see above
+    return used.temp_size_in_bytes
+
+
 def _nothing_yet() -> _Found:
     return defaultdict(lambda: Traffic(0, 0.0))
 

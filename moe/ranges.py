@@ -89,6 +89,7 @@ MODEL = {
     "num_kv_heads": from_zero(65_536),
     "d_head": above_zero(SIZE),
     "d_ff": above_zero(SIZE),
+    "ngram_rows": from_zero(COUNT),
     "init_scale": above_zero(10_000.0),
     "scan_unroll": from_zero(100_000),
 }
@@ -108,6 +109,7 @@ TRAIN = {
 OPTIMIZER = {
     "learning_rate": above_zero(10_000.0),
     "warmup_steps": above_zero(COUNT),
+    "decay_fraction": from_zero(1.0),
     "weight_decay": from_zero(10_000.0),
     "clip_norm": above_zero(1e12),
     "b1": from_zero(0.999999),  # float32 tells no number between this and 1 apart for long
@@ -122,6 +124,7 @@ MESH = {
 DATA = {
     "vocab_size": above_zero(COUNT),
     "max_documents": from_zero(COUNT),
+    "held_out_tokens": from_zero(COUNT),
     "tokenizer_bytes": above_zero(10**12),
 }
 

@@ -28,6 +28,7 @@ MODELS = {
         )
     },
     "ids": {"experts": tiny.moe_config(router="hash")},
+    "n-grams": {"experts": None, "ngram_rows": 16},
 }  # fmt: skip
 EXPERTS = "experts after a dense layer, shared heads"
 DENSE = "dense, relative positions"

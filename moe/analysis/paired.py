@@ -5,6 +5,7 @@ both cancels. Intervals over seeds are Student's t, of one pair (`interval`) or 
 many models together (`seeds_half`).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+
+SMOOTHED = 5  # evaluations
 
 
 class Interval(NamedTuple):
@@ -122,6 +125,17 @@ def difference_over_documents(
     error = math.sqrt((n - 1) / n * squares.sum())
     freedom = min(n - 1, squares.sum() ** 2 / np.square(squares).sum())
     return Interval(mean, float(stats.t.ppf(0.975, freedom) * error))
+
+
+def smoothed(steps: Sequence[float], losses: Sequence[float]) -> tuple[list, list]:
+    """A curve whose points are means of `SMOOTHED` neighbours, in both coordinates.
+
+    The first crossing of a noisy curve flatters. A curve shorter than twice that stays as it is.
+    """
+    window = SMOOTHED if len(steps) >= 2 * SMOOTHED else 1
+    kernel = np.full(window, 1 / window)
+    smooth = functools.partial(np.convolve, kernel, mode="valid")
+    return smooth(steps).tolist(), smooth(losses).tolist()
 
 
 def first_reach(steps: Sequence[float], losses: Sequence[float], target: float) -> float:

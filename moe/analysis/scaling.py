@@ -20,10 +20,16 @@ SHORT = (
 
 
 def by_variant(records: Iterable[dict]) -> dict[str, dict[int, dict]]:
-    """The records as a table: variant -> seed -> record."""
+    """The longest runs, variant -> seed -> record; the same one's shorter runs are in "shorter"."""
+    records = list(records)
+    longest = max((record["steps"] for record in records), default=0)
+    shorter: dict[tuple, list[dict]] = {}
+    for record in sorted(records, key=lambda record: record["steps"]):
+        shorter.setdefault((record["variant"], record["seed"]), []).append(record)
     table: dict[str, dict[int, dict]] = {}
-    for record in records:
-        table.setdefault(record["variant"], {})[record["seed"]] = record
+    for record in (record for record in records if record["steps"] == longest):
+        *before, _ = shorter[record["variant"], record["seed"]]
+        table.setdefault(record["variant"], {})[record["seed"]] = {**record, "shorter": before}
     return table
 
 
@@ -56,17 +62,25 @@ def over_documents(runs: dict[int, dict], baseline: dict[int, dict]) -> paired.I
 
 
 def steps_to_baseline(runs: dict[int, dict], baseline: dict[int, dict]) -> list[float]:
-    """Per seed: steps to the baseline's last validation loss, over those of the baseline to it."""
-    ratios = []
-    for seed, run in runs.items():
-        base = baseline[seed]
-        target = base["curve_nll"][-1]
-        ratios.append(_reach(run, target) / _reach(base, target))
-    return ratios
+    """Per seed: steps to the baseline's last loss, over those of the baseline to it.
+
+    Between runs of several lengths, each with its own decay, it is the length at which the test
+    loss would be the baseline's, in a line over the logarithm of the length; the shortest length
+    if its loss is lower already. With one length it is where the validation losses, means of
+    `paired.SMOOTHED` evaluations, come down to the baseline's last. NaN if that is never.
+    """
+    return [_share_of_steps(run, baseline[seed]) for seed, run in runs.items()]
 
 
-def _reach(run, target):
-    return paired.first_reach(run["curve_steps"], run["curve_nll"], target)
+def _share_of_steps(run, base):
+    if run["shorter"]:
+        lengths = [*run["shorter"], run]
+        logs = [math.log(r["steps"]) for r in lengths]
+        reached = paired.first_reach(logs, [r["test_nll"] for r in lengths], base["test_nll"])
+        return math.exp(reached) / base["steps"]
+    curves = [paired.smoothed(r["curve_steps"], r["curve_nll"]) for r in (run, base)]
+    target = curves[1][1][-1]
+    return paired.first_reach(*curves[0], target) / paired.first_reach(*curves[1], target)
 
 
 def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str:

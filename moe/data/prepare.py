@@ -36,6 +36,8 @@ class DataConfig:
       doc_token: the special token of a tokenizer given that is to stand before every document.
       text_key: the feature that holds a document in the TFDS data sets named.
       max_documents: at most about so many documents of each source; 0 for all.
+      held_out_tokens: at most so many of each document of the validation and test splits, so that
+        a few long ones do not decide; 0 for all.
       tokenizer_bytes: at most so much of the training split trains the tokenizer.
       cache_dir: where everything is kept; empty for $MOE_CACHE or else ~/.cache/moe.
       prepared_dir: a directory prepared elsewhere from this very config; empty to prepare here.
@@ -47,6 +49,7 @@ class DataConfig:
     tokenizer: str = ""
     doc_token: str = "<doc>"
     max_documents: int = 0
+    held_out_tokens: int = 0
     tokenizer_bytes: int = 20_000_000
     cache_dir: str = ""
     prepared_dir: str = ""
@@ -156,10 +159,13 @@ def _write(config: DataConfig, directory: pathlib.Path) -> dict:
     counts = {}
     for split, members in documents.items():
         ids, domains = _encode(words, members, split, config.vocab_size, doc_id)
+        _check_bytes(config, int(token_bytes[ids].sum(dtype=np.int64)), members)
+        if config.held_out_tokens and split != "train":
+            kept = places(ids, doc_id) < config.held_out_tokens
+            ids, domains = ids[kept], domains[kept]
         np.save(directory / f"{split}.npy", ids)
         np.save(directory / f"{split}_domain.npy", domains)
-        counts[split] = _count(members, domains, config.source)
-        _check_bytes(config, int(token_bytes[ids].sum(dtype=np.int64)), counts[split]["bytes"])
+        counts[split] = _count(config.source, domains, ids == doc_id, token_bytes[ids])
     return {"splits": counts, "doc_id": doc_id}
 
 
@@ -187,8 +193,15 @@ def _save(config, words, path):
         tokenizer.save(words, path)
 
 
-def _check_bytes(config, of_ids, of_text):
+def places(ids: np.ndarray, doc_id: int) -> np.ndarray:
+    """The place of each token of a stream in its document, whose first token is `doc_id`."""
+    starts = np.flatnonzero(ids == doc_id)
+    return np.arange(len(ids)) - np.repeat(starts, np.diff(starts, append=len(ids)))
+
+
+def _check_bytes(config, of_ids, members):
     """Refuses a tokenizer whose ids do not stand for the text: no bits per byte could be told."""
+    of_text = sum(len(text.encode()) for text, _ in members)
     if abs(of_ids - of_text) > of_text / 100:
         raise ValueError(
             f"data.tokenizer={config.tokenizer!r} does not keep the text: its tokens stand for"
@@ -254,15 +267,17 @@ def _chunks(members: list[Document], split: str) -> Iterator[list[Document]]:
         yield chunk
 
 
-def _count(members: list[Document], domains: np.ndarray, source: tuple[str, ...]) -> dict:
-    """Documents, tokens (with <doc>) and UTF-8 bytes, per source and in all."""
+def _count(
+    source: tuple[str, ...], domains: np.ndarray, starts: np.ndarray, token_bytes: np.ndarray
+) -> dict:
+    """Documents, tokens (with <doc>) and their bytes, per source and in all."""
     by_source = {}
     for index, name in enumerate(source):
-        texts = [text for text, domain in members if domain == index]
+        here = domains == index
         by_source[name] = {
-            "documents": len(texts),
-            "tokens": int(np.count_nonzero(domains == index)),
-            "bytes": sum(len(text.encode()) for text in texts),
+            "documents": int(np.count_nonzero(starts[here])),
+            "tokens": int(np.count_nonzero(here)),
+            "bytes": int(token_bytes[here].sum(dtype=np.int64)),
         }
     totals = {k: sum(c[k] for c in by_source.values()) for k in ("documents", "tokens", "bytes")}
     return {**totals, "domains": by_source}

@@ -46,8 +46,8 @@ class Classifier(decoder.Trunk):
     ) -> jax.Array:
         c = self.config
         D = c.d_model
-        x_BTD, _ = self.embed(tokens_BT)
         info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT)
+        x_BTD, _ = self.embed(info)
         x_BTD = decoder.norm(c.dtype, "norm")(self.layers(x_BTD, info, train))
         with jax.named_scope("head"):
             mean_BD = mean_of_real(x_BTD.astype(jnp.float32), segment_BT > 0)

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from moe import ffn
 from moe.config import ModelConfig
 from moe.execution import Execution
-from moe.layers import attention, embedding, feed_forward, moe_layer, records, rotary, weights
+from moe.layers import (
+    attention,
+    embedding,
+    feed_forward,
+    moe_layer,
+    ngrams,
+    records,
+    rotary,
+    weights,
+)
 from moe.models import contract, scanning
 
 MASKED = -1  # the id that stands for a masked token
@@ -38,10 +47,12 @@ class Trunk(nn.Module):
     execution: Execution = Execution()
     scanned: bool = True  # layers are stacked; else each is its own, see `scanning.unstacked`
 
-    def embed(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def embed(self, info: attention.TokenInfo) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
         c = self.config
         D = c.d_model
+        tokens_BT = info.tokens_BT
+        assert tokens_BT is not None  # they are what is embedded
         embed_VD = weights.weight(self, "embed", "VD", (c.vocab_size, D), fan_in=D, scale=1.0)
         # Looked up before it is cast, so that its gradient adds up in float32.
         if c.mask_embedding:
@@ -50,6 +61,8 @@ class Trunk(nn.Module):
             x_BTD = jnp.where((tokens_BT == MASKED)[..., None], mask_1D[None], x_BTD)
         else:
             x_BTD = embedding.look_up(embed_VD, tokens_BT)
+        if c.ngram_rows:
+            x_BTD += ngrams.embed(self, c.ngram_rows, D, info)
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
         return (x_BTD * D**0.5).astype(c.dtype), embed_VD
 
@@ -110,8 +123,8 @@ class Decoder(Trunk):
         c = self.config
         V = c.vocab_size
         D = c.d_model
-        x_BTD, embed_VD = self.embed(tokens_BT)
         info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, kv_cache)
+        x_BTD, embed_VD = self.embed(info)
         x_BTD = self.layers(x_BTD, info, train)
         with jax.named_scope("head"):
             x_BTD = norm(c.dtype, "norm")(x_BTD)

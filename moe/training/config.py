@@ -184,6 +184,8 @@ class RunConfig:
         }
         if m.moe_layers < m.num_layers:
             shared["model.d_ff"] = (m.d_ff, ("model",))
+        if m.ngram_rows:
+            shared["model.ngram_rows"] = (m.ngram_rows, ("model",))
         if self.mesh.zero:
             shared["model.d_model"] = (m.d_model, tokens)
         if m.experts:

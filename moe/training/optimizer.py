@@ -14,6 +14,7 @@ import optax
 
 from moe import paths, ranges, schema
 
+SCHEDULES = ("cosine", "inverse_sqrt", "wsd")
 NOT_DECAYED = ("scale", "bias", "relative")  # norms and biases, by the last part of their name
 
 
@@ -23,8 +24,9 @@ class OptimizerConfig:
 
     name: str = "adamw"
     learning_rate: float = 1e-3  # at the end of the warm-up
-    schedule: str = "cosine"
+    schedule: str = "cosine"  # of `SCHEDULES`, see `schedule`
     warmup_steps: int = 100
+    decay_fraction: float = 0.2  # of all steps, at the end of "wsd"; 0 never decays
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     b1: float = 0.9  # of adamw
@@ -33,7 +35,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         schema.one_of("optimizer.name", self.name, ("adamw", "adafactor"))
-        schema.one_of("optimizer.schedule", self.schedule, ("cosine", "inverse_sqrt"))
+        schema.one_of("optimizer.schedule", self.schedule, SCHEDULES)
         ranges.check(self, "optimizer", ranges.OPTIMIZER)
         for pattern in self.frozen:
             paths.check(pattern, "optimizer.frozen")
@@ -43,16 +45,40 @@ class OptimizerConfig:
                 self.name == "adamw" or value == getattr(OptimizerConfig, name),
                 f"optimizer.{name}={value} does nothing with {self.name}: leave it out",
             )
+        default = OptimizerConfig.decay_fraction
+        schema.require(
+            self.schedule == "wsd" or self.decay_fraction == default,
+            f"optimizer.decay_fraction={self.decay_fraction} does nothing with schedule="
+            f"{self.schedule!r}: leave it at {default}",
+        )
+
+    def stable_steps(self, steps: int) -> int:
+        """Of `steps`, those before "wsd" decays: a longer run begins with the same ones."""
+        return steps - round(self.decay_fraction * steps)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up, then a cosine to a tenth or the inverse square root of the step."""
+    """The learning rate of every step: linear warm-up, then one of three.
+
+    "cosine" falls to a tenth, "inverse_sqrt" with the inverse square root of the step. "wsd"
+    (warm-up, stable, decay: Hu et al. 2024, section 4) stays, and falls in a line to zero over the
+    last steps, so that runs of several lengths share all but their ends (Haegele et al. 2024).
+    """
     peak = config.learning_rate
     warmup = config.warmup_steps
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, peak, warmup, max(steps, warmup + 1), peak / 10
         )
+
+    if config.schedule == "wsd":
+        stable = config.stable_steps(steps)
+        parts = [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, 0.0, steps - stable),
+        ]
+        return optax.join_schedules(parts, [warmup, max(stable, warmup)])
 
     def decay(step: jax.Array) -> jax.Array:
         return peak * (warmup / jnp.maximum(step + warmup, 1)) ** 0.5

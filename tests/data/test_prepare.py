@@ -61,12 +61,26 @@ def test_types_and_counts(data):
         assert isinstance(ids, np.memmap)
         assert counts["tokens"] == len(ids) == len(domains)
         assert counts["documents"] == np.count_nonzero(ids == 0)
-        assert counts["bytes"] == data.token_bytes[ids].sum()
+        texts = [text for text, _ in read_back(data, split)]
+        assert counts["bytes"] == sum(len(text.encode()) for text in texts)
         for index, name in enumerate(data.domain_names):
             here = domains == index
             assert counts["domains"][name]["tokens"] == here.sum()
             assert counts["domains"][name]["documents"] == np.count_nonzero(ids[here] == 0)
             assert counts["domains"][name]["bytes"] == data.token_bytes[ids[here]].sum()
+
+
+def test_long_documents_are_cut_where_they_are_held_out(data):
+    cut = prepare.prepare(config(held_out_tokens=20))
+    np.testing.assert_array_equal(cut.tokens["train"], data.tokens["train"])
+    for split in ("validation", "test"):
+        starts = np.flatnonzero(data.tokens[split] == 0)
+        documents = np.split(np.array(data.tokens[split]), starts[1:])
+        assert max(map(len, documents)) > 20
+        want = np.concatenate([document[:20] for document in documents])
+        np.testing.assert_array_equal(cut.tokens[split], want)
+        assert len(cut.domains[split]) == len(want)
+        assert cut.meta["splits"][split]["bytes"] == cut.token_bytes[want].sum()
 
 
 def test_prepared_once(data, monkeypatch):
@@ -87,6 +101,7 @@ def test_the_same_config_gives_the_same_bytes(data, tmp_path, cache, monkeypatch
         {"source": ("encyclopedia_en",)},
         {"vocab_size": 301},
         {"max_documents": 200},
+        {"held_out_tokens": 20},
         {"tokenizer_bytes": 10_000},
     ],
 )

@@ -50,6 +50,7 @@ def tiny():
     )  # fmt: skip
     config.base.optimizer.warmup_steps = 1
     config.experts.group_size = 8
+    config.horizons = ()
     config.variants = {
         "dense": {},
         "e2": config_file.experts(2),
@@ -75,13 +76,13 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
     train = loop.train
     monkeypatch.setattr(loop, "train", fails_at("e2_random", train))
     with pytest.raises(RuntimeError, match="power cut"):
-        study.run(runs, root, 1, 1)
+        study.run(runs, root, range(1), 1)
     kept = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
     assert [r["variant"] for r in kept] == ["dense"]
 
     trained = []
     monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
-    records = study.run(runs, root, 1, 1)
+    records = study.run(runs, root, range(1), 1)
     assert [r["variant"] for r in records] == ["dense", "e2_random"]
     assert all(0 < r["step_seconds_least"] <= r["step_seconds"] for r in records)
     assert [{k: r[k] for k in before} for r, before in zip(records, kept, strict=False)] == kept
@@ -92,25 +93,45 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
     trained.clear()
     monkeypatch.setattr(prepare, "prepare", lambda config: pytest.fail("finished, yet data wanted"))
     monkeypatch.setattr(loop, "mesh_of", lambda run: pytest.fail("finished, yet devices wanted"))
-    assert study.run(runs, root, 1, 1) == records
+    assert study.run(runs, root, range(1), 1) == records
     assert trained == []
     changed = {name: run.replace(train={"steps": 8}) for name, run in runs.items()}
     with pytest.raises(ValueError, match=r"train.steps: it has 4, you gave 8"):
-        study.run(changed, root, 1, 1)
+        study.run(changed, root, range(1), 1)
+
+
+def test_shorter_runs_share_their_first_steps(data, root, monkeypatch):
+    """And every one ends as it would alone."""
+    config = tiny()
+    config.variants = {"dense": {}}
+    config.horizons = (2, 3)
+    config.base.optimizer.decay_fraction = 0.4
+    runs = scaling.variants(config)
+    assert list(runs) == ["dense@2", "dense@3", "dense"]
+    trained = []
+    advance = loop.batch
+    monkeypatch.setattr(loop, "batch", lambda *args: (trained.append(args[2]), advance(*args))[1])
+    monkeypatch.setattr(study, "_time_steps", lambda *args: None)
+    records = study.run(runs, root, range(1), 1)
+    # Two of four: a batch is made to compile for, too, and each run but the last starts twice.
+    assert sorted(i for i in trained if i) == [1, 1, 2, 2, 3]
+    assert [(r["variant"], r["steps"]) for r in records] == [("dense", s) for s in (2, 3, 4)]
+    alone = {name: loop.train(run, root / "alone" / name) for name, run in runs.items()}
+    assert [r["test_nll"] for r in records] == [found["test_nll"] for found in alone.values()]
 
 
 def test_a_study_can_grow_by_a_variant(data, root):
     """Of runs too short for a log line, which have no routing to report."""
     runs = {n: r.replace(train={"log_every": 9}) for n, r in scaling.variants(tiny()).items()}
-    (first,) = study.run({"dense": runs["dense"]}, root, 1, 1)
-    both = study.run({name: runs[name] for name in ("dense", "e2")}, root, 1, 1)
+    (first,) = study.run({"dense": runs["dense"]}, root, range(1), 1)
+    both = study.run({name: runs[name] for name in ("dense", "e2")}, root, range(1), 1)
     assert [r["variant"] for r in both] == ["dense", "e2"]
     assert all(r["step_seconds"] > 0 and r["train_routing"] == {} for r in both)
     assert both[0]["test_nll"] == first["test_nll"]
 
     (root / "dense" / "seed0" / "data.json").unlink()
     with pytest.raises(ValueError, match=r"dense.seed0 has a result.json but no data.json"):
-        study.run({name: runs[name] for name in ("dense", "e2_random")}, root, 1, 1)
+        study.run({name: runs[name] for name in ("dense", "e2_random")}, root, range(1), 1)
 
 
 def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatch):
@@ -127,7 +148,7 @@ def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatc
     for name in runs:
         (root / name / "seed0").mkdir(parents=True)
     with pytest.raises(FloatingPointError, match="^dense seed 0: validation loss is nan$"):
-        study._work(0, runs, root, 1)
+        study._work(0, runs, root, range(1))
     assert trained == ["dense_2x seed 0", "e2 seed 0", "e2_random seed 0"]
 
 
@@ -156,11 +177,12 @@ def test_every_size_matches_at_full_size(size):
     """The largest of the experts, and the dense models."""
     config = config_file.get_config(size)
     most = "e64_top1" if size == "ladder" else "e256_top2"
-    config.variants = {name: config.variants[name] for name in ("dense", "dense_2x", most)}
-    runs = scaling.variants(config)
-    costs = {name: study.cost(run) for name, run in runs.items()}
+    some = ("dense", *config_file.DOUBLED, most)
+    config.variants = {name: config.variants[name] for name in some}
+    config.horizons = ()
+    costs = {name: study.cost(run) for name, run in scaling.variants(config).items()}
     for name, cost in costs.items():
-        times = 2 if name == "dense_2x" else 1
+        times = 2 if name in config_file.DOUBLED else 1
         for count in ("executed_flops", "eval_flops"):
             assert abs(cost[count] / costs["dense"][count] / times - 1) < 0.01, name
 
@@ -176,7 +198,7 @@ def test_the_configs_run_on_eight_devices():
 
 
 def test_unknown_size_and_variant_are_refused():
-    with pytest.raises(ValueError, match="demo, cpu, ladder or gpu"):
+    with pytest.raises(ValueError, match="demo, cpu, ladder, pilots, gpu"):
         config_file.get_config("huge")
     config = tiny()
     config.variants = {"dense": {}, "odd": {"layers": 3}}
@@ -193,11 +215,11 @@ def test_unknown_size_and_variant_are_refused():
 def test_a_study_that_cannot_run_is_refused_at_once(data, root):
     runs = scaling.variants(tiny())
     for seeds, jobs in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="must be above 0"):
-            study.run(runs, root, seeds, jobs)
+        with pytest.raises(ValueError, match="there must be seeds and jobs"):
+            study.run(runs, root, range(seeds), jobs)
     root.mkdir()
     with study._alone(root), pytest.raises(ValueError, match="run by another process"):
-        study.run(runs, root, 1, 1)
+        study.run(runs, root, range(1), 1)
 
 
 def test_train_config_is_complete():

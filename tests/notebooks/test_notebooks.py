@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
     seconds = dict.fromkeys(models, 0.1)
     timing = {"machine": {"devices": ["cpu"]}, "median": seconds, "least": seconds}
     (root / "timing.json").write_text(json.dumps(timing))
-    study.collect(runs, root, seeds=2)
+    study.collect(runs, root, seeds=range(2))
     (root / "e4_random" / "seed0" / "metrics.jsonl").unlink()
     monkeypatch.setenv("MOE_STUDY", str(root))
     return root

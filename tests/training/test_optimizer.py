@@ -34,6 +34,28 @@ def test_inverse_square_root():
     np.testing.assert_allclose(got, [0, 1, 2, 1, 2 / 3, 0.2], atol=1e-6)
 
 
+def test_warmup_stable_decay():
+    """Up to 2 in 10 steps, stays until 80, in a line to zero at 100."""
+    got = rates("wsd", 100, [0, 5, 10, 79, 80, 90, 100, 500])
+    np.testing.assert_allclose(got, [0, 1, 2, 2, 2, 1, 0, 0], atol=1e-6)
+    without = optimizer.schedule(config(schedule="wsd", decay_fraction=0.0), 100)
+    assert float(without(100)) == pytest.approx(0.1)
+
+
+def test_a_longer_run_begins_with_the_same_steps():
+    some = config(schedule="wsd")
+    short, long = (optimizer.schedule(some, steps) for steps in (50, 100))
+    shared = some.stable_steps(50)
+    assert shared == 40
+    assert [float(short(n)) for n in range(41)] == [float(long(n)) for n in range(41)]
+    assert float(short(41)) < float(long(41))
+
+
+def test_a_fraction_without_decay_is_refused():
+    with pytest.raises(ValueError, match="decay_fraction=0.5 does nothing with schedule='cosine'"):
+        config(schedule="cosine", decay_fraction=0.5)
+
+
 def test_a_run_shorter_than_its_warmup():
     assert rates("cosine", 3, [0, 3, 10]) == pytest.approx([0, 0.6, 2])
 

@@ -1,0 +1,62 @@
+"""Runs of several lengths that share their first steps, which are made only once.
+
+With the schedule "wsd" two runs that differ in `train.steps` alone are one run until the shorter
+one decays. So it hands its state of that step to the next longer one, its heir, which goes on from
+there to the very result that it would reach alone.
+"""
+
+import contextlib
+import pathlib
+import shutil
+
+from moe.training import checkpoint, files, loop
+from moe.training.config import RunConfig
+
+
+def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:
+    """The name of the next longer of the runs that differ from this one in length alone."""
+    run = runs[name]
+    steps = run.train.steps
+    if run.optimizer.schedule != "wsd":
+        return None
+    longer = [
+        other
+        for other, its in runs.items()
+        if its.train.steps > steps and its.replace(train={"steps": steps}) == run
+    ]
+    return min(longer, key=lambda other: runs[other].train.steps, default=None)
+
+
+def train(
+    run: RunConfig, path: pathlib.Path, name: str, bar: int, heir: pathlib.Path | None
+) -> dict:
+    """As `loop.train`; on its way the run hands its state to the folder of its heir."""
+    if heir is None or _began(heir):
+        return loop.train(run, path, name, bar=bar)
+    parting = run.optimizer.stable_steps(run.train.steps)
+    with contextlib.suppress(loop.Stopped):
+        loop.train(run, path, name, bar=bar, stop=lambda step: step == parting)
+    if _step(path) == parting:
+        _hand_on(path, heir)
+    return loop.train(run, path, name, bar=bar)
+
+
+def _began(path):
+    return (path / "result.json").exists() or checkpoint.exists(path)
+
+
+def _step(path):
+    with contextlib.closing(checkpoint.Checkpoints(path)) as checkpoints:
+        return checkpoints.latest
+
+
+def _hand_on(path, to):
+    """Copies the metrics, then the checkpoint, unless another process is training there."""
+    with files.lock(to / "lock") as free:
+        if not free or _began(to):
+            return
+        shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
+        unfinished = to / ".checkpoints"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(path / "checkpoints", unfinished)
+        unfinished.rename(to / "checkpoints")
