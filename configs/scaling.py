@@ -145,19 +145,21 @@ def pilots() -> ConfigDict:
     others = ("e8_top2", "e32_top1", "e32_hash", "e32_top2", "e64_top2")
     tuned = {name: models[name] for name in ("dense", *DOUBLED, "dense_ngrams", *others)}
     config.variants = with_rates(tuned, (0.004, 0.008, 0.016))
-    config.variants.dense = models.dense  # the one that others are matched to
+    config.variants.dense = models.dense  # a fourth rate, of the one that others are set beside
+    config.base.optimizer.learning_rate = 0.032
     return config
 
 
 def with_rates(variants: dict, rates: Iterable[float]) -> ConfigDict:
-    """Every variant at every learning rate."""
-    return ConfigDict(
-        {
-            f"{name}_lr_{rate}".replace(".", "_"): {**variant, "learning_rate": rate}
-            for name, variant in variants.items()
-            for rate in rates
-        }
-    )
+    """Every variant at every learning rate, those that a variant refers to as well."""
+    found = {}
+    for rate in rates:
+        suffix = f"_lr_{rate}".replace(".", "_")
+        for name, variant in variants.items():
+            found[name + suffix] = {**variant, "learning_rate": rate}
+            if "parameters_of" in variant:
+                found[name + suffix]["parameters_of"] = variant["parameters_of"] + suffix
+    return ConfigDict(found)
 
 
 def gpu() -> ConfigDict:
