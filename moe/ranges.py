@@ -98,6 +98,7 @@ TRAIN = {
     "batch_size": above_zero(COUNT),
     "seq_len": above_zero(COUNT),
     "seed": SEED,
+    "unique_tokens": from_zero(10**15),
     "accumulate": above_zero(COUNT),
     "log_every": above_zero(COUNT),
     "eval_every": above_zero(COUNT),

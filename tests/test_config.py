@@ -407,7 +407,7 @@ def test_options_are_those_of_the_router():
         ValueError, match=r"unknown key options\.\w+: .* has reroute_rounds, .*bias_rate"
     ):
         schema.from_config_dict(configs.MoEConfig, whole)
-    whole.router = "random"
+    whole.router = "domain"
     with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has no options"):
         schema.from_config_dict(configs.MoEConfig, whole)
     whole.router = "nobody"

@@ -41,6 +41,7 @@ def train_batch(
     seed: int,
     step: int,
     numbers: np.ndarray | None = None,
+    unique_rows: int = 0,
 ) -> Batch:
     """The batch of a step: a pure function of (seed, step).
 
@@ -50,11 +51,13 @@ def train_batch(
       batch_size: of all processes together.
       numbers: which of the batch's rows to make, in [0, batch_size); all by default. A process
         makes those of its own devices (`sharding.shard_rows`).
+      unique_rows: how many of the split's rows there are, from its beginning; 0 for all.
 
     Raises:
       ValueError: the split has fewer rows than `batch_size`.
     """
     rows = check(data, "train", seq_len, batch_size)
+    rows = min(rows, unique_rows or rows)
     numbers = np.arange(batch_size) if numbers is None else numbers
     places = (step * batch_size + int(number) for number in numbers)
     shuffled = np.array([_shuffled(place, rows, seed) for place in places])

@@ -28,6 +28,7 @@ class TrainConfig:
     batch_size: int  # sequences a step, over all devices and micro-batches
     seq_len: int
     seed: int = 0  # initial weights, data order, router noise
+    unique_tokens: int = 0  # of the training split, from its beginning, over and over; 0 is all
     accumulate: int = 1  # micro-batches a step
     log_every: int = 50
     eval_every: int = 200
@@ -43,6 +44,12 @@ class TrainConfig:
         schema.require(
             self.batch_size % self.accumulate == 0,
             f"train.batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}",
+        )
+        batch = self.batch_size * self.seq_len
+        schema.require(
+            not self.unique_tokens or self.unique_tokens >= batch,
+            f"train.unique_tokens={self.unique_tokens} is less than a batch of {batch}: raise it, or"
+            " set it to 0 for all",
         )
 
     def evaluator_intervals(self) -> dict[str, int]:

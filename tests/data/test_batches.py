@@ -76,6 +76,17 @@ def test_packing_by_hand():
     assert all(array.dtype == np.int32 and array.shape == (4, 6) for array in batch[:5])
 
 
+def test_some_of_the_rows_over_and_over():
+    """Ten rows of twenty, in two epochs of two and a half batches."""
+    data = counting(20, 8)
+    batches_seen = [row_numbers(train(data, step, unique_rows=10)) for step in range(5)]
+    seen = [row for batch in batches_seen for row in batch]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    whole = [row for step in range(5) for row in row_numbers(train(data, step, unique_rows=99))]
+    assert sorted(whole) == list(range(20))
+
+
 def test_a_row_that_starts_inside_a_document():
     segment_BT, position_BT = batches.number(np.array([[7, 7, 0, 7], [0, 0, 7, 0]]))
     assert segment_BT.tolist() == [[1, 1, 2, 2], [1, 2, 2, 3]]
