@@ -1,17 +1,21 @@
-"""How many experts? Laws of the loss, fitted with intervals.
+"""How many experts? The grid of cells, and laws of the loss fitted to it, with intervals.
 
+    python -m experiments.laws --config=configs/laws.py:demo
     python -m experiments.laws --clark=curves.csv.gz    # our fitter on Clark et al. 2022's runs
     python -m experiments.laws --synthetic=100        # and on laws whose coefficients are known
 
 The file is `data/curves.csv.gz` of google-deepmind/scaling_laws_for_routing.
 """
 
-from absl import flags
+import pathlib
 
-from experiments import command
-from moe import schema
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import command, grid
 from moe.analysis import fitting, markdown, published
 from moe.analysis.laws import LAWS
+from moe.training import files
 
 DRAWS = 1000  # of the bootstrap
 HEAD = ("router", "coefficient", "published", "ours", "95%", "inside")
@@ -46,16 +50,27 @@ def synthetic_table(number: int, draws: int = 200) -> str:
     return markdown.table(("law", "coefficient", "true", "inside"), rows)
 
 
-def main(clark: str, synthetic: int) -> None:
-    """Prints what was asked for."""
-    schema.require(bool(clark) or synthetic > 0, "say --clark=<curves.csv.gz> or --synthetic=100")
+def train(config: ConfigDict, workdir: str) -> None:
+    """Trains what is not trained yet, and writes cells.csv."""
+    root = pathlib.Path(workdir or f"runs/{config.name}")
+    rows = grid.run(config, root)
+    files.write(root / "cells.csv", grid.table(rows))
+    print(root / "cells.csv")
+
+
+def main(config: ConfigDict, workdir: str, clark: str, synthetic: int) -> None:
+    """The oracles if they are asked for, else the grid."""
     if clark:
         print(clark_table(clark))
     if synthetic:
         print(synthetic_table(synthetic))
+    if not (clark or synthetic):
+        train(config, workdir)
 
 
 if __name__ == "__main__":
+    CONFIG = command.config("configs/laws.py:demo", "The grid.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "The grid's folder; default runs/<config.name>.")
     CLARK = flags.DEFINE_string("clark", "", "The runs of Clark et al. 2022, a file of yours.")
     SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "So many made-up studies of each law.")
-    command.run(lambda: main(CLARK.value, SYNTHETIC.value))
+    command.run(lambda: main(CONFIG.value, WORKDIR.value, CLARK.value, SYNTHETIC.value))

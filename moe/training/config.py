@@ -48,8 +48,8 @@ class TrainConfig:
         batch = self.batch_size * self.seq_len
         schema.require(
             not self.unique_tokens or self.unique_tokens >= batch,
-            f"train.unique_tokens={self.unique_tokens} is less than a batch of {batch}: raise it, or"
-            " set it to 0 for all",
+            f"train.unique_tokens={self.unique_tokens} is less than a batch of {batch}: raise it,"
+            " or set it to 0 for all",
         )
 
     def evaluator_intervals(self) -> dict[str, int]:

@@ -118,5 +118,3 @@ def test_the_table_sets_theirs_beside_ours(monkeypatch):
     monkeypatch.setattr(published, "clark", lambda path: found)
     text = program.clark_table("curves.csv.gz", draws=30)
     assert text.count("| yes |") >= 15 and "of 18 inside (30 draws of cells)." in text
-    with pytest.raises(ValueError, match="say --clark=<curves.csv.gz> or --synthetic=100"):
-        program.main("", 0)

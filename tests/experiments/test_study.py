@@ -3,39 +3,17 @@
 import dataclasses
 import json
 
-import jax
-import numpy as np
 import pytest
 
 from configs import scaling as config_file
 from configs import train as train_config
 from experiments import scaling, study
-from moe import schema, sharding
-from moe.data import prepare, prepared
+from moe import schema
+from moe.data import prepare
 from moe.training import loop
 from moe.training.config import MeshConfig, RunConfig
 
 TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
-
-
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A prepared directory of random tokens, in place of the packaged corpus."""
-    rng = np.random.default_rng(0)
-    with prepared.writing(tmp_path / "data") as directory:
-        for split in ("train", "validation", "test"):
-            ids = rng.integers(0, 300, 4000).astype(np.uint16)
-            np.save(directory / f"{split}.npy", ids)
-            np.save(directory / f"{split}_domain.npy", np.zeros(4000, np.uint8))
-        np.save(directory / "token_bytes.npy", np.ones(300, np.int32))
-        (directory / "tokenizer.json").write_text("{}")
-        prepared.write_meta(
-            directory,
-            {"format": prepared.FORMAT, "fingerprint": "toy", "source": ["toy"], "splits": {}},
-        )
-    opened = prepared.load(tmp_path / "data")
-    monkeypatch.setattr(prepare, "prepare", lambda config: opened)
-    return opened
 
 
 def tiny():
@@ -58,15 +36,6 @@ def tiny():
         "dense_2x": {"flops": 2.0},
     }
     return config
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """The folder of a study on one device, which compiles sooner than eight."""
-    one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-    monkeypatch.setattr(loop, "mesh_of", lambda run: one)
-    monkeypatch.setattr(study, "ROUNDS", 2)
-    return tmp_path / "study"
 
 
 def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):

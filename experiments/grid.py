@@ -1,0 +1,90 @@
+"""The grid of cells that the law is fitted to: its parts are studies, its result is one table."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+from ml_collections import ConfigDict
+
+from experiments import study
+from moe import schema
+from moe.config import MoEConfig
+from moe.training.config import RunConfig
+
+COLUMNS = (
+    *("part", "cell", "seed", "steps", "d_model", "experts", "k", "granularity", "size", "total"),
+    *("tokens", "unique_tokens", "learning_rate", "ideal_flops", "executed_flops"),
+    *("step_seconds", "step_bytes", "temporary_bytes", "train_seconds", "dropped", "test_nll"),
+)
+
+
+def runs(config: ConfigDict, part: ConfigDict) -> study.Runs:
+    """The runs of a part, the shortest first; FLOPs are counted later and not matched."""
+    base = schema.from_config_dict(RunConfig, config.base, "base.")
+    longest = {name: _run(name, v, base, config) for name, v in part.variants.items()}
+    shorter = {
+        f"{name}@{steps}": run.replace(train={"steps": steps})
+        for steps in part.horizons
+        for name, run in longest.items()
+    }
+    return shorter | longest
+
+
+def _run(name, variant, base, config):
+    model = dataclasses.replace(base.model, **variant.model)
+    if "experts" in variant:
+        shared = ConfigDict({**config.experts, **variant.experts})
+        experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
+        model = dataclasses.replace(model, experts=experts)
+    changed = {"optimizer": {"learning_rate": variant.learning_rate}, "train": dict(variant.train)}
+    return dataclasses.replace(base, model=model).replace(**changed)
+
+
+def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
+    """Does what is not done of every part, and returns the rows of cells.csv."""
+    rows = []
+    for name, part in config.parts.items():
+        of_part = runs(config, part)
+        for record in study.run(of_part, root / name, study.seeds_of(part), config.jobs):
+            rows.append(row(name, of_part[record["variant"]], record))
+    return rows
+
+
+def row(part: str, run: RunConfig, record: dict) -> dict:
+    """One finished run in short: what the law reads of it, and what it cost a token and a step."""
+    model = run.model
+    experts = model.experts
+    embedding = model.vocab_size * model.d_model
+    return {
+        "part": part,
+        "cell": record["variant"],
+        "seed": record["seed"],
+        "steps": record["steps"],
+        "d_model": model.d_model,
+        "experts": experts.num_experts if experts else 1,
+        "k": experts.k if experts else 1,
+        "granularity": model.d_ff // experts.d_ff if experts else 1,
+        "size": record["active_parameters"] - embedding,
+        "total": record["total_parameters"] - embedding,
+        "tokens": record["steps"] * record["tokens_per_step"],
+        "unique_tokens": run.train.unique_tokens or record["steps"] * record["tokens_per_step"],
+        "learning_rate": record["learning_rate"],
+        "ideal_flops": round(record["ideal_flops"]),
+        "executed_flops": round(record["executed_flops"]),
+        "step_seconds": record.get("step_seconds", ""),
+        "step_bytes": record.get("step_bytes", ""),
+        "temporary_bytes": record.get("temporary_bytes", ""),
+        "train_seconds": round(record["seconds"], 1),
+        "dropped": record["train_routing"].get("dropped", 0.0),
+        "test_nll": record["test_nll"],
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as CSV."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
