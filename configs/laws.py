@@ -6,8 +6,8 @@
     python -m experiments.laws --config=configs/laws.py:gpu     # one accelerator
 
 Every expert is as wide as the dense feed-forward, top-1, so that active parameters hardly depend on
-E; what its padding, router and dispatch cost is counted, not matched. The fine-grained line has
-four experts a token, of a quarter of the width. All seven packaged domains, once (but for the part
+E; what its padding, router and dispatch cost is counted, not matched. Fine-grained lines have K
+experts a token, of a K-th of the width. All seven packaged domains, once (but for the part
 that repeats some of them); every cell is trained at several lengths, each with its own decay
 (`experiments.horizons`).
 """
@@ -29,6 +29,7 @@ SIZES = {
 }
 EXPERTS = (4, 16, 64)
 LENGTHS = (375, 750, 1500, 3000, 6000)  # steps of 2,048 tokens
+FINE = ((16, 4), (64, 4), (256, 4), (32, 2), (128, 8))  # E and K: K times as narrow
 RATES = (0.002, 0.004, 0.008, 0.016)
 
 
@@ -78,7 +79,7 @@ def study(name: str) -> ConfigDict:
     config.jobs = 2
     base = scaling.small()
     base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
-    base["train"] |= {"eval_every": 3000, "log_every": 250, "test_batches": 128}
+    base["train"] |= {"eval_every": 3000, "log_every": 250}
     config.base = schema.complete(RunConfig, base)
     config.experts = {
         "group_size": 2048,
@@ -90,9 +91,9 @@ def study(name: str) -> ConfigDict:
 
 
 def cpu() -> ConfigDict:
-    """111 cells of the grid with two seeds, four corners with a third, and repeated text."""
+    """121 cells of the grid with two seeds, four corners with a third, and repeated text."""
     config = study("laws_cpu")
-    fine = {f"s_e{number}_k4": cell("s", number, k=4) for number in (16, 64, 256)}
+    fine = {f"s_e{number}_k{k}": cell("s", number, k=k) for number, k in FINE}
     corners = cells("xs", (1, 64)) | cells("l", (1, 64))
     config.parts = {
         "small": part(cells("xs") | cells("s", (1, 2, 4, 8, 16, 32, 64, 256)) | fine, LENGTHS, 2),

@@ -87,20 +87,24 @@ def bootstrap(
     return [fit(fitted.law, cells.take(draw(rng)), [fitted.coefficients]).coefficients for _ in bar]
 
 
-def of_cells(names: Iterable) -> Callable[[np.random.Generator], np.ndarray]:
-    """Draws cells with replacement, and in each cell its seeds with replacement.
+def of_cells(names: Iterable, seeds: Iterable = ()) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draws cells with replacement, and in each of them its seeds with replacement.
 
     Args:
-      names: the cell of every run; runs of one cell differ in their seed.
+      names: the cell of every run. Lengths that share their first steps are one cell.
+      seeds: of every run; all runs of a seed come together. None: a cell has one seed.
     """
     groups: dict = {}
-    for number, name in enumerate(names):
-        groups.setdefault(name, []).append(number)
-    members = [np.array(numbers) for numbers in groups.values()]
+    names = list(names)
+    for number, (name, seed) in enumerate(zip(names, seeds or [0] * len(names), strict=True)):
+        groups.setdefault(name, {}).setdefault(seed, []).append(number)
+    members = [list(by_seed.values()) for by_seed in groups.values()]
 
     def draw(rng: np.random.Generator) -> np.ndarray:
-        chosen = rng.integers(0, len(members), len(members))
-        return np.concatenate([rng.choice(members[i], len(members[i])) for i in chosen])
+        cells = (members[i] for i in rng.integers(0, len(members), len(members)))
+        return np.concatenate(
+            [cell[i] for cell in cells for i in rng.integers(0, len(cell), len(cell))]
+        )
 
     return draw
 

@@ -72,13 +72,16 @@ def test_intervals_hold_the_truth():
 
 
 def test_a_draw_keeps_cells_together():
-    """Cells are drawn with replacement, and seeds inside each."""
-    draw = fitting.of_cells(["a", "b", "a", "a", "c"])
+    """Cells are drawn with replacement, and seeds inside each; a seed's lengths come together."""
+    draw = fitting.of_cells(["a", "b", "a", "a", "c"], [0, 0, 1, 2, 0])
     rng = np.random.default_rng(0)
     drawn = [draw(rng).tolist() for _ in range(200)]
     assert {3, 5, 7, 9} == {len(numbers) for numbers in drawn}
     assert all(sum(n in (0, 2, 3) for n in numbers) % 3 == 0 for numbers in drawn)
     assert any(len({0, 2, 3} & set(numbers)) == 2 for numbers in drawn)
+    lengths = fitting.of_cells(["a", "a", "b", "b"], [0, 0, 1, 1])
+    numbers = lengths(rng).tolist()
+    assert numbers.count(0) == numbers.count(1) and numbers.count(2) == numbers.count(3)
 
 
 def write(path, rows):

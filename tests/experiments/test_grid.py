@@ -21,9 +21,9 @@ def test_the_grid_is_as_large_as_it_says():
     config = config_file.get_config("cpu")
     parts = runs_of(config)
     main = [run for name in ("small", "middle", "large") for run in parts[name].values()]
-    assert len(main) == 111 and len(set(main)) == 111
+    assert len(main) == 121 and len(set(main)) == 121
     numbers = {run.model.experts.num_experts if run.model.experts else 1 for run in main}
-    assert numbers == {1, 2, 4, 8, 16, 32, 64, 256}
+    assert numbers == {1, 2, 4, 8, 16, 32, 64, 128, 256}
     assert len({run.model.d_model for run in main}) == 4
     assert {run.train.steps for run in main} == set(config_file.LENGTHS)
     assert config.parts.corners.first_seed == 2 and config.parts.small.seeds == 2
