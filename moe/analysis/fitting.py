@@ -101,10 +101,11 @@ def of_cells(names: Iterable, seeds: Iterable = ()) -> Callable[[np.random.Gener
     members = [list(by_seed.values()) for by_seed in groups.values()]
 
     def draw(rng: np.random.Generator) -> np.ndarray:
-        cells = (members[i] for i in rng.integers(0, len(members), len(members)))
-        return np.concatenate(
-            [cell[i] for cell in cells for i in rng.integers(0, len(cell), len(cell))]
-        )
+        drawn = []
+        for cell in rng.integers(0, len(members), len(members)):
+            of_seeds = members[cell]
+            drawn += [of_seeds[i] for i in rng.integers(0, len(of_seeds), len(of_seeds))]
+        return np.concatenate(drawn)
 
     return draw
 

@@ -1,4 +1,4 @@
-"""The best number of experts for a budget, as a law says: of FLOPs or seconds, with or without memory.
+"""The best number of experts, as a law says, for a budget of FLOPs or seconds, and of memory.
 
 What a token costs, and how many parameters a model has, is read off the cells of the grid: of each
 number of experts a line in logarithms between the sizes there are.

@@ -70,10 +70,13 @@ def test_experts_that_do_nothing_but_cost_lose():
 def test_the_table_is_read_back(tmp_path):
     head = "part,cell,seed,steps,experts,k,granularity,size,total,tokens,unique_tokens,test_nll,x"
     lines = [
-        "small,a,0,10,1,1,1,100,100,20480,20480,3.5,", "small,a,1,10,1,1,1,100,100,20480,20480,3.6,1",
-        "small,b,0,10,4,1,1,100,400,20480,20480,3.0,1", "small,b,1,10,4,1,1,100,400,20480,20480,3.12,1",
-        "small,c,0,10,4,4,4,100,400,20480,20480,3.0,1", "again,d,0,10,4,1,1,100,400,20480,10240,3.2,1",
-    ]  # fmt: skip
+        "small,a,0,10,1,1,1,100,100,20480,20480,3.5,",
+        "small,a,1,10,1,1,1,100,100,20480,20480,3.6,1",
+        "small,b,0,10,4,1,1,100,400,20480,20480,3.0,1",
+        "small,b,1,10,4,1,1,100,400,20480,20480,3.12,1",
+        "small,c,0,10,4,4,4,100,400,20480,20480,3.0,1",
+        "again,d,0,10,4,1,1,100,400,20480,10240,3.2,1",
+    ]
     (tmp_path / "cells.csv").write_text("\n".join([head, *lines]) + "\n")
     found = cells.read(tmp_path / "cells.csv")
     assert [row["cell"] for row in cells.plain(cells.once(found))] == ["a", "a", "b", "b"]
