@@ -77,6 +77,8 @@ def study(name: str) -> ConfigDict:
     config = ConfigDict()
     config.name = name
     config.jobs = 2
+    config.recorded = ""  # whose cells.csv the report is of, in the repository; its own if empty
+    config.draws = 500  # of each law's bootstrap; 0 leaves out the report
     base = scaling.small()
     base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
     base["train"] |= {"eval_every": 3000, "log_every": 250}
@@ -118,6 +120,7 @@ def repeated() -> dict:
 def pilots() -> ConfigDict:
     """Four learning rates for three sizes, dense and with 16 experts, on a seed of their own."""
     config = study("laws_pilots")
+    config.draws = 0
     variants = {
         f"{size}_e{number}_lr_{value}".replace(".", "_"): {
             **cell(size, number),
@@ -134,6 +137,7 @@ def pilots() -> ConfigDict:
 def demo() -> ConfigDict:
     """Three small cells at three short lengths, one seed."""
     config = study("laws_demo")
+    config.draws = 0
     config.parts = {"demo": part(cells("xs", (1, 16)) | cells("s", (1,)), (188, 375, 750), 1)}
     return config
 

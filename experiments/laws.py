@@ -7,34 +7,36 @@
 The file is `data/curves.csv.gz` of google-deepmind/scaling_laws_for_routing.
 """
 
+import math
 import pathlib
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, grid
-from moe.analysis import fitting, markdown, published
+from moe.analysis import cells, fitting, law_plots, law_tables, markdown, plots, published
 from moe.analysis.laws import LAWS
 from moe.training import files
 
 DRAWS = 1000  # of the bootstrap
+JOINT = "ludziejewski"  # the law of size, experts and tokens that optima are read off
 HEAD = ("router", "coefficient", "published", "ours", "95%", "inside")
 
 
 def clark_table(path: str, draws: int = DRAWS) -> str:
     """Published coefficients beside ours, in Markdown, and how many are inside our intervals."""
     rows = []
-    for router, cells in published.clark(path).items():
-        fitted = fitting.fit(LAWS["clark"], cells)
-        drawn = fitting.bootstrap(fitted, cells, fitting.of_cells(range(len(cells.loss))), draws)
-        for name, theirs in published.CLARK[router].items():
+    for router, theirs in published.clark(path).items():
+        fitted = fitting.fit(LAWS["clark"], theirs)
+        drawn = fitting.bootstrap(fitted, theirs, fitting.of_cells(range(len(theirs.loss))), draws)
+        for name, said in published.CLARK[router].items():
             low, high = fitting.interval(drawn, name)
             ours = fitted.coefficients[name]
-            inside = "yes" if low <= theirs <= high else "NO"
+            inside = "yes" if low <= said <= high else "NO"
             rows.append(
-                (router, name, f"{theirs:g}", f"{ours:.4g}", f"{low:.4g} to {high:.4g}", inside)
+                (router, name, f"{said:g}", f"{ours:.4g}", f"{low:.4g} to {high:.4g}", inside)
             )
-        last = f"{len(cells.loss)} runs, root mean square {fitted.rmse:.4f} nats"
+        last = f"{len(theirs.loss)} runs, root mean square {fitted.rmse:.4f} nats"
         rows.append((router, "", "", last, "", ""))
     within = sum(row[-1] == "yes" for row in rows)
     asked = sum(bool(row[1]) for row in rows)
@@ -50,12 +52,49 @@ def synthetic_table(number: int, draws: int = 200) -> str:
     return markdown.table(("law", "coefficient", "true", "inside"), rows)
 
 
+def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
+    """Fits every law, writes answers.md and the figures, says where they are.
+
+    Args:
+      rows: of the grid.
+      root: where to write.
+      draws: of the bootstrap of each law.
+    """
+    answers = [law_tables.answer(name, rows, draws) for name in LAWS]
+    best = next(one for one in answers if one.name == JOINT)
+    largest = max(row["total"] for row in best.rows)
+    memories = (math.inf, largest / 30)
+    parts = {
+        "Laws": law_tables.forms_table(answers, cells.noise(rows)),
+        "Coefficients": law_tables.coefficients_table(answers),
+        f"The best number of experts, by {JOINT}": law_tables.optima_table(best, memories),
+        "What experts gain over dense, nats": law_tables.gains_table(rows),
+    }
+    if any(row["unique_tokens"] < row["tokens"] for row in rows):
+        parts["Text that is read again"] = law_tables.repeated_table(rows)
+    text = "\n\n".join(f"## {title}\n\n{table}" for title, table in parts.items())
+    (root / "answers.md").write_text(text + "\n")
+    figures = {
+        "experts.png": law_plots.experts_figure(best),
+        "best.png": law_plots.best_figure(best, memories),
+        "gains.png": law_plots.gains_figure(rows),
+        "fits.png": law_plots.fits_figure(answers),
+    }
+    for name, drawn in figures.items():
+        plots.save(drawn, root / name)
+    print(f"{text}\n")
+    for name in ("answers.md", *figures):
+        print(root / name)
+
+
 def train(config: ConfigDict, workdir: str) -> None:
-    """Trains what is not trained yet, and writes cells.csv."""
+    """Trains what is not trained yet, writes cells.csv, and reports on the grid."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    rows = grid.run(config, root)
-    files.write(root / "cells.csv", grid.table(rows))
+    files.write(root / "cells.csv", grid.table(grid.run(config, root)))
     print(root / "cells.csv")
+    recorded = command.ROOT / config.recorded if config.recorded else root / "cells.csv"
+    if config.draws:
+        report(cells.read(recorded), root, config.draws)
 
 
 def main(config: ConfigDict, workdir: str, clark: str, synthetic: int) -> None:

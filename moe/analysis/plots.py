@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
     Lines are means over seeds, bands run from the lowest seed to the highest.
     """
     runs = scaling.by_variant(records)
-    drawn = _figure(figsize=(14, 8.5))
+    drawn = blank(figsize=(14, 8.5))
     axes = drawn.subplots(2, 2)
     colours = _colours()
     for i, (name, seeds) in enumerate(runs.items()):
@@ -46,7 +46,7 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
 
 def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
     """Bytes that leave a device for a token, and its memory, over devices along `expert`."""
-    drawn = _figure(figsize=(11, 4.2))
+    drawn = blank(figsize=(11, 4.2))
     sent, memory = drawn.subplots(1, 2)
     for way in dict.fromkeys(r["by"] for r in rows):
         some = [r for r in rows if r["by"] == way]
@@ -74,7 +74,7 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
     runs = scaling.by_variant(records)
     runs = scaling.common(runs, runs[baseline])
     order = sorted(runs, key=lambda name: _test(runs[name]))
-    drawn = _figure(figsize=(13, 0.32 * len(order) + 1.6))
+    drawn = blank(figsize=(13, 0.32 * len(order) + 1.6))
     losses, loads, times = drawn.subplots(1, 3, sharey=True)
     place = np.arange(len(order))
     for i, name in enumerate(order):
@@ -104,7 +104,7 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
 def capacity_figure(records: list[dict]) -> figure.Figure:
     """Test loss and drops over the realised capacity, slots a choice, and over time a step."""
     runs = scaling.by_variant(records)
-    drawn = _figure(figsize=(13, 4.2))
+    drawn = blank(figsize=(13, 4.2))
     axes = drawn.subplots(1, 3)
     for name, seeds in runs.items():
         if not (routed := _routing(seeds)):
@@ -131,7 +131,7 @@ def balance_figure(logs: dict[str, list[dict]]) -> figure.Figure:
     """The loads of experts over time, seed 0: a column a variant, a row an MoE layer."""
     layers = max(len(records[0]["load_LE"]) for records in logs.values())
     size = (2.2 * len(logs) + 1, 2.4 * layers + 0.6)
-    drawn = _figure(figsize=size)
+    drawn = blank(figsize=size)
     grid = drawn.subplots(layers, len(logs), sharex=True, sharey=True, squeeze=False)
     for column, (name, records) in zip(grid.T, logs.items(), strict=True):
         column[0].set_title(name)
@@ -151,7 +151,7 @@ def dispatch_figure(rows: list[dict]) -> figure.Figure:
     """Time over the dense feed-forward's and over the floor, of training at every cell."""
     cells = [c for c in dispatching.by_cell(rows).values() if c["dense"]["way"] == "training"]
     names = list(dict.fromkeys(name for cell in cells for name in cell if name != "dense"))
-    drawn = _figure(figsize=(14, 0.42 * len(cells) + 1.8))
+    drawn = blank(figsize=(14, 0.42 * len(cells) + 1.8))
     axes = drawn.subplots(1, 2, sharey=True)
     for axis, key in zip(axes, ("ratio_to_dense", "ratio_to_floor"), strict=True):
         for i, name in enumerate(names):
@@ -185,7 +185,8 @@ def _routing(runs):
     return {key: np.mean([r[key] for r in all_of_them]) for key in all_of_them[0]}
 
 
-def _figure(**size) -> figure.Figure:
+def blank(**size: Any) -> figure.Figure:
+    """A figure of this size without anything in it."""
     from matplotlib import figure
 
     return figure.Figure(**size, layout="constrained")

@@ -2,14 +2,17 @@
 
 import csv
 import io
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 from configs import laws as config_file
-from experiments import grid, horizons, laws
+from experiments import grid, horizons, laws, study
 from moe import flops, schema
+from moe.analysis import cells, fitting
+from moe.analysis.laws import LAWS
 
 
 def runs_of(config):
@@ -66,6 +69,52 @@ def tiny():
     part["variants"]["xs_e16"]["experts"].update(d_ff=8, k=2, num_experts=4)
     config.parts = {"demo": part}
     return config
+
+
+def invented():
+    """Rows of the grid as the joint law with noise would have them, two seeds."""
+    rng = np.random.default_rng(0)
+    config = config_file.get_config("cpu")
+    truth = {"a": 20.0, "b": 200.0, "c": 1.5, "alpha": -0.25, "gamma": 0.002, "delta": -0.1}
+    truth |= {"beta": -0.35, "zeta": 0.004, "omega": 0.03, "start": 2.0, "most": 300.0}
+    rows = []
+    for part, runs in runs_of(config).items():
+        for (name, run), seed in itertools.product(runs.items(), range(2)):
+            parameters = flops.parameters(run.model)
+            tokens = run.train.steps * 2048
+            again = tokens / (run.train.unique_tokens or tokens)
+            experts = run.model.experts
+            found = {
+                "part": part, "cell": study.variant_of(name), "seed": seed,
+                "steps": run.train.steps, "d_model": run.model.d_model,
+                "experts": experts.num_experts if experts else 1, "k": experts.k if experts else 1,
+                "granularity": run.model.d_ff // experts.d_ff if experts else 1,
+                "size": parameters.active, "total": parameters.total, "tokens": tokens,
+                "unique_tokens": tokens // again, "ideal_flops": 6 * parameters.active,
+                "executed_flops": (7 if experts else 6) * parameters.active,
+                "step_seconds": 1e-8 * 2048 * (parameters.active + 0.05 * parameters.total),
+            }  # fmt: skip
+            (loss,) = fitting.predict(
+                LAWS["ludziejewski"], truth, cells.of([found | {"test_nll": 0}])
+            )
+            rows.append(found | {"test_nll": loss + 0.02 * again + 0.002 * rng.normal()})
+    return rows
+
+
+def test_the_report_answers_every_question(tmp_path, capsys):
+    """On invented runs: laws find the noise, gains and optima are tables, figures are drawn."""
+    laws.report(invented(), tmp_path, 4)
+    text = capsys.readouterr().out
+    for title in ("Laws", "Coefficients", "The best number", "What experts gain", "Text that is"):
+        assert f"## {title}" in text
+    for name in ("experts", "best", "gains", "fits"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    (joint,) = (line for line in text.splitlines() if line.startswith("| ludziejewski | 2"))
+    runs, coefficients, rmse, held_out, noise = map(float, joint.split("|")[2:-1])
+    assert coefficients == 11 and runs > 150
+    assert 0.001 < noise < 0.003 and rmse < 0.003 and held_out < 0.01
+    (chinchilla,) = (line for line in text.splitlines() if line.startswith("| chinchilla | 2"))
+    assert float(chinchilla.split("|")[4]) > 5 * rmse  # it knows no experts
 
 
 def test_cells_have_rows(data, root, capsys):
