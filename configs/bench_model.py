@@ -23,7 +23,7 @@ def get_config(where: str = "cpu") -> ConfigDict:
     config.name = f"bench_model_{where}"
     config.rounds = 15
     small = scaling.cpu()
-    small.horizons = ()
+    small.shorter = ()
     small.variants = {
         "dense": {},
         "e8_top1": scaling.experts(8, k=1),

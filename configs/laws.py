@@ -61,7 +61,7 @@ def part(variants: dict, lengths: tuple[int, ...], seeds: int, first_seed: int =
         variant["train"]["steps"] = longest
     return {
         "variants": variants,
-        "horizons": tuple(shorter),
+        "shorter": tuple(shorter),
         "seeds": seeds,
         "first_seed": first_seed,
     }

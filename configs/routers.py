@@ -124,7 +124,7 @@ def setting(name: str, variants: dict) -> ConfigDict:
     config.name = name
     config.variants = ConfigDict(variants)
     config.seeds = 2
-    config.horizons = ()
+    config.shorter = ()
     del config.experts.router_scale  # each variant says its own, or has none
     config.base.model.tie_embeddings = True
     config.base.optimizer.update(learning_rate=0.016, schedule="inverse_sqrt")

@@ -57,7 +57,7 @@ def cpu() -> ConfigDict:
     config.match = "executed"
     config.watts = 60.0  # assumed draw of the machine, shared by its jobs, for the energy estimate
     config.base = schema.complete(RunConfig, small())
-    config.horizons = (750, 1500, 3000)  # shorter runs of each, see `experiments.horizons`
+    config.shorter = (1 / 8, 1 / 4, 1 / 2)  # of the steps, see `experiments.horizons`
     # What the experts' variants share; d_ff is solved for.
     config.experts = {
         "group_size": 2048,
@@ -112,7 +112,7 @@ def demo() -> ConfigDict:
     config = cpu()
     config.name = "scaling_demo"
     config.seeds = 1
-    config.horizons = (375, 750)
+    config.shorter = (1 / 4, 1 / 2)
     config.base.train.update(
         steps=1500, eval_every=150, eval_batches=16, log_every=50, checkpoint_every=500
     )
@@ -140,7 +140,7 @@ def pilots() -> ConfigDict:
     config.name = "scaling_pilots"
     config.seeds = 1
     config.first_seed = 100
-    config.horizons = ()
+    config.shorter = ()
     models = config.variants
     others = ("e8_top2", "e32_top1", "e32_hash", "e32_top2", "e64_top2")
     tuned = {name: models[name] for name in ("dense", *DOUBLED, "dense_ngrams", *others)}
@@ -171,7 +171,7 @@ def gpu() -> ConfigDict:
     config.name = "scaling_gpu"
     config.jobs = 1
     config.watts = 700.0
-    config.horizons = ()
+    config.shorter = ()
     data = {"source": (*CORPUS, "web_api_docs", "framework_docs"), "vocab_size": 4096}
     config.base.data.update(data)
     config.base.model.update(

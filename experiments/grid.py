@@ -7,7 +7,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from experiments import study
+from experiments import horizons, study
 from moe import schema
 from moe.config import MoEConfig
 from moe.training.config import RunConfig
@@ -23,12 +23,7 @@ def runs(config: ConfigDict, part: ConfigDict) -> study.Runs:
     """The runs of a part, the shortest first; FLOPs are counted later and not matched."""
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     longest = {name: _run(name, v, base, config) for name, v in part.variants.items()}
-    shorter = {
-        f"{name}@{steps}": run.replace(train={"steps": steps})
-        for steps in part.horizons
-        for name, run in longest.items()
-    }
-    return shorter | longest
+    return horizons.with_shorter(longest, part.shorter)
 
 
 def _run(name, variant, base, config):

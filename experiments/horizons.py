@@ -8,9 +8,20 @@ there to the very result that it would reach alone.
 import contextlib
 import pathlib
 import shutil
+from collections.abc import Iterable
 
 from moe.training import checkpoint, files, loop
 from moe.training.config import RunConfig
+
+
+def with_shorter(runs: dict[str, RunConfig], lengths: Iterable[int]) -> dict[str, RunConfig]:
+    """The runs and, before them, shorter ones of so many steps, called <name>@<steps>."""
+    shorter = {
+        f"{name}@{steps}": run.replace(train={"steps": steps})
+        for steps in lengths
+        for name, run in runs.items()
+    }
+    return shorter | runs
 
 
 def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:

@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, study
+from experiments import command, horizons, study
 from moe import flops, schema
 from moe.analysis import plots, scaling
 from moe.config import ModelConfig, MoEConfig
@@ -46,12 +46,8 @@ def variants(config: ConfigDict) -> study.Runs:
         )
         for name, model in sorted(models.items(), key=_place)
     }
-    shorter = {
-        f"{name}@{steps}": run.replace(train={"steps": steps})
-        for steps in sorted(config.get("horizons", ()))
-        for name, run in runs.items()
-    }
-    return shorter | runs
+    shares = sorted(config.get("shorter", ()))
+    return horizons.with_shorter(runs, [round(share * base.train.steps) for share in shares])
 
 
 def _model(name, variant, base, config, others):

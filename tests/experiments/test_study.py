@@ -28,7 +28,7 @@ def tiny():
     )  # fmt: skip
     config.base.optimizer.warmup_steps = 1
     config.experts.group_size = 8
-    config.horizons = ()
+    config.shorter = ()
     config.variants = {
         "dense": {},
         "e2": config_file.experts(2),
@@ -73,7 +73,7 @@ def test_shorter_runs_share_their_first_steps(data, root, monkeypatch):
     """And every one ends as it would alone."""
     config = tiny()
     config.variants = {"dense": {}}
-    config.horizons = (2, 3)
+    config.shorter = (0.5, 0.75)
     config.base.optimizer.decay_fraction = 0.4
     runs = scaling.variants(config)
     assert list(runs) == ["dense@2", "dense@3", "dense"]
@@ -148,7 +148,7 @@ def test_every_size_matches_at_full_size(size):
     most = "e64_top1" if size == "ladder" else "e256_top2"
     some = ("dense", *config_file.DOUBLED, most)
     config.variants = {name: config.variants[name] for name in some}
-    config.horizons = ()
+    config.shorter = ()
     costs = {name: study.cost(run) for name, run in scaling.variants(config).items()}
     for name, cost in costs.items():
         times = 2 if name in config_file.DOUBLED else 1
