@@ -6,6 +6,8 @@ A cell is a size of layer, a number of tokens and their choices. Its programs ru
 other, again and again, and medians are compared:
 
 - `dense`: the feed-forward of equal active FLOPs, K * F wide;
+- `products`: a program's executed FLOPs at the speed of a plain large product, measured beside it:
+  the unit that no program of ours can make look good;
 - `floor`: an estimate of what a dispatcher cannot avoid: the dense feed-forward as wide as its
   executed FLOPs, and the time to stream the experts' weights (read once forward; in training read
   twice more and their gradients written once) at the bandwidth of a copy measured beside it. Where
@@ -95,20 +97,13 @@ def program(
     compiled = jax.jit(fn).lower(*args).compile()
     facts = {
         "compile_seconds": time.perf_counter() - began,
-        "temporary_bytes": temporary_bytes(compiled),
+        "temporary_bytes": hlo.temporary_bytes(compiled),
     }
     if counted:
         facts["executed_flops"] = counting.count(fn, *args).total
     if jax.default_backend() == "cpu":  # elsewhere products are calls of kernels
         facts["compiled_flops"] = hlo.products(hlo.text_of(compiled))
     return Program(functools.partial(compiled, *args), facts, compiled)
-
-
-def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """The temporary arrays of a program, as its compiler planned them."""
-    used = compiled.memory_analysis()
-    assert used is not None  # CPUs, GPUs and TPUs all tell it
-    return used.temp_size_in_bytes
 
 
 def programs(cell: Cell, way: str, with_peers: bool) -> dict[str, Program]:
@@ -130,6 +125,8 @@ def programs(cell: Cell, way: str, with_peers: bool) -> dict[str, Program]:
             found[name].facts["executed_flops"] = found["dense"].facts["executed_flops"] * rows
     copied = jnp.zeros(COPIED, jnp.float32)
     found["copy"] = program(lambda x, *_: x + 1, "forward", copied, choice, None)
+    product, product_flops = timing.large_product(cell.dtype)
+    found["product"] = Program(product, {"executed_flops": product_flops})
     if with_peers:
         for name, call in baselines.calls(cell, choice, way == "training").items():
             found[name] = Program(call, {})
@@ -144,9 +141,10 @@ def rows(cell: Cell, way: str, found: dict[str, Program], rounds: int) -> list[d
     matrices = ffn.num_matrices(cell.activation) * cell.d_model * cell.d_ff * cell.experts
     streamed = PASSES[way] * matrices * jnp.dtype(cell.dtype).itemsize
     bandwidth = 2 * 4 * COPIED / seconds["copy"]
+    speed = found["product"].facts["executed_flops"] / seconds["product"]
     made = []
     for name, one in found.items():
-        if name.startswith("floor of ") or name == "copy":
+        if name.startswith("floor of ") or name in ("copy", "product"):
             continue
         line = {
             **cell._asdict(),
@@ -156,6 +154,9 @@ def rows(cell: Cell, way: str, found: dict[str, Program], rounds: int) -> list[d
             "ratio_to_dense": seconds[name] / seconds["dense"],
             **one.facts,
         }
+        if "executed_flops" in one.facts:
+            line["large_product_flops_per_second"] = speed
+            line["ratio_to_products"] = seconds[name] * speed / one.facts["executed_flops"]
         if "realised_capacity" in one.facts:
             floor = seconds[f"floor of {name}"] + streamed / bandwidth
             line |= {

@@ -23,8 +23,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import baselines, bench_dispatch, command, peers, scaling, timing
-from moe import counting, decoding, flops, models, schema
+from experiments import baselines, command, peers, scaling, timing
+from moe import counting, decoding, flops, hlo, models, schema
 from moe.analysis import dispatching
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
@@ -79,7 +79,7 @@ def training(name: str, config: ConfigDict, rounds: int, with_peers: bool) -> li
         states[variant] = step.init(run.task.model, run.tx, 0)
         fn = step.make_train_step(run.task, run.tx, 0, run.train.accumulate)
         compiled = fn.lower(states[variant], batch(run)).compile()
-        temporary[variant] = bench_dispatch.temporary_bytes(compiled)
+        temporary[variant] = hlo.temporary_bytes(compiled)
         calls[variant] = functools.partial(timing.advance, states, variant, compiled, batch(run))
     found = _peers(runs) if with_peers else {}
     taken = timing.interleaved(calls | found, rounds, f"training {name}")

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments import bench_dispatch as bench
 from experiments import bench_layers, command
-from moe import ffn, plan
+from moe import ffn, hlo, plan
 from moe.analysis import markdown
 from moe.routing.assignment import TopKAssignment
 from moe.training import files
@@ -65,7 +65,7 @@ def rows(cell: bench_layers.Cell, device: jax.Device) -> Iterator[dict]:
             **cell._asdict(),
             "program": name,
             "flops_over_ideal": compiled.cost_analysis()["flops"] / (6 * matrices * cell.tokens),
-            "temporary_bytes": bench.temporary_bytes(compiled),
+            "temporary_bytes": hlo.temporary_bytes(compiled),
             "compile_seconds": time.perf_counter() - began,
         }
 

@@ -76,22 +76,21 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     function, gated = ACTIVATIONS[activation]
     into = f"{tokens}D,{experts}DF->{tokens}F"
     out_of = f"{tokens}F,{experts}FD->{tokens}D"
-    h = jnp.einsum(into, x, weights.w_in)
-    h = gate(function, jnp.einsum(into, x, weights.w_gate), h) if gated else function(h)
+    inner = [jnp.einsum(into, x, w) for w in (weights.w_in, weights.w_gate)[: 1 + gated]]
     product: Callable = functools.partial(jnp.einsum, out_of, out_sharding=layout)
-    if jax.default_backend() == "cpu" and h.ndim > 1 and h.shape[-2] >= h.shape[-1]:
+    (*_, S, F) = (1, *inner[0].shape)
+    if jax.default_backend() == "cpu" and S >= F:
         product = matmul.with_wide_gradient(out_of, layout)
-    return product(hidden_fn(h), weights.w_out)
+
+    @jax.checkpoint  # the hidden units are made again for the gradient: cheaper than to keep them
+    def out(w_out: jax.Array, *inner: jax.Array) -> jax.Array:
+        return product(hidden_fn(hidden(function, *inner)), w_out)
+
+    return out(weights.w_out, *inner)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def gate(function: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
-    """function(a) * b. Of the hidden units only a and b are kept for the gradient."""
-    return function(a) * b
-
-
-def _gate_backward(function, saved, dh):
-    return jax.vjp(lambda a, b: function(a) * b, *saved)[1](dh)
-
-
-gate.defvjp(lambda function, a, b: (gate(function, a, b), (a, b)), _gate_backward)
+def hidden(
+    function: Callable[[jax.Array], jax.Array], a: jax.Array, gate: jax.Array | None = None
+) -> jax.Array:
+    """The hidden units: function(a), or gated function(gate) * a."""
+    return function(a) if gate is None else function(gate) * a

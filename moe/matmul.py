@@ -24,8 +24,7 @@ def with_float32_output(product: Callable) -> Callable:
       product: (a, b, preferred_element_type=None).
     """
 
-    @jax.custom_vjp
-    def wide(a: jax.Array, b: jax.Array) -> jax.Array:
+    def plain(a: jax.Array, b: jax.Array) -> jax.Array:
         return product(a, b, preferred_element_type=jnp.float32)
 
     def transposed(
@@ -33,8 +32,14 @@ def with_float32_output(product: Callable) -> Callable:
     ) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(product, *factors)[1](gradient.astype(jnp.result_type(*factors)))
 
-    wide.defvjp(lambda a, b: (wide(a, b), (a, b)), transposed)
-    return wide
+    return _with_transpose(plain, transposed)
+
+
+def _with_transpose(plain, transposed):
+    """plain(a, b) with its gradients; forward it is nothing but the product, which may be kept."""
+    made = jax.custom_vjp(plain)
+    made.defvjp(lambda a, b: (plain(a, b), (a, b)), transposed)
+    return made
 
 
 def with_wide_gradient(equation: str, layout: Any) -> Callable:
@@ -50,18 +55,13 @@ def with_wide_gradient(equation: str, layout: Any) -> Callable:
         jnp.einsum, f"{of_h},{of_w[:-2]}{of_w[:-3:-1]}->{gives}", out_sharding=layout
     )
 
-    @jax.custom_vjp
-    def wide(h: jax.Array, w: jax.Array) -> jax.Array:
-        return product(h, w)
-
     def transposed(factors: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         h, w = factors
         (dh,) = jax.linear_transpose(lambda h: product(h, w), h)(dy)
         (dw_turned,) = jax.linear_transpose(lambda w: turned(h, w), w.mT)(dy)
         return dh, jax.lax.optimization_barrier(dw_turned).mT
 
-    wide.defvjp(lambda h, w: (wide(h, w), (h, w)), transposed)
-    return wide
+    return _with_transpose(product, transposed)
 
 
 def einsum(

@@ -125,13 +125,14 @@ def table(rows: list[dict]) -> str:
     """Every program of every cell, in Markdown."""
     head = (
         *("E", "K", "experts", "loads", "tokens", "type", "capacity", "pass", "program", "ms"),
-        *("over dense", "over dense and capacity", "over floor"),
+        *("over dense", "over dense and capacity", "over floor", "over products"),
         *("temporary MiB", "GFLOPs", "compile s"),
     )
     return markdown.table(head, map(_line, rows)) + (
         "\n\nMedians of programs that ran in turn. dense: the feed-forward of equal active"
         " FLOPs. floor: an estimate, the dense feed-forward of equal executed FLOPs and the"
-        " streaming of the experts' weights, measured beside. capacity: computed rows a choice,"
+        " streaming of the experts' weights, measured beside. products: executed FLOPs at the speed"
+        " of a plain large product, measured beside. capacity: computed rows a choice,"
         " those of grouped's blocks included. temporary: of the executable. GFLOPs: products."
     )
 
@@ -167,6 +168,7 @@ def _line(row):
         shown("ratio_to_dense", "{:.2f}"),
         shown("ratio_over_capacity", "{:.2f}"),
         shown("ratio_to_floor", "{:.2f}"),
+        shown("ratio_to_products", "{:.2f}"),
         shown("temporary_bytes", "{:.0f}", 2**-20),
         shown("executed_flops", "{:.2f}", 1e-9),
         shown("compile_seconds", "{:.1f}"),

@@ -135,6 +135,9 @@ def _row(name, runs, baseline, watts):
             f"{1e3 * one['step_seconds']:.0f} ({1e3 * one['step_seconds_least']:.0f})"
         )
         row["kWh (est.)"] = f"{flops.energy_kwh(seconds, watts):.4f}"
+    if "step_bytes" in one:
+        row["bytes accessed"] = _against(one, baseline, "step_bytes")
+        row["temporary MiB"] = f"{one['temporary_bytes'] / 2**20:.0f}"
     row["dropped"] = _percent(runs, "dropped") if routing else "-"
     row["max load"] = (
         f"{np.mean([r['train_routing']['max_load'] for r in runs.values()]):.2f}"
@@ -156,11 +159,13 @@ def _legend(records, watts):
     return (
         f"Δ is the paired difference of test loss from {BASELINE}, with its 95% interval over"
         " seeds, on this test text, and over test documents, for these seeds. steps, FLOPs,"
-        f" seconds: what it takes to reach {BASELINE}'s last validation loss, as a share of what"
-        f" {BASELINE} took (50% is 2x faster), with a 95% interval over seeds (that of seconds"
-        " takes the ratio of step times as exact). FLOPs are those of the matrix products of a"
+        f" seconds: what it takes to reach {BASELINE}'s last loss, as a share of what {BASELINE}"
+        " took (50% is 2x faster), by the test losses of runs of several lengths if there are, else"
+        " by the validation curve, smoothed; with a 95% interval over seeds (that of seconds takes"
+        " the ratio of step times as exact). FLOPs are those of the matrix products of a"
         " training step, per token; against dense compares the executed ones, evaluating those of"
-        " evaluation, all operations every operation of a step, the optimizer's too. Seconds are"
+        " evaluation, all operations every operation of a step, the optimizer's too. Bytes accessed"
+        " and temporary memory are those of the compiled step. Seconds are"
         " from the medians of step times measured side by side (in brackets the least). kWh is an"
         f" estimate: steps times step time times {watts:g} W, the assumed share of one run. dropped"
         " and max load (largest over mean): last quarter of training.\n\n"

@@ -37,9 +37,9 @@ def apply(
         return jnp.where(real_P1, product(general, x, w, count_E), 0)
 
     with jax.named_scope("experts"):
-        h = dot(x_PD, weights.w_in)
-        h = ffn.gate(function, dot(x_PD, weights.w_gate), h) if gated else function(h)
-        y_PD = dot(h, weights.w_out)
+        inner = [dot(x_PD, w) for w in (weights.w_in, weights.w_gate)[: 1 + gated]]
+        hidden = jax.checkpoint(functools.partial(ffn.hidden, function))(*inner)
+        y_PD = dot(hidden, weights.w_out)
     return gather.combine(y_PD[None, None], rows, S)[0], count_E.sum()
 
 

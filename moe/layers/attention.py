@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from moe import matmul, sharding
 from moe.layers import attention_kernels, rotary, weights
@@ -207,12 +208,20 @@ def attend(
       causal: no token attends to a later one.
       first: in decoding, where the first query lies among the keys.
     """
-    T = q_BTNH.shape[1]
     index_T, index_U = _indices(q_BTNH, k_BUNH, first)
     visible_BTU = q_segment_BT[:, :, None] == kv_segment_BU[:, None, :]
     if causal:
         visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
-    in_blocks = causal and first is None
+    return _in_blocks(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU, causal and first is None)
+
+
+KEEP_PROBABILITIES = jax.checkpoint_policies.save_only_these_names("probabilities")
+
+
+@functools.partial(jax.checkpoint, static_argnums=(5,), policy=KEEP_PROBABILITIES)
+def _in_blocks(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU, in_blocks):
+    """For the gradient only arguments and probabilities are kept, not copies laid out anew."""
+    T = q_BTNH.shape[1]
     y = []
     for start, end in blocks(T) if in_blocks else [(0, T)]:
         rows = slice(start, end)
@@ -235,8 +244,27 @@ def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
     score_BNTU = score(q_BTNH, k_BUNH)
     if bias_NTU is not None:
         score_BNTU += bias_NTU[None]
-    p_BNTU = jax.nn.softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
+    p_BNTU = _softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
     return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
+
+
+@jax.custom_vjp
+def _softmax(score_BNTU):
+    """Over keys. Its gradient reads the probabilities under the name by which they are kept."""
+    return jax.nn.softmax(score_BNTU)
+
+
+def _softmax_forward(score_BNTU):
+    p_BNTU = checkpoint_name(jax.nn.softmax(score_BNTU), "probabilities")
+    return p_BNTU, p_BNTU
+
+
+def _softmax_backward(p_BNTU, dp_BNTU):
+    mean_BNT1 = (p_BNTU * dp_BNTU).sum(-1, keepdims=True)
+    return (p_BNTU * (dp_BNTU - mean_BNT1),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def _indices(q_BTNH, k_BUNH, first):

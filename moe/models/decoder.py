@@ -287,4 +287,4 @@ def decode(
 
 def norm(dtype: str, name: str) -> nn.RMSNorm:
     """RMSNorm (Zhang and Sennrich 2019), computed in float32."""
-    return nn.RMSNorm(dtype=dtype, name=name)
+    return nn.remat(nn.RMSNorm)(dtype=dtype, name=name)

@@ -1,5 +1,6 @@
 """The table says what the records say."""
 
+import numpy as np
 import pytest
 
 from moe.analysis import plots, scaling
@@ -97,6 +98,34 @@ def test_evaluation_is_compared_too():
 def test_the_baseline_against_itself_has_no_interval():
     records = [record("dense", s, DENSE) for s in range(3)]
     assert cells(records, "dense")["steps"] == "100% (1.00x)"
+
+
+def test_between_lengths_the_share_is_read_off_their_losses():
+    """Dense ends at 3.1 after 40 steps; e8 does at 20, half way in logarithms from 10 to 40."""
+    lengths = {10: [5.0, 3.5], 40: [5.0, 2.5]}  # test losses 3.6 and 2.6
+    records = [record("dense", 0, DENSE, steps=40)]
+    records += [experts(0, curve, steps=steps) for steps, curve in lengths.items()]
+    row = cells(records, "e8")
+    assert row["steps"] == "50% (2.00x)" and row["test nats"] == "2.6000"
+    below = [record("dense", 0, [4.0]), experts(0, [3.0], steps=10), experts(0, [2.0])]
+    assert cells(below, "e8")["steps"] == "25% (4.00x)"  # a bound: no shorter run was made
+
+
+def test_bytes_and_memory_are_shown_where_they_were_measured():
+    measured = {"step_bytes": 2e9, "temporary_bytes": 2**21}
+    dense = record("dense", 0, DENSE, step_bytes=1e9, temporary_bytes=1)
+    row = cells([dense, experts(0, DENSE, **measured)], "e8")
+    assert row["bytes accessed"] == "+100.00%" and row["temporary MiB"] == "2"
+
+
+def test_a_noisy_curve_is_smoothed():
+    """A single low evaluation is no arrival; the mean of five is."""
+    smooth = list(np.linspace(5, 3, 20))
+    noisy = list(smooth)
+    noisy[4] = 3.0
+    steps = list(range(10, 210, 10))
+    records = [record("dense", 0, smooth, curve_steps=steps), experts(0, noisy, curve_steps=steps)]
+    assert cells(records, "e8")["steps"] == "100% (1.00x)"
 
 
 def test_a_curve_against_itself_is_no_speed_up():

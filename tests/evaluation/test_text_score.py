@@ -47,7 +47,7 @@ DENSE = tiny.model(experts=None)
 def score(eval_step=two_bits, state=None, model=DENSE, batch_size=2, max_batches=0):
     """The score of a run of rows of two tokens."""
     train = types.SimpleNamespace(
-        seq_len=2, batch_size=batch_size, seed=0, test_batches=max_batches
+        seq_len=2, batch_size=batch_size, seed=0, unique_tokens=0, test_batches=max_batches
     )
     run = types.SimpleNamespace(train=train, micro_batch=batch_size, model=model)
     source = next_token.source(run, DATA)

@@ -58,6 +58,9 @@ def test_ratios_are_what_they_say(rows):
     assert gather["ratio_to_dense"] == gather["seconds"] / dense["seconds"]
     assert gather["ratio_over_capacity"] == gather["ratio_to_dense"] / 1.25
     assert gather["ratio_to_floor"] == gather["seconds"] / gather["floor_seconds"]
+    for one in (dense, gather):
+        at_speed = one["executed_flops"] / one["large_product_flops_per_second"]
+        assert one["ratio_to_products"] == pytest.approx(one["seconds"] / at_speed)
 
 
 @pytest.mark.parametrize("loads", ["uniform", "learned", "skewed"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moe import ffn, models
+from moe.layers import attention
 from moe.models import contract
 from moe.training import optimizer, step
 from tests import tiny
@@ -76,7 +77,7 @@ def test_a_gate_keeps_two_arrays_for_its_gradient():
 
     _, back = jax.vjp(apply, x_SD, ffn.Weights(w_in, w_out, w_gate))
     kept = [x for x in jax.tree.leaves(back) if getattr(x, "shape", None) == (4, 16)]
-    assert len(kept) == 3  # what is gated, the gate, and their product for w_out
+    assert len(kept) == 2  # what is gated, and the gate
 
 
 @pytest.mark.parametrize(("rows", "turned"), [(32, True), (8, False)])
@@ -91,3 +92,17 @@ def test_the_gradient_of_a_wide_matrix_is_multiplied_turned(rows, turned):
 
     jaxpr = str(jax.make_jaxpr(jax.grad(apply, 1))(jnp.ones((rows, F)), jnp.ones((F, D))))
     assert (f"f32[{D},{F}] = optimization_barrier" in jaxpr) == turned
+
+
+def test_attention_keeps_its_arguments_and_the_probabilities():
+    """And no scores, masks or copies that are laid out anew."""
+    shape = (2, 128, 2, 4)  # [B, T, N, H], two blocks of queries
+    q, k, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
+    segment_BT = jnp.ones(shape[:2], jnp.int32)
+
+    def attend(q, k, v):
+        return attention.attend(q, k, v, segment_BT, segment_BT)
+
+    _, back = jax.vjp(attend, q, k, v)
+    kept = [x.shape for x in jax.tree.leaves(back) if getattr(x, "dtype", None) == jnp.float32]
+    assert sorted(kept) == sorted([shape] * 3 + [(2, 2, 64, 64), (2, 2, 64, 128)])
