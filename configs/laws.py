@@ -5,15 +5,15 @@
     python -m experiments.laws --config=configs/laws.py:pilots  # what chose learning rates
     python -m experiments.laws --config=configs/laws.py:gpu     # one accelerator
 
-Every expert is as wide as the dense feed-forward, top-1, so that active parameters hardly depend on
-E; what its padding, router and dispatch cost is counted, not matched. Fine-grained lines have K
-experts a token, of a K-th of the width. All seven packaged domains, once (but for the part
-that repeats some of them); every cell is trained at several lengths, each with its own decay
-(`experiments.horizons`).
+Every expert is as wide as the dense feed-forward, top-1, so that a token meets as many parameters,
+but for the router's; what padding, router and dispatch cost is counted, not matched. Fine-grained
+lines have K experts a token, of a K-th of the width. All seven packaged domains, once (but for the
+part that repeats some of them); every cell is trained at several lengths, each with its own decay
+(`experiments.horizons`). Lengths are shares of `base.train.steps`, learning rates multiples of
+`base.optimizer.learning_rate`; what a size says of the model is said by each variant.
 """
 
 import math
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,9 +28,8 @@ SIZES = {
     "l": {"d_model": 192, "num_heads": 6, "d_ff": 768, "num_layers": 4},
 }
 EXPERTS = (4, 16, 64)
-LENGTHS = (375, 750, 1500, 3000, 6000)  # steps of 2,048 tokens
-FINE = ((16, 4), (64, 4), (256, 4), (32, 2), (128, 8))  # E and K: K times as narrow
-RATES = (0.002, 0.004, 0.008, 0.016)
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of 6,000 steps of 2,048 tokens
+FINE = ((32, 2), (64, 4), (128, 8), (256, 16))  # E and K: experts K times as narrow
 
 
 def get_config(size: str = "demo") -> ConfigDict:
@@ -42,29 +41,24 @@ def get_config(size: str = "demo") -> ConfigDict:
 
 
 def rate(size: str, experts: int) -> float:
-    """The learning rate of a cell: a power law in width and experts, to be fitted on `pilots`."""
-    return 0.008 * math.sqrt(64 / SIZES[size]["d_model"]) * experts**-0.0
+    """The learning rate of a cell over that of the base, a power law in width and experts.
+
+    The powers are a guess until `pilots` has run.
+    """
+    return math.sqrt(64 / SIZES[size]["d_model"]) * experts**0.0
 
 
-def cell(size: str, experts: int = 1, k: int = 1, **train: Any) -> dict:
-    """A variant: one size, dense or with experts, at the rule's learning rate."""
-    variant: dict = {"model": SIZES[size], "learning_rate": rate(size, experts), "train": train}
+def cell(size: str, experts: int = 1, k: int = 1, seen: int = 1) -> dict:
+    """A variant: one size, dense or with experts, whose text is read so many times."""
+    variant: dict = {"model": SIZES[size], "rate": rate(size, experts), "seen": seen}
     if experts > 1:
         variant["experts"] = {"num_experts": experts, "k": k, "d_ff": SIZES[size]["d_ff"] // k}
     return variant
 
 
-def part(variants: dict, lengths: tuple[int, ...], seeds: int, first_seed: int = 0) -> dict:
+def part(variants: dict, shares: tuple[float, ...], seeds: int, first_seed: int = 0) -> dict:
     """A study of the grid: cells that have their lengths and seeds in common."""
-    *shorter, longest = lengths
-    for variant in variants.values():
-        variant["train"]["steps"] = longest
-    return {
-        "variants": variants,
-        "shorter": tuple(shorter),
-        "seeds": seeds,
-        "first_seed": first_seed,
-    }
+    return {"variants": variants, "shares": shares, "seeds": seeds, "first_seed": first_seed}
 
 
 def cells(size: str, numbers: tuple[int, ...] = (1, *EXPERTS)) -> dict:
@@ -77,11 +71,11 @@ def study(name: str) -> ConfigDict:
     config = ConfigDict()
     config.name = name
     config.jobs = 2
-    config.recorded = ""  # whose cells.csv the report is of, in the repository; its own if empty
     config.draws = 500  # of each law's bootstrap; 0 leaves out the report
     base = scaling.small()
     base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
     base["train"] |= {"eval_every": 3000, "log_every": 250}
+    base["optimizer"] |= {"learning_rate": 0.008}
     config.base = schema.complete(RunConfig, base)
     config.experts = {
         "group_size": 2048,
@@ -93,25 +87,24 @@ def study(name: str) -> ConfigDict:
 
 
 def cpu() -> ConfigDict:
-    """121 cells of the grid with two seeds, four corners with a third, and repeated text."""
+    """116 cells of the grid with two seeds, four corners with a third, and repeated text."""
     config = study("laws_cpu")
     fine = {f"s_e{number}_k{k}": cell("s", number, k=k) for number, k in FINE}
     corners = cells("xs", (1, 64)) | cells("l", (1, 64))
     config.parts = {
-        "small": part(cells("xs") | cells("s", (1, 2, 4, 8, 16, 32, 64, 256)) | fine, LENGTHS, 2),
-        "middle": part(cells("m"), LENGTHS, 2),
-        "large": part(cells("l"), LENGTHS[:-1], 2),
-        "corners": part(corners, LENGTHS[:-1], 1, first_seed=2),
-        "repeated": part(repeated(), LENGTHS[-1:], 2),
+        "small": part(cells("xs") | cells("s", (1, 2, 4, 8, 16, 32, 64, 256)) | fine, SHARES, 2),
+        "middle": part(cells("m"), SHARES, 2),
+        "large": part(cells("l"), SHARES[:-1], 2),
+        "corners": part(corners, SHARES[:-1], 1, first_seed=2),
+        "repeated": part(repeated(), SHARES[-1:], 2),
     }
     return config
 
 
 def repeated() -> dict:
-    """12.3M tokens that are the same 6.1M twice, 3.1M four times, or 1.5M eight times."""
-    tokens = LENGTHS[-1] * 2048
+    """As many tokens, which are the same half twice, quarter four times, eighth eight times."""
     return {
-        f"s_e{number}_seen_{times}": cell("s", number, unique_tokens=tokens // times)
+        f"s_e{number}_seen_{times}": cell("s", number, seen=times)
         for number in (1, 16, 64)
         for times in (2, 4, 8)
     }
@@ -122,15 +115,12 @@ def pilots() -> ConfigDict:
     config = study("laws_pilots")
     config.draws = 0
     variants = {
-        f"{size}_e{number}_lr_{value}".replace(".", "_"): {
-            **cell(size, number),
-            "learning_rate": value,
-        }
+        f"{size}_e{number}_x{times}".replace(".", "_"): {**cell(size, number), "rate": times}
         for size in ("xs", "s", "m")
         for number in (1, 16)
-        for value in RATES
+        for times in (0.25, 0.5, 1.0, 2.0)
     }
-    config.parts = {"rates": part(variants, (1500,), 1, first_seed=100)}
+    config.parts = {"rates": part(variants, (1 / 4,), 1, first_seed=100)}
     return config
 
 
@@ -138,19 +128,20 @@ def demo() -> ConfigDict:
     """Three small cells at three short lengths, one seed."""
     config = study("laws_demo")
     config.draws = 0
-    config.parts = {"demo": part(cells("xs", (1, 16)) | cells("s", (1,)), (188, 375, 750), 1)}
+    config.parts = {"demo": part(cells("xs", (1, 16)) | cells("s", (1,)), SHARES[:3], 1)}
     return config
 
 
 def gpu() -> ConfigDict:
-    """Two more sizes with up to 256 experts, one epoch, batches of 8,192 tokens, bfloat16."""
+    """Up to 256 experts in the two larger sizes, one epoch, batches of 8,192 tokens, bfloat16.
+
+    It adds cells to those of `cpu`, and is too small for laws of its own.
+    """
     config = study("laws_gpu")
+    config.draws = 0
     config.jobs = 1
     config.base.model.dtype = "bfloat16"
-    config.base.train.batch_size = 128
+    config.base.train.update(batch_size=128, steps=2900)
     config.experts.group_size = 8192
-    config.parts = {
-        "l": part(cells("l", (1, 16, 64, 256)), (375, 750, 1500, 2900), 2),
-        "m": part(cells("m", (1, 16, 64, 256)), (375, 750, 1500, 2900), 2),
-    }
+    config.parts = {size: part(cells(size, (1, 16, 64, 256)), SHARES[1:], 2) for size in ("m", "l")}
     return config

@@ -18,8 +18,8 @@ Their width is what makes their executed FLOPs those of the dense model: capacit
 dispatch are paid for. Learning rate (0.012), initial scale of a learned router (2) and capacity
 factor (1.25) were chosen on top-k: no other router was tuned. Routers with noise of their own and
 trees start at scale 0, Soft MoE at 1; top-p, `domain`, Soft MoE and expert choice have other
-factors, said at their lines. The head is tied to the embedding and the schedule does not decay, as
-in the first study of scaling (RESULTS.md, 2026-11-22).
+factors, said at their lines. The head is tied to the embedding and the schedule does not decay to
+zero, as in the first study of scaling (RESULTS.md, 2026-11-22).
 """
 
 from typing import Any
@@ -126,11 +126,17 @@ def setting(name: str, variants: dict) -> ConfigDict:
     config.seeds = 2
     config.shorter = ()
     del config.experts.router_scale  # each variant says its own, or has none
-    config.base.model.tie_embeddings = True
-    config.base.optimizer.update(learning_rate=0.016, schedule="inverse_sqrt")
-    config.base.data.held_out_tokens = 0
+    as_in_the_first_study(config.base)
+    config.base.optimizer.learning_rate = 0.016
     config.base.train.eval_every = 100
     return config
+
+
+def as_in_the_first_study(base: ConfigDict) -> None:
+    """A tied head, the schedule of then, and whole documents."""
+    base.model.tie_embeddings = True
+    base.optimizer.schedule = "inverse_sqrt"
+    base.data.held_out_tokens = 0
 
 
 def demo() -> ConfigDict:
@@ -169,6 +175,7 @@ def gpu() -> ConfigDict:
         study.jobs = large.jobs
         study.watts = large.watts
         study.base = large.base.copy_and_resolve_references()
+        as_in_the_first_study(study.base)
         study.base.data.source = scaling.CORPUS  # five domains
         if masked:
             learn_masked_tokens(study.base)

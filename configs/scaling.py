@@ -8,8 +8,8 @@
 
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
 dispatch are paid for by narrower experts. Parameters are free, so the output head has weights of
-its own in every variant. Each model has the learning rate that is best for it in `pilots`, which
-have their own seed. `experiments/RESULTS.md` has what came out.
+its own in every variant. All have one learning rate until `pilots`, on a seed of their own, have
+run at the length of the study. `experiments/RESULTS.md` has what came out.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def experts(number: int, **overrides: Any) -> dict:
 
 # Parameters that go by the token alone, and noise: none of them has a router that learns.
 HASH = {"k": 1, "router": "hash", "options": {"table": "balanced"}, "router_scale": 0.0}
-RANDOM = {"router": "random", "options": {"fixed_in_evaluation": True}, "router_scale": 0.0}
+RANDOM = {"router": "random", "router_scale": 0.0}  # in evaluation drawn once for each batch
 
 # Twice the FLOPs of `dense` in three shapes: wider feed-forwards, wider throughout, deeper.
 DOUBLED = {

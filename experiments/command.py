@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from moe.training import signals
+
 flags.disclaim_key_flags()  # --config belongs to who asks for it, and stands in its --help
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -81,6 +83,9 @@ def _in_one_line() -> Iterator[None]:
     """What a user can mend is a line on stderr and not a traceback."""
     try:
         yield
+    except signals.Stopped as error:
+        print(f"{error}: the same command goes on from there", file=sys.stderr)
+        sys.exit(signals.RESUMABLE)
     except Exception as error:
         said = _said(error)
         if said is None or os.environ.get("MOE_DEBUG", "0") not in ("", "0"):

@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from experiments import horizons, study
 from moe import schema
 from moe.config import MoEConfig
+from moe.training import files
 from moe.training.config import RunConfig
 
+VARIANT = {"model", "experts", "rate", "seen"}  # what one may have
 COLUMNS = (
     *("part", "cell", "seed", "steps", "d_model", "experts", "k", "granularity", "size", "total"),
     *("tokens", "unique_tokens", "learning_rate", "ideal_flops", "executed_flops"),
@@ -22,28 +24,55 @@ COLUMNS = (
 def runs(config: ConfigDict, part: ConfigDict) -> study.Runs:
     """The runs of a part, the shortest first; FLOPs are counted later and not matched."""
     base = schema.from_config_dict(RunConfig, config.base, "base.")
-    longest = {name: _run(name, v, base, config) for name, v in part.variants.items()}
-    return horizons.with_shorter(longest, part.shorter)
+    *shorter, longest = (round(share * base.train.steps) for share in part.shares)
+    base = base.replace(train={"steps": longest})
+    models = {name: _run(name, variant, base, config) for name, variant in part.variants.items()}
+    return horizons.with_shorter(models, shorter)
 
 
 def _run(name, variant, base, config):
+    schema.require(
+        set(variant) <= VARIANT, f"variants.{name} has {sorted(variant)}: only {sorted(VARIANT)}"
+    )
     model = dataclasses.replace(base.model, **variant.model)
     if "experts" in variant:
         shared = ConfigDict({**config.experts, **variant.experts})
         experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
         model = dataclasses.replace(model, experts=experts)
-    changed = {"optimizer": {"learning_rate": variant.learning_rate}, "train": dict(variant.train)}
+    t = base.train
+    tokens = t.steps * t.batch_size * t.seq_len
+    changed: dict = {"optimizer": {"learning_rate": variant.rate * base.optimizer.learning_rate}}
+    if variant.seen > 1:
+        changed["train"] = {"unique_tokens": tokens // variant.seen}
     return dataclasses.replace(base, model=model).replace(**changed)
 
 
 def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
-    """Does what is not done of every part, and returns the rows of cells.csv."""
-    rows = []
-    for name, part in config.parts.items():
-        of_part = runs(config, part)
-        for record in study.run(of_part, root / name, study.seeds_of(part), config.jobs):
-            rows.append(row(name, of_part[record["variant"]], record))
+    """Does what is not done of every part, times all models side by side; the rows of cells.csv.
+
+    Raises:
+      FloatingPointError: at the end, if runs diverged; the others are in cells.csv.
+    """
+    parts = {name: runs(config, part) for name, part in config.parts.items()}
+    diverged = []
+    for name, of_part in parts.items():
+        try:
+            seeds = study.seeds_of(config.parts[name])
+            study.run(of_part, root / name, seeds, config.jobs, timed=False)
+        except FloatingPointError as error:
+            diverged.append(str(error))
+    study.time_steps({n: r for runs in parts.values() for n, r in runs.items()}, root, config.jobs)
+    rows = [row for name in parts for row in _rows(name, parts[name], config, root)]
+    files.write(root / "cells.csv", table(rows))
+    if diverged:
+        raise FloatingPointError("\n".join(diverged))
     return rows
+
+
+def _rows(name, of_part, config, root):
+    """Of every finished run of a part."""
+    records = study.collect(of_part, root / name, study.seeds_of(config.parts[name]), root)
+    return [row(name, of_part[record["variant"]], record) for record in records]
 
 
 def row(part: str, run: RunConfig, record: dict) -> dict:

@@ -8,9 +8,9 @@ there to the very result that it would reach alone.
 import contextlib
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from moe.training import checkpoint, files, loop
+from moe.training import checkpoint, files, loop, signals
 from moe.training.config import RunConfig
 
 
@@ -28,7 +28,7 @@ def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:
     """The name of the next longer of the runs that differ from this one in length alone."""
     run = runs[name]
     steps = run.train.steps
-    if run.optimizer.schedule != "wsd":
+    if run.optimizer.schedule != "wsd" or run.optimizer.stable_steps(steps) == steps:
         return None
     longer = [
         other
@@ -39,17 +39,26 @@ def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:
 
 
 def train(
-    run: RunConfig, path: pathlib.Path, name: str, bar: int, heir: pathlib.Path | None
+    run: RunConfig,
+    path: pathlib.Path,
+    name: str,
+    bar: int,
+    stop: Callable[[int], bool],
+    heir: pathlib.Path | None,
 ) -> dict:
     """As `loop.train`; on its way the run hands its state to the folder of its heir."""
     if heir is None or _began(heir):
-        return loop.train(run, path, name, bar=bar)
+        return loop.train(run, path, name, bar, stop)
     parting = run.optimizer.stable_steps(run.train.steps)
-    with contextlib.suppress(loop.Stopped):
-        loop.train(run, path, name, bar=bar, stop=lambda step: step == parting)
+    if (_step(path) or 0) < parting:
+        try:
+            loop.train(run, path, name, bar, lambda step: step == parting or stop(step))
+        except signals.Stopped as stopped:
+            if stopped.step != parting:
+                raise
     if _step(path) == parting:
         _hand_on(path, heir)
-    return loop.train(run, path, name, bar=bar)
+    return loop.train(run, path, name, bar, stop)
 
 
 def _began(path):
@@ -57,6 +66,8 @@ def _began(path):
 
 
 def _step(path):
+    if not checkpoint.exists(path):
+        return None
     with contextlib.closing(checkpoint.Checkpoints(path)) as checkpoints:
         return checkpoints.latest
 

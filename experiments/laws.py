@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from experiments import command, grid
 from moe.analysis import cells, fitting, law_plots, law_tables, markdown, plots, published
 from moe.analysis.laws import LAWS
-from moe.training import files
 
 DRAWS = 1000  # of the bootstrap
 JOINT = "ludziejewski"  # the law of size, experts and tokens that optima are read off
@@ -90,11 +89,10 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains what is not trained yet, writes cells.csv, and reports on the grid."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    files.write(root / "cells.csv", grid.table(grid.run(config, root)))
+    grid.run(config, root)
     print(root / "cells.csv")
-    recorded = command.ROOT / config.recorded if config.recorded else root / "cells.csv"
     if config.draws:
-        report(cells.read(recorded), root, config.draws)
+        report(cells.read(root / "cells.csv"), root, config.draws)
 
 
 def main(config: ConfigDict, workdir: str, clark: str, synthetic: int) -> None:

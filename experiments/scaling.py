@@ -24,10 +24,10 @@ VARIANT = {"experts", "flops", "learning_rate", "model", "parameters_of"}  # wha
 
 
 def variants(config: ConfigDict) -> study.Runs:
-    """The runs of the study, each matched to the dense baseline: shorter ones first, then by E.
+    """The runs of the study: shorter ones first, then by E.
 
-    A variant is the base with other fields of `model`, and with one of
-    - `experts`, as wide as equal FLOPs allow;
+    A variant is the base with other fields of `model`, and with at most one of
+    - `experts`, as wide as the FLOPs of a dense model with the same other fields allow;
     - `flops`, so many times those of the base, by another d_ff;
     - `parameters_of`, tables of n-grams that make up for another variant's parameters.
     """
@@ -38,6 +38,8 @@ def variants(config: ConfigDict) -> study.Runs:
             set(variant) <= VARIANT,
             f"variants.{name} has {sorted(variant)}: only {sorted(VARIANT)}",
         )
+        said = {"experts", "flops", "parameters_of"} & set(variant)
+        schema.require(len(said) <= 1, f"variants.{name} has {sorted(said)}: keep one of them")
         models[name] = _model(name, variant, base, config, models)
     rate = base.optimizer.learning_rate
     runs = {
@@ -47,6 +49,10 @@ def variants(config: ConfigDict) -> study.Runs:
         for name, model in sorted(models.items(), key=_place)
     }
     shares = sorted(config.get("shorter", ()))
+    schema.require(
+        all(0 < share < 1 for share in shares),
+        f"shorter={tuple(shares)} are shares of the steps: all must be above 0 and below 1",
+    )
     return horizons.with_shorter(runs, [round(share * base.train.steps) for share in shares])
 
 
@@ -58,6 +64,7 @@ def _model(name, variant, base, config, others):
     if "flops" in variant:
         return flops.dense_of(base.model, variant.flops, shape=model, **size)
     if "parameters_of" in variant:
+        schema.one_of(f"variants.{name}.parameters_of", variant.parameters_of, others)
         return _with_ngrams(model, others[variant.parameters_of])
     if "experts" not in variant:
         return model

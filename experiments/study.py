@@ -8,19 +8,17 @@ that of a variant, or <variant>@<steps> for a shorter run of it, see `experiment
 import contextlib
 import functools
 import json
-import multiprocessing
-import os
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import horizons, timing
+from experiments import horizons, timing, workers
 from moe import counting, flops, hlo, legacy, plan, schema, sharding
 from moe.data import prepare
 from moe.models import contract
-from moe.training import files, loop, metrics, step
+from moe.training import files, loop, metrics, signals, step
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # name -> its run with seed 0
@@ -31,7 +29,7 @@ ROUTING = (
 ROUNDS = 60  # step times taken of each variant
 
 
-def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int) -> list[dict]:
+def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int, timed: bool = True) -> list[dict]:
     """Does what is not done yet, then gathers results.jsonl.
 
     Args:
@@ -39,6 +37,7 @@ def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int) -> list[dict]:
       root: the study's folder.
       seeds: every variant is trained with each.
       jobs: runs at a time, each in a process with its own share of the CPU cores.
+      timed: take step times, too; else that is left to `time_steps`.
 
     Returns:
       The lines of results.jsonl.
@@ -60,11 +59,24 @@ def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int) -> list[dict]:
             _require_data(path, data)
             loop.claim_workdir(_seeded(runs[name], seed), path, data)
         if left:
-            _in_processes(_work, jobs, jobs, runs, root, seeds)
-        models = {name: r for name, r in runs.items() if not horizons.heir_of(name, runs)}
-        if left or not models.keys() <= _timing(root)["median"].keys():
-            _in_processes(_time_steps, 1, jobs, models, root)
+            workers.run(_work, jobs, jobs, runs, root, seeds)
+        if timed:
+            time_steps(runs, root, jobs, again=bool(left))
         return collect(runs, root, seeds)
+
+
+def time_steps(runs: Runs, root: pathlib.Path, jobs: int, again: bool = False) -> None:
+    """Writes timing.json, if it lacks a model: one of each variant, side by side.
+
+    Args:
+      runs: of one study, or of several that are to be compared.
+      root: where timing.json goes.
+      jobs: the step has the cores of one of so many jobs.
+      again: whether or not it lacks one.
+    """
+    models = {name: run for name, run in runs.items() if "@" not in name}
+    if again or not models.keys() <= _timing(root)["median"].keys():
+        workers.run(_time_steps, 1, jobs, models, root)
 
 
 @contextlib.contextmanager
@@ -84,9 +96,16 @@ def _require_data(path, data):
     )
 
 
-def collect(runs: Runs, root: pathlib.Path, seeds: range) -> list[dict]:
-    """Writes results.jsonl from the finished runs and returns its records."""
-    timed = _timing(root)
+def collect(
+    runs: Runs, root: pathlib.Path, seeds: range, timed_in: pathlib.Path | None = None
+) -> list[dict]:
+    """Writes results.jsonl from the finished runs and returns its records.
+
+    Args:
+      runs, root, seeds: as of `run`.
+      timed_in: the folder of timing.json, if it is another.
+    """
+    timed = _timing(timed_in or root)
     costs = {name: cost(run) for name, run in runs.items()}
     records = [
         {
@@ -204,36 +223,6 @@ def _seeded(run, seed):
     return run.replace(train={"seed": seed})
 
 
-def _in_processes(target, number, jobs, *args):
-    """target(*args) in `number` processes, process i on the i-th of `jobs` shares of the cores.
-
-    One process alone runs right here if it may have every core.
-    """
-    if jobs == 1:
-        return target(0, *args)
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=_pinned, args=(target, i, jobs, *args)) for i in range(number)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    failed = [p.exitcode for p in processes if p.exitcode]
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {number} processes failed (exit codes {failed}); the error stands"
-            " above. What is finished is kept: run the same command to go on."
-        )
-
-
-def _pinned(target, index, jobs, *args):
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[index::jobs] or cores)
-    target(index, *args)
-
-
 def _work(index, runs, root, seeds):
     """Trains every run that is neither finished nor in another worker's hands.
 
@@ -241,17 +230,18 @@ def _work(index, runs, root, seeds):
       FloatingPointError: at the end, if runs diverged; the others are trained nevertheless.
     """
     diverged = []
-    for name, path, seed in _all(runs, root, seeds):
-        with files.lock(path / "lock") as free:
-            if not free:
-                continue
-            try:
-                heir = _heir(name, runs, root, seed)
-                said = f"{name} seed {seed}"
-                horizons.train(_seeded(runs[name], seed), path, said, index, heir)
-            except FloatingPointError as error:
-                diverged.append(str(error))
-            collect(runs, root, seeds)
+    with signals.asked() as stop:
+        for name, path, seed in _all(runs, root, seeds):
+            with files.lock(path / "lock") as free:
+                if not free:
+                    continue
+                try:
+                    heir = _heir(name, runs, root, seed)
+                    said = f"{name} seed {seed}"
+                    horizons.train(_seeded(runs[name], seed), path, said, index, stop, heir)
+                except FloatingPointError as error:
+                    diverged.append(str(error))
+                collect(runs, root, seeds)
     if diverged:
         raise FloatingPointError("\n".join(diverged))
 

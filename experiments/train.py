@@ -4,7 +4,8 @@
     python -m experiments.train --config=configs/train.py --workdir=runs/second \
         --config.model.experts.num_experts=64 --config.train.steps=2000
 
-Interrupted, the same command goes on from the last checkpoint.
+Interrupted, the same command goes on from the last checkpoint. By Ctrl-C or SIGTERM it saves first,
+and ends with exit code 75.
 """
 
 import json
@@ -15,7 +16,7 @@ from absl import flags
 
 from experiments import command
 from moe import flops, schema
-from moe.training import loop
+from moe.training import loop, signals
 from moe.training.config import RunConfig
 
 CONFIG = command.config("configs/train.py", "The run.")
@@ -45,7 +46,8 @@ def main() -> None:
     workdir = pathlib.Path(WORKDIR.value)
     done = (workdir / "result.json").exists()
     print(f"workdir: {workdir}")
-    result = loop.train(run, workdir)
+    with signals.asked() as stop:
+        result = loop.train(run, workdir, stop=stop)
     if done:
         print(f"{workdir} had been trained to its end; this is what came out:")
     shown = {k: v for k, v in result.items() if not k.startswith("test_documents")}

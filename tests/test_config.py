@@ -237,6 +237,9 @@ def test_what_a_mesh_must_divide(mesh, model, message):
 
 
 def test_one_vocabulary():
+    short = {"schedule": "wsd", "warmup_steps": 100}
+    with pytest.raises(ValueError, match="leaves 80 before optimizer.schedule='wsd' decays, fewer"):
+        run_config().replace(train={"steps": 100}, optimizer=short)
     with pytest.raises(ValueError, match="model.vocab_size=32 is not data.vocab_size=300: set bo"):
         run_config(model=tiny.model())
 
@@ -407,7 +410,7 @@ def test_options_are_those_of_the_router():
         ValueError, match=r"unknown key options\.\w+: .* has reroute_rounds, .*bias_rate"
     ):
         schema.from_config_dict(configs.MoEConfig, whole)
-    whole.router = "domain"
+    whole.router = "random"
     with pytest.raises(ValueError, match=r"unknown key options\.\w+: .* has no options"):
         schema.from_config_dict(configs.MoEConfig, whole)
     whole.router = "nobody"

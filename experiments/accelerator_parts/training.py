@@ -17,7 +17,7 @@ from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import schema
 from moe.data import prepare as preparing
 from moe.data import prepared, splits
-from moe.training import loop, metrics
+from moe.training import loop, metrics, signals
 from moe.training.config import RunConfig
 
 FIRST = ("dense", "e64_top2", "e8_top2", "e256_top2")  # the others follow
@@ -58,7 +58,8 @@ def prepare(config: ConfigDict) -> prepared.Prepared:
 def train(config: ConfigDict, name: str, settings: Settings, margin: float) -> dict:
     """Trains one variant, from its checkpoint if it has one, for the time that is left."""
     alone = config.copy_and_resolve_references()
-    alone.variants = {name: config.variants[name]}
+    needed = {name, config.variants[name].get("parameters_of", name)}
+    alone.variants = {one: config.variants[one] for one in needed}
     run = scaling.variants(alone)[name]
     workdir = settings.out / "training" / name
 
@@ -68,7 +69,7 @@ def train(config: ConfigDict, name: str, settings: Settings, margin: float) -> d
 
     try:
         result = loop.train(run, workdir, name, stop=stop)
-    except loop.Stopped as error:
+    except signals.Stopped as error:
         reason = "the time was over: the same command goes on"
         found = {"status": "unfinished", "step": error.step, "reason": reason}
     else:

@@ -36,15 +36,36 @@ def of(rows: list[dict]) -> Cells:
     return Cells(*(np.array([row[fields.get(f, f)] for row in rows]) for f in Cells._fields))
 
 
-def noise(rows: Iterable[dict]) -> float:
-    """The standard deviation of a loss between seeds of one cell, nats; seeds in common cancel.
+def centred(rows: list[dict]) -> list[dict]:
+    """The rows without what a seed does to all cells: no law has a term for that.
 
-    A seed's data order and shared weights move all cells alike, so what a seed does on average is
-    taken off first: what is left is the noise that no law can predict.
+    The text's order and the shared initial weights follow the seed and move all cells alike. What a
+    seed does is its mean difference from the first seed over the cells that both have; what all
+    seeds do on average stays. So what is fitted is about these seeds.
     """
+    found = _by_cell(rows)
+    first = min(row["seed"] for row in rows)
+    effects = {first: 0.0}
+    for seed in {row["seed"] for row in rows} - {first}:
+        both = [losses for losses in found.values() if {first, seed} <= losses.keys()]
+        pairs = [losses[seed] - losses[first] for losses in both]
+        effects[seed] = float(np.mean(pairs)) if pairs else 0.0
+    mean = np.mean(list(effects.values()))
+    return [{**row, "test_nll": row["test_nll"] - effects[row["seed"]] + mean} for row in rows]
+
+
+def noise(rows: list[dict]) -> float:
+    """The standard deviation of a centred loss between seeds of one cell, nats; NaN of one seed."""
+    found = [list(losses.values()) for losses in _by_cell(centred(rows)).values()]
+    several = [np.array(losses) for losses in found if len(losses) > 1]
+    freedom = sum(len(losses) - 1 for losses in several) - len({row["seed"] for row in rows}) + 1
+    squares = sum(float(((losses - losses.mean()) ** 2).sum()) for losses in several)
+    return float(np.sqrt(squares / freedom)) if freedom > 0 else float("nan")
+
+
+def _by_cell(rows):
+    """(cell, steps) -> seed -> loss."""
     found: dict[tuple, dict[float, float]] = {}
     for row in rows:
         found.setdefault((row["cell"], row["steps"]), {})[row["seed"]] = row["test_nll"]
-    pairs = [by_seed for by_seed in found.values() if {0, 1} <= by_seed.keys()]
-    differences = np.array([by_seed[1] - by_seed[0] for by_seed in pairs])
-    return float(differences.std(ddof=1) / np.sqrt(2))
+    return found

@@ -66,14 +66,16 @@ def gains_figure(rows: list[dict]) -> figure.Figure:
 def fits_figure(answers: list[law_tables.Answer]) -> figure.Figure:
     """What each law says over what was measured."""
     drawn = plots.blank(figsize=(3.6 * len(answers), 3.8))
+    most = max(np.log2(row["experts"]) for one in answers for row in one.rows)
     for panel, one in zip(drawn.subplots(1, len(answers), squeeze=False)[0], answers, strict=True):
         found = cells.of(one.rows)
         said = fitting.predict(one.fitted.law, one.fitted.coefficients, found)
-        points = panel.scatter(found.loss, said - found.loss, c=np.log2(found.experts), s=10)
+        experts = np.log2(found.experts)
+        points = panel.scatter(found.loss, said - found.loss, c=experts, s=10, vmin=0, vmax=most)
         panel.axhline(0, color="black", ls=":", lw=1)
         panel.set(xlabel="test loss, nats", title=f"{one.name}: RMSE {one.fitted.rmse:.4f}")
         panel.grid(alpha=0.3)
-    drawn.colorbar(points, ax=panel, label="log2 E")
+    drawn.colorbar(points, ax=drawn.axes, label="log2 E")
     drawn.axes[0].set_ylabel("law minus measured, nats")
     return drawn
 

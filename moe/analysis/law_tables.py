@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 def rows_for(name: str, rows: list[dict]) -> list[dict]:
     """The rows that a law is about: Clark's of one length, Krajewski's of one expansion."""
-    once = cells.once(rows)
+    once = cells.once(cells.centred(rows))
     if name == "krajewski":
         return [row for row in once if row["experts"] == EXPANSION * row["granularity"]]
     plain = cells.plain(once)
@@ -86,8 +86,18 @@ def coefficients_table(answers: Iterable[Answer]) -> str:
     for one in answers:
         for name, value in one.fitted.coefficients.items():
             low, high = fitting.interval(one.draws, name)
-            rows.append((one.name, name, f"{value:.4g}", f"{low:.4g} to {high:.4g}"))
+            bound = " (at a bound of the search)" if _at_bound(one, name, low, high) else ""
+            rows.append((one.name, name, f"{value:.4g}", f"{low:.4g} to {high:.4g}{bound}"))
     return markdown.table(("law", "coefficient", "fitted", "95%"), rows)
+
+
+def _at_bound(one, name, low, high):
+    """Does the interval end where the search does? An amplitude of a term is not below zero."""
+    if name not in one.fitted.law.exponents:
+        return not one.fitted.law.of_log10 and low <= 0
+    search = one.fitted.law.exponents[name]
+    width = 1e-3 * (search.high - search.low)
+    return low < search.low + width or high > search.high - width
 
 
 def priced(rows: list[dict]) -> list[dict]:
@@ -103,9 +113,11 @@ def chooser(
     """The best models of a budget on one axis, as a function of the law's coefficients."""
     rows = priced(one.rows)
     price, total = (optima.lines(rows, field) for field in (AXES[axis], "total"))
+    longest = max(row["tokens"] for row in rows)
 
     def choose(coefficients: Coefficients) -> list[optima.Best]:
-        return optima.over_experts(one.fitted.law, coefficients, budget, price, total, memory)
+        law = one.fitted.law
+        return optima.over_experts(law, coefficients, budget, price, total, memory, longest)
 
     return choose
 
@@ -126,64 +138,73 @@ def optima_table(one: Answer, memories: Iterable[float] = (np.inf,)) -> str:
                 choose = chooser(one, axis, budget, memory)
                 best = min(choose(one.fitted.coefficients), key=lambda found: found.loss)
                 _, low, high = optima.best_experts(one.draws, choose)
-                edge = " (size at the edge of the grid)" if best.at_edge else ""
                 rows.append(
                     (
                         axis,
                         f"{budget:.3g}",
                         "any" if np.isinf(memory) else f"{memory:.3g}",
                         f"{best.experts}, {low} to {high}",
-                        f"{best.size:.3g}{edge}",
+                        f"{best.size:.3g}",
                         f"{best.tokens:.3g}",
                         f"{best.loss:.3f}",
+                        best.limit,
                     )
                 )
-    head = ("budget of", "how much", "parameters", "best E, 95%", "N", "D", "loss")
+    head = ("budget of", "how much", "parameters", "best E, 95%", "N", "tokens", "loss", "limit")
     return markdown.table(head, rows)
 
 
 def gains_table(rows: list[dict]) -> str:
-    """What experts gain over dense of the same size and length, paired by seed, nats."""
+    """What experts gain over dense of the same size and length, nats.
+
+    Paired by seed; the spread over seeds is that of all cells together (`paired.seeds_half`).
+    """
     plain = cells.plain(cells.once(rows))
-    found = {(r["d_model"], r["experts"], r["steps"], r["seed"]): r["test_nll"] for r in plain}
+    losses = _losses(plain)
     lengths = sorted({row["steps"] for row in plain})
     shown = []
     for width in sorted(_widths(plain)):
         for experts in sorted({r["experts"] for r in plain if r["d_model"] == width} - {1}):
-            gains = [_gain(found, width, experts, steps) for steps in lengths]
+            gains = [_gain(losses, (width, steps, 1), (width, steps, experts)) for steps in lengths]
             shown.append((f"{width:g}", f"{experts:g}", *gains))
-    return markdown.table(("D", "E", *(f"{steps:g} steps" for steps in lengths)), shown)
+    return markdown.table(("width", "E", *(f"{steps:g} steps" for steps in lengths)), shown)
 
 
-def _gain(found, width, experts, steps):
-    seeds = {s for (d, e, t, s) in found if (d, e, t) == (width, experts, steps)}
-    pairs = [
-        found[width, 1, steps, s] - found[width, experts, steps, s]
-        for s in seeds
-        if (width, 1, steps, s) in found
-    ]
-    return str(paired.interval(pairs)) if pairs else ""
+def _losses(rows):
+    """(width, steps, experts) -> the losses of the seeds that all of them have."""
+    found: dict[tuple, dict[float, float]] = {}
+    for r in rows:
+        found.setdefault((r["d_model"], r["steps"], r["experts"]), {})[r["seed"]] = r["test_nll"]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in found.values())))
+    return {key: [by_seed[seed] for seed in seeds] for key, by_seed in found.items()}
+
+
+def _gain(losses, dense, experts):
+    if not {dense, experts} <= losses.keys():
+        return ""
+    mean = float(np.mean(losses[dense]) - np.mean(losses[experts]))
+    named = {str(key): values for key, values in losses.items()}
+    return str(paired.Interval(mean, paired.seeds_half(named, str(dense), str(experts))))
 
 
 def repeated_table(rows: list[dict]) -> str:
-    """The loss of the same number of tokens when their text is read once or several times."""
+    """What experts gain when as many tokens are the same text, read once or several times."""
     again = [row for row in rows if row["unique_tokens"] < row["tokens"]]
-    steps = {row["steps"] for row in again}
-    widths = _widths(again)
-    like = [r for r in cells.plain(rows) if r["steps"] in steps and r["d_model"] in widths]
-    numbers = sorted({row["experts"] for row in again})
+    compared = {(row["d_model"], row["steps"], row["experts"]) for row in again}
+    like = [r for r in cells.plain(rows) if (r["d_model"], r["steps"], r["experts"]) in compared]
+    numbers = sorted({experts for *_, experts in compared} - {1})
     shown = []
-    for times in sorted({round(row["tokens"] / row["unique_tokens"]) for row in like}):
-        of_times = [r for r in like if round(r["tokens"] / r["unique_tokens"]) == times]
-        losses: dict[float, dict] = {e: {} for e in numbers}
-        for r in of_times:
-            if r["experts"] in losses:
-                losses[r["experts"]][r["seed"]] = r["test_nll"]
-        dense = losses[1]
-        cell = [f"{np.mean(list(dense.values())):.4f}"]
-        for e in numbers[1:]:
-            pairs = [dense[s] - losses[e][s] for s in losses[e] if s in dense]
-            cell.append(str(paired.interval(pairs)))
-        shown.append((f"{times}", *cell))
-    head = ("times read", "dense", *(f"{e:g} experts gain" for e in numbers[1:]))
+    for width, steps in sorted({key[:2] for key in compared}):
+        here = [r for r in like if (r["d_model"], r["steps"]) == (width, steps)]
+        for times in sorted({_times(row) for row in here}):
+            losses = _losses([row for row in here if _times(row) == times])
+            dense = (width, steps, 1)
+            loss = f"{np.mean(losses[dense]):.4f}" if dense in losses else ""
+            gains = [_gain(losses, dense, (width, steps, e)) for e in numbers]
+            shown.append((f"{width:g}", f"{times}", loss, *gains))
+    head = ("width", "times read", "dense", *(f"{e:g} experts gain" for e in numbers))
     return markdown.table(head, shown)
+
+
+def _times(row):
+    return round(row["tokens"] / row["unique_tokens"])

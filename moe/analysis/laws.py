@@ -64,7 +64,7 @@ def _chinchilla(x, cells):
 
 
 def _krajewski(x, cells):
-    N_term = cells.size ** -x["alpha"]
+    N_term = cells.total ** -x["alpha"]
     finer = cells.granularity ** -x["gamma"] * N_term
     return [N_term, finer, cells.tokens ** -x["beta"], np.ones_like(N_term)]
 
@@ -106,7 +106,8 @@ LAWS = {
         _chinchilla,
     ),
     "krajewski": Law(
-        "Krajewski et al. 2024, equation 9: L = (a + g G^-gamma) N^-alpha + b D^-beta + c, one E",
+        "Krajewski et al. 2024, equation 9: L = (a + g G^-gamma) N^-alpha + b D^-beta + c, one E"
+        " and N all parameters",
         {"alpha": Search(0.02, 1.5), "beta": Search(0.02, 1.5), "gamma": Search(0.02, 3.0)},
         ("a", "g", "b", "c"),
         _krajewski,

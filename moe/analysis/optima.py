@@ -23,7 +23,7 @@ class Best(NamedTuple):
     loss: float  # nats
     size: float  # N
     tokens: float  # D
-    at_edge: bool  # of the sizes that the grid has: a bound, not an optimum
+    limit: str  # what keeps it from being an optimum inside the grid; "" if nothing does
 
 
 class Lines(NamedTuple):
@@ -61,6 +61,7 @@ def best(
     price: Lines,
     total: Lines,
     memory: float = np.inf,
+    longest: float = np.inf,
 ) -> Best | None:
     """The size with the least loss of those that the budget trains and the memory holds.
 
@@ -71,6 +72,7 @@ def best(
       price: of a token, in the budget's unit.
       total: parameters.
       memory: largest number of parameters.
+      longest: tokens of the longest run that the law was fitted to.
 
     Returns:
       None if no size is small enough.
@@ -87,8 +89,19 @@ def best(
     cells = Cells(ones, size, parameters[fits], tokens, experts * ones, ones, ones)
     loss = fitting.predict(law, coefficients, cells)
     i = int(loss.argmin())
-    edge = i in (0, len(size) - 1)
-    return Best(experts, float(loss[i]), float(size[i]), float(tokens[i]), edge)
+    limit = _limit(i, len(size), float(tokens[i]), longest)
+    return Best(int(experts), float(loss[i]), float(size[i]), float(tokens[i]), limit)
+
+
+def _limit(i, fitting_sizes, tokens, longest):
+    """Why this is a bound and no optimum."""
+    if tokens > longest:
+        return "more tokens than any run"
+    if i == 0:
+        return "smallest size"
+    if i < fitting_sizes - 1:
+        return ""
+    return "largest size" if fitting_sizes == SIZES else "memory"
 
 
 def over_experts(
@@ -98,10 +111,11 @@ def over_experts(
     price: Lines,
     total: Lines,
     memory: float = np.inf,
+    longest: float = np.inf,
 ) -> list[Best]:
     """The best model for every number of experts that the grid has at several sizes."""
     several = sorted(number for number, (sizes, _) in price.of.items() if len(sizes) > 1)
-    found = [best(law, coefficients, e, budget, price, total, memory) for e in several]
+    found = [best(law, coefficients, e, budget, price, total, memory, longest) for e in several]
     return [one for one in found if one is not None]
 
 

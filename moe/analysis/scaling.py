@@ -104,6 +104,7 @@ def table(records: list[dict], watts: float, columns: Iterable[str] = ()) -> str
 def _row(name, runs, baseline, watts):
     one = first(runs)
     ratios = steps_to_baseline(runs, baseline)
+    bound = any(_is_bound(run, baseline[seed]) for seed, run in runs.items())
     changes = over_seeds(runs, baseline), over_documents(runs, baseline)
     in_bits = one["test_bits_per_byte"] / one["test_nll"]  # the same text for all: a constant
     flops_ratio = one["executed_flops"] / first(baseline)["executed_flops"]
@@ -124,13 +125,13 @@ def _row(name, runs, baseline, watts):
         "bits/byte": f"{mean(runs, 'test_bits_per_byte'):.4f}",
         "Δ nats (95%)": "" if name == BASELINE else _change(*changes, len(runs)),
         "Δ bits/byte (95%)": "" if name == BASELINE else _change(*changes, len(runs), in_bits),
-        "steps": _share(ratios),
-        "FLOPs": _share([r * flops_ratio for r in ratios]),
+        "steps": _share(ratios, bound),
+        "FLOPs": _share([r * flops_ratio for r in ratios], bound),
     }
     if "step_seconds" in one:
         slower = one["step_seconds"] / first(baseline)["step_seconds"]
         seconds = one["steps"] * one["step_seconds"]
-        row["seconds"] = _share([r * slower for r in ratios])
+        row["seconds"] = _share([r * slower for r in ratios], bound)
         row["ms/step (least)"] = (
             f"{1e3 * one['step_seconds']:.0f} ({1e3 * one['step_seconds_least']:.0f})"
         )
@@ -209,11 +210,18 @@ def _percent(runs, key):
     return f"{np.mean([r['train_routing'][key] for r in runs.values()]):.1%}"
 
 
-def _share(ratios):
-    """A mean share of the baseline's cost with the speed-up it means."""
+def _is_bound(run, base):
+    """Is even the shortest run below the baseline's last loss? A shorter one may be, too."""
+    return bool(run["shorter"]) and run["shorter"][0]["test_nll"] < base["test_nll"]
+
+
+def _share(ratios, bound):
+    """A mean share of the baseline's cost with the speed-up it means, or a bound of both."""
     mean, half = paired.interval(ratios)
     if math.isnan(mean):
         return "not reached"
+    if bound:
+        return f"at most {mean:.0%} ({1 / mean:.2f}x or more)"
     spread = f" ± {half:.0%}" if half > 0 else ""  # none for one seed, and the baseline itself
     return f"{mean:.0%}{spread} ({1 / mean:.2f}x)"
 

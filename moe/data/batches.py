@@ -1,8 +1,9 @@
 """Rows of the token stream as batches: the step is the data position, so resuming needs no state.
 
 A row is T+1 neighbouring tokens; every position is a target once per epoch. A document is
-`<doc> ids...`, so the target of its last token is the next document's <doc>, which ends it, and its
-first token is predicted from its own <doc> alone: no loss term needs a look across a boundary.
+`<doc> ids...`, so the target of its last token is the next document's <doc>, which ends it (or
+follows where `held_out_tokens` has cut it), and its first token is predicted from its own <doc>
+alone: no loss term needs a look across a boundary.
 """
 
 from collections.abc import Iterator

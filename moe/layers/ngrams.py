@@ -39,7 +39,7 @@ def embed(module: nn.Module, rows: int, d_model: int, info: attention.TokenInfo)
 def row_of(tokens: tuple[jax.Array, ...], rows: int) -> jax.Array:
     """The row [B, T] of each n-gram, given by its last tokens_BT, those before, and so on."""
     mixed_BT = jnp.zeros((), jnp.uint32)
-    for factor, tokens_BT in zip(_FACTORS, tokens, strict=False):
+    for factor, tokens_BT in zip(_FACTORS[: len(tokens)], tokens, strict=True):
         mixed_BT = (mixed_BT ^ tokens_BT.astype(jnp.uint32)) * jnp.uint32(factor)
         mixed_BT ^= mixed_BT >> 15
     return (mixed_BT % jnp.uint32(rows)).astype(jnp.int32)

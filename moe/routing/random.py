@@ -1,27 +1,15 @@
 """Random routing: K distinct experts drawn uniformly for each token, each with gate 1 / K.
 
-The draw is new at every step, from the step's key, so that no expert comes to own any kind of
-token; in evaluation it is so, too, unless `fixed_in_evaluation` sends every batch by one draw. It
-shows what noise in training costs, not what parameters without a choice are worth: for that,
-compare with a router whose table is fixed (`hash`).
+The draw is new at every step, from the step's key, in evaluation too, so that no expert comes to
+own any kind of token. It shows what such noise costs, not what parameters without a choice are
+worth: for that, compare with a router whose table is fixed (`hash`).
 """
-
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from moe import sharding
 from moe.routing import assignment, contract
-
-FIXED = 0  # the seed of the draw of evaluation, if it is one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(contract.Options):
-    """When to draw anew."""
-
-    fixed_in_evaluation: bool = False
 
 
 def route(
@@ -32,9 +20,7 @@ def route(
     def choose() -> jax.Array:
         shape = (*inputs.mask_GS.shape, settings.num_experts)
         layout = sharding.out_sharding("GSE")
-        fixed = settings.options.fixed_in_evaluation and not settings.train
-        key = jax.random.key(FIXED) if fixed else inputs.need("key")
-        score_GSE = jax.random.uniform(key, shape, out_sharding=layout)
+        score_GSE = jax.random.uniform(inputs.need("key"), shape, out_sharding=layout)
         return assignment.largest(score_GSE, settings.k)[1]
 
     expert_GSK = inputs.chosen(choose)
@@ -42,4 +28,4 @@ def route(
     return contract.RouterOutput(contract.choice(inputs, settings, expert_GSK, gate_GSK))
 
 
-ROUTER = contract.Router(route, options=Options, projections=contract.no_projection)
+ROUTER = contract.Router(route, projections=contract.no_projection)

@@ -119,6 +119,13 @@ class RunConfig:
             f" {type(self.model).__name__}",
         )
         self.objective.check(self.model)
+        steps, o = self.train.steps, self.optimizer
+        schema.require(
+            o.schedule != "wsd" or o.stable_steps(steps) >= o.warmup_steps,
+            f"train.steps={steps} leaves {o.stable_steps(steps)} before optimizer.schedule='wsd'"
+            f" decays, fewer than optimizer.warmup_steps={o.warmup_steps}: train longer, or lower"
+            " warmup_steps or decay_fraction",
+        )
         schema.require(
             self.model.vocab_size == self.data.vocab_size,
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="

@@ -17,16 +17,8 @@ from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped
-from moe.training import checkpoint, estimate, files, metrics, observing, starting, step
+from moe.training import checkpoint, estimate, files, metrics, observing, signals, starting, step
 from moe.training.config import RunConfig
-
-
-class Stopped(Exception):
-    """Training was asked to stop before its end; a checkpoint of that step was saved."""
-
-    def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}")
-        self.step = step
 
 
 def never(step: int) -> bool:
@@ -60,7 +52,7 @@ def train(
       ValueError: if the workdir was made by another config or on other data, the mesh does not
         divide the run, the data is too small for it, or another process trains in the workdir.
       FloatingPointError: if the validation loss, or the state that is to be saved, is not finite.
-      Stopped: if `stop` said so.
+      signals.Stopped: if `stop` said so.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
@@ -107,6 +99,12 @@ def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]
     data = data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
+    tokens = len(data.tokens["train"])
+    schema.require(
+        run.train.unique_tokens <= tokens,
+        f"train.unique_tokens={run.train.unique_tokens} of a training split of {tokens}: lower it,"
+        " set it to 0 for all, or use more text",
+    )
     check_domains(run.model, data)
     return mesh, data
 
@@ -213,7 +211,7 @@ def _loop(run, data, state, train_step, watch, checkpoints, bar, stop):
             checkpoints.save(n, state, watch.clock.stop(state))
             watch.clock.start()
         if stopped:
-            raise Stopped(n)
+            raise signals.Stopped(n)
     return state, watch.clock.stop(state)
 
 

@@ -43,7 +43,7 @@ def test_the_other_laws_by_hand():
     assert np.log10(predicted("clark")) == pytest.approx(1.104 - 0.082 * 8 + (0.072 - 0.108) * e)
     want = 1.69 + 406.4 / 1e8**0.34 + 410.7 / 1e10**0.28
     assert predicted("chinchilla") == pytest.approx(want)
-    want = 0.47 + (18.1 + 2.1 / 4**0.58) / 1e8**0.115 + 30.8 / 1e10**0.147
+    want = 0.47 + (18.1 + 2.1 / 4**0.58) / 5e8**0.115 + 30.8 / 1e10**0.147
     assert predicted("krajewski") == pytest.approx(want)
     by_size = 16612.5 / 5e8**0.5962 + 17.26 * 8**0.1603 / 5e8**0.1595
     want = by_size + 5455.67 / 1e10**0.3954 + 0.4598 * 8**-0.1666 + 0.94

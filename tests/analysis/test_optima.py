@@ -38,13 +38,18 @@ def test_the_optimum_is_that_of_the_closed_form():
     ratio = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
     want = ratio * (budget / 6) ** (beta / (alpha + beta))
     found = optima.best(LAW, TRUTH, 1, budget, PRICE, TOTAL)
-    assert found.size == pytest.approx(want, rel=0.05) and not found.at_edge
+    assert found.size == pytest.approx(want, rel=0.05) and not found.limit
     assert found.tokens == pytest.approx(budget / (6 * found.size))
     assert 0 <= found.loss - (1.69 + a / want**alpha + b / (budget / 6 / want) ** beta) < 1e-4
 
 
-def test_an_optimum_at_the_edge_says_so():
-    assert optima.best(LAW, TRUTH, 1, 1e28, PRICE, TOTAL).at_edge
+def test_what_is_no_optimum_says_so():
+    def limit(budget, **limits):
+        return optima.best(LAW, TRUTH, 8, budget, PRICE, TOTAL, **limits).limit
+
+    assert limit(1e28) == "largest size" and limit(1e12) == "smallest size"
+    assert limit(1e20) == "" and limit(1e20, memory=1e8) == "memory"
+    assert limit(1e20, longest=1e9) == "more tokens than any run"
 
 
 def test_memory_leaves_out_models():
@@ -84,5 +89,7 @@ def test_the_table_is_read_back(tmp_path):
     assert cells.of(found).loss.tolist() == [3.5, 3.6, 3.0, 3.12, 3.0, 3.2]
     assert cells.of(found).granularity[4] == 4
     # 0.10 and 0.12 differ by 0.02 / sqrt(2) in standard deviation, of which each loss has half.
+    moved = [row["test_nll"] for row in cells.centred(found)]
+    np.testing.assert_allclose(moved, [3.555, 3.545, 3.055, 3.065, 3.055, 3.255])
     assert cells.noise(found) == pytest.approx(0.02 / np.sqrt(2) / np.sqrt(2))
     assert fitting.fit(LAW, cells.of(found)).rmse < 1

@@ -7,10 +7,10 @@ import pytest
 
 from configs import scaling as config_file
 from configs import train as train_config
-from experiments import scaling, study
+from experiments import horizons, scaling, study
 from moe import schema
 from moe.data import prepare
-from moe.training import loop
+from moe.training import loop, metrics, signals
 from moe.training.config import MeshConfig, RunConfig
 
 TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
@@ -70,13 +70,13 @@ def test_study_runs_resumes_and_reports(data, root, monkeypatch, capsys):
 
 
 def test_shorter_runs_share_their_first_steps(data, root, monkeypatch):
-    """And every one ends as it would alone."""
+    """And every one ends as it would alone, its log and a router's state included."""
     config = tiny()
-    config.variants = {"dense": {}}
+    config.variants = {"e2": config_file.experts(2, k=1, router="sigmoid")}
     config.shorter = (0.5, 0.75)
     config.base.optimizer.decay_fraction = 0.4
     runs = scaling.variants(config)
-    assert list(runs) == ["dense@2", "dense@3", "dense"]
+    assert list(runs) == ["e2@2", "e2@3", "e2"]
     trained = []
     advance = loop.batch
     monkeypatch.setattr(loop, "batch", lambda *args: (trained.append(args[2]), advance(*args))[1])
@@ -84,9 +84,38 @@ def test_shorter_runs_share_their_first_steps(data, root, monkeypatch):
     records = study.run(runs, root, range(1), 1)
     # Two of four: a batch is made to compile for, too, and each run but the last starts twice.
     assert sorted(i for i in trained if i) == [1, 1, 2, 2, 3]
-    assert [(r["variant"], r["steps"]) for r in records] == [("dense", s) for s in (2, 3, 4)]
-    alone = {name: loop.train(run, root / "alone" / name) for name, run in runs.items()}
-    assert [r["test_nll"] for r in records] == [found["test_nll"] for found in alone.values()]
+    assert [(r["variant"], r["steps"]) for r in records] == [("e2", s) for s in (2, 3, 4)]
+    for name, run in runs.items():
+        loop.train(run, root / "alone" / name)
+        here, alone = (metrics.read(p / "metrics.jsonl") for p in folders(root, name))
+        assert [_untimed(r) for r in here] == [_untimed(r) for r in alone]
+        here, alone = (json.loads((p / "result.json").read_text()) for p in folders(root, name))
+        assert here["test"] == alone["test"]
+
+
+def folders(root, name):
+    return root / name / "seed0", root / "alone" / name
+
+
+def _untimed(record):
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_an_interrupted_handing_on_is_made_up_for(data, root, monkeypatch):
+    """A run that was killed between its checkpoint and the handing on hands on when it goes on."""
+    config = tiny()
+    config.variants = {"dense": {}}
+    config.shorter = (0.5,)
+    config.base.optimizer.decay_fraction = 0.5
+    runs = scaling.variants(config)
+    paths = [root / name / "seed0" for name in runs]
+    with pytest.raises(signals.Stopped):
+        loop.train(runs["dense@2"], paths[0], stop=lambda step: step == 1)
+    paths[1].mkdir(parents=True)
+    horizons.train(runs["dense@2"], paths[0], "short", 0, loop.never, paths[1])
+    assert [path.name for path in (paths[1] / "checkpoints").iterdir()] == ["1"]
+    with pytest.raises(signals.Stopped, match="at step 3"):
+        horizons.train(runs["dense"], paths[1], "long", 0, lambda step: step == 3, None)
 
 
 def test_a_study_can_grow_by_a_variant(data, root):
@@ -107,7 +136,7 @@ def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatc
     runs = scaling.variants(tiny())
     trained = []
 
-    def train(run, path, name, **kwargs):
+    def train(run, path, name, *args):
         if name.startswith("dense "):
             raise FloatingPointError(f"{name}: validation loss is nan")
         trained.append(name)
@@ -122,10 +151,10 @@ def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatc
 
 
 def fails_at(variant, train):
-    def failing(run, path, name, **kwargs):
+    def failing(run, path, name, *args):
         if name.startswith(variant + " "):
             raise RuntimeError("power cut")
-        return train(run, path, name, **kwargs)
+        return train(run, path, name, *args)
 
     return failing
 
@@ -172,6 +201,12 @@ def test_unknown_size_and_variant_are_refused():
     config = tiny()
     config.variants = {"dense": {}, "odd": {"layers": 3}}
     with pytest.raises(ValueError, match=r"variants.odd has \['layers'\]"):
+        scaling.variants(config)
+    config.variants = {"dense": {}, "odd": {"flops": 2.0, "experts": {"num_experts": 4}}}
+    with pytest.raises(ValueError, match=r"variants.odd has \['experts', 'flops'\]: keep one"):
+        scaling.variants(config)
+    config.variants = {"dense": {}, "odd": {"parameters_of": "e3"}}
+    with pytest.raises(ValueError, match="variants.odd.parameters_of='e3' is not one of 'dense'"):
         scaling.variants(config)
     config.variants = {"dense": {}, "odd": {"experts": {"num_experts": 4, "jiter": 0.1}}}
     with pytest.raises(ValueError, match="variants.odd.experts.jiter: did you mean .*jitter"):

@@ -49,20 +49,6 @@ def test_the_key_decides():
     assert 0.15 < np.mean(first == other) < 0.35  # a quarter agree by chance
 
 
-def test_evaluation_can_be_one_draw():
-    fixed = {"options": routing.random.Options(fixed_in_evaluation=True)}
-    logits_GSE = jnp.zeros((G, S, E))
-    mask_GS = jnp.ones((G, S), bool)
-
-    def chosen(seed, train):
-        key = jax.random.key(seed)
-        found = routing.route("random", logits_GSE, mask_GS, 1, key=key, train=train, **fixed)
-        return found.assignment.expert_GSK
-
-    np.testing.assert_array_equal(chosen(5, False), chosen(6, False))
-    assert 0.15 < np.mean(chosen(5, True) == chosen(6, True)) < 0.35
-
-
 def test_neighbours_and_groups_are_independent():
     expert_GS = np.array(choose(1, jax.random.key(2)).expert_GSK)[..., 0]
     assert 0.15 < np.mean(expert_GS[:, 1:] == expert_GS[:, :-1]) < 0.35

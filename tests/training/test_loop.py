@@ -13,7 +13,16 @@ import pytest
 from moe import compat
 from moe.data import prepare
 from moe.evaluation import text
-from moe.training import checkpoint, files, loop, metrics, observing, optimizer, step
+from moe.training import (
+    checkpoint,
+    files,
+    loop,
+    metrics,
+    observing,
+    optimizer,
+    signals,
+    step,
+)
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -82,7 +91,7 @@ def without_time(record):
 
 def test_a_run_that_was_asked_to_stop_goes_on(whole, tmp_path):
     """From a checkpoint of that very step, though none was due; after the last nobody asks."""
-    with pytest.raises(loop.Stopped, match="stopped at step 2"):
+    with pytest.raises(signals.Stopped, match="stopped at step 2"):
         loop.train(toys.run_config(), tmp_path, stop=lambda n: n == 2)
     assert not (tmp_path / "result.json").exists()
     result = loop.train(toys.run_config(), tmp_path, stop=lambda n: n in (1, 2, STEPS))

@@ -11,7 +11,7 @@ import pytest
 
 from moe import flops, initialisation, models, paths, sharding
 from moe.data import prepare
-from moe.training import checkpoint, estimate, loop, starting, step
+from moe.training import checkpoint, estimate, loop, signals, starting, step
 from tests import tiny
 from tests.training import toys
 
@@ -123,7 +123,7 @@ def test_resume_comes_first_then_init_from_then_scratch(dense, tmp_path, data, m
         return state
 
     monkeypatch.setattr(starting, "start", watched)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(signals.Stopped):
         loop.train(from_dense, tmp_path / "a", stop=lambda n: True)
     np.testing.assert_array_equal(starts[0], saved(dense)["embed"])
     assert json.loads((tmp_path / "a" / "config.json").read_text())["init_from"]["workdir"]

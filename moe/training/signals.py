@@ -1,0 +1,50 @@
+"""Signals that ask a run to end: it finishes its step, saves, and can go on later.
+
+SIGINT (Ctrl-C), SIGTERM (schedulers) and SIGHUP (a terminal that closes). One that comes while the
+checkpoint is written changes nothing; only SIGKILL does not wait for the step's end.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+RESUMABLE = 75  # exit code of a run that was asked to end: EX_TEMPFAIL of sysexits.h
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(Exception):
+    """Training was asked to end before its last step; a checkpoint of that step was saved."""
+
+    def __init__(self, step: int | None = None):
+        super().__init__("stopped" if step is None else f"stopped at step {step}")
+        self.step = step
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[Callable[[int], bool]]:
+    """While the block runs, signals only ask; yields `stop` for `loop.train`.
+
+    A worker of `multiprocessing` is also asked by its parent's death, so that none outlives it.
+    """
+    parent = multiprocessing.parent_process()
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        if not came:
+            said = f"\n{signal.Signals(number).name}: saving after this step, then ending"
+            print(said, file=sys.stderr, flush=True)
+        came.append(number)
+
+    def stop(step: int) -> bool:
+        del step
+        return bool(came) or (parent is not None and not parent.is_alive())
+
+    before = {number: signal.signal(number, note) for number in ASKING}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
