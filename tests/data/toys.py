@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import zipfile
 
-from moe.data import packages
+from moe.data import packages, prepare
 
 WORDS = ("expert", "router", "token", "gate", "sparse", "dense", "layer", "model", "loss", "step")
 FRENCH = ("jeton", "mot", "texte", "porte", "choisit", "deux", "experts", "parmi", "seize", "et")
@@ -35,3 +35,8 @@ def pin(monkeypatch, name: str, path) -> None:
         packages.PACKAGES[name], sha256=hashlib.sha256(path.read_bytes()).hexdigest()
     )
     monkeypatch.setitem(packages.PACKAGES, name, package)
+
+
+def config(**changes) -> prepare.DataConfig:
+    fields = {"source": ("encyclopedia_en", "encyclopedia_fr"), "vocab_size": 300}
+    return prepare.DataConfig(**{**fields, **changes})

@@ -1,28 +1,30 @@
 """What every router must hold, over the whole table; a new line there is tested here."""
 
 import dataclasses
-import functools
 import textwrap
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import train as train_config
-from moe import dispatch, flops, routing, schema
-from moe.routing import assignment, contract
+from moe import routing, schema
 from moe.training.config import RunConfig
 from tests import tiny
 from tests.routing import cases
 from tests.routing.cases import CASES, CHOICES, LEARNED, NOISY, TREES, B, T
 
 each = pytest.mark.parametrize("name", CASES)
+
 each_choice = pytest.mark.parametrize("name", CHOICES)
+
 each_learned = pytest.mark.parametrize("name", LEARNED)
+
 DRAWS_ALWAYS = ("gshard", "gshard sampled", "random")  # in evaluation, too
+
 # Not those in which the order of experts means something: groups of them, slots with weights.
 EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", *TREES}
+
 CAUSAL = [name for name, c in CASES.items() if c.experts.causal == "always"]
 
 
@@ -48,9 +50,6 @@ def test_the_training_config_can_ask_for_it(name):
     run = schema.from_config_dict(RunConfig, config)
     assert run.model.experts.router == name
     assert run.model.causal == (run.model.experts.causal == "always")
-
-
-# Who goes where.
 
 
 @each_choice
@@ -98,9 +97,6 @@ def test_slots_choose_real_tokens_each_expert_as_many_as_it_has_slots(name):
     result = cases.run(CASES[name], cases.inputs(padded=False))
     load_E = result.router_stats.kept_KE[0]
     np.testing.assert_array_equal(load_E, result.router_stats.slots / cases.E)
-
-
-# Padding, permutations, keys.
 
 
 @each
@@ -160,9 +156,6 @@ def test_the_key_decides(name):
     first, again, other = (cases.run(config, key=key) for key in (1, 1, 2))
     tiny.assert_equal(first, again)
     assert (first.y_BTD != other.y_BTD).any() == (name in NOISY)
-
-
-# Gradients.
 
 
 @each
@@ -234,171 +227,3 @@ def test_what_looks_ahead_is_caught_and_refused(name):
     assert differ(train=False) == (CASES[name].experts.causal == "never")
     with pytest.raises(ValueError, match="is not causal"):
         dataclasses.replace(CASES[name], allow_noncausal=False)
-
-
-# The same everywhere.
-
-
-@each
-def test_one_device_and_eight(name):
-    got, want = (cases.run(CASES[name], mesh=mesh) for mesh in ("2x4", "none"))
-    tiny.assert_close(got, want, atol=2e-6)
-
-
-ONE_A_ROUTER = {c.experts.router: name for name, c in CASES.items()}
-
-
-@pytest.mark.parametrize("name", ONE_A_ROUTER.values())
-@pytest.mark.parametrize("train", [True, False])
-def test_a_single_group_on_a_single_device(name, train):
-    """Where every axis of the mesh has size 1, JAX lets go of a sharding more easily."""
-    with tiny.on("1x1x1"):
-        one = cases.Inputs(*(np.asarray(x)[:1] for x in cases.inputs()))
-        shapes = jax.eval_shape(*cases.call(CASES[name], one, train, at=cases.weight()[:1]))
-    assert jax.tree.leaves(shapes)
-
-
-@each
-def test_compilation_changes_nothing(name):
-    """Of the router alone: one operation after the other, and all as one program."""
-    experts = CASES[name].experts
-    rng = np.random.default_rng(0)
-    logits = {
-        k: jnp.asarray(rng.normal(size=(2, T, columns)), jnp.float32)
-        for k, columns in experts.routing.projections(experts).items()
-    }
-    state = {k: x[0] for k, x in cases.state_of(CASES[name]).items()}
-    given = cases.inputs()
-    inputs = contract.RouterInputs(
-        logits, given.mask_BT[:2], given.ids_BT[:2], given.domain_BT[:2], jax.random.key(0), state
-    )
-    settings = contract.RouterSettings(experts.num_experts, experts.k, 3, True, experts.options)
-    if experts.router == "soft":
-        settings = settings._replace(slots=routing.soft.slots(experts))
-    route = functools.partial(experts.routing.route, settings=settings)
-    tiny.assert_close(route(inputs), jax.jit(route)(inputs))
-
-
-@pytest.mark.parametrize("name", ["top_2", "moving on", "gshard", "top_p", "capped", "soft"])
-def test_every_dispatcher_that_can_carry_it_does(name):
-    """Seats are all that a dispatcher sees: one case of each kind, and choices of no expert."""
-    want = cases.run(CASES[name], train=False)
-    kind = CASES[name].experts.routing.kind
-    able = [n for n, module in dispatch.SLOTTED.items() if kind in module.KINDS]
-    assert able == (
-        ["einsum"] if kind is assignment.DispatchMasks else ["oracle", "einsum", "gather"]
-    )
-    for other in {*able} - {CASES[name].experts.dispatcher}:
-        experts = dataclasses.replace(CASES[name].experts, dispatcher=other)
-        got = cases.run(dataclasses.replace(CASES[name], experts=experts), train=False)
-        tiny.assert_close(got, want, atol=2e-6)
-
-
-@pytest.mark.parametrize("name", ["top_2", "expert_choice"])
-def test_and_so_do_their_gradients(name):
-    """Where K is known, and where it is not."""
-    for other in ("oracle", "einsum"):
-        experts = dataclasses.replace(CASES[name].experts, dispatcher=other)
-        got = cases.run(dataclasses.replace(CASES[name], experts=experts))
-        tiny.assert_close(got, cases.run(CASES[name]), atol=2e-6)
-
-
-@pytest.mark.parametrize("transport", ["constraint", "all_gather"])
-@pytest.mark.parametrize("name", ["top_2", "expert_choice", "soft"])
-def test_every_transport_carries_every_kind(name, transport):
-    got = cases.run(CASES[name], mesh="2x4", transport=transport)
-    tiny.assert_close(got, cases.run(CASES[name]), atol=2e-6)
-
-
-def without_slots(name):
-    """The case with the dispatcher that has none."""
-    factors = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0}
-    experts = dataclasses.replace(CASES[name].experts, dispatcher="grouped", **factors)
-    return dataclasses.replace(CASES[name], experts=experts)
-
-
-NEED_SLOTS = ("moving on", "batch priority")  # to wait for, to compete for
-
-
-ONE_WITHOUT = {CASES[name].experts.router: name for name in CHOICES if name not in NEED_SLOTS}
-
-
-@pytest.mark.parametrize("name", ONE_WITHOUT.values())
-def test_without_slots_every_choice_is_computed(name):
-    """On a mesh, too: as on one device with a slot for everyone."""
-    want = cases.run(CASES[name], train=False)
-    got = cases.run(without_slots(name), train=False, mesh="2x4", ep_capacity_factor=4.0)
-    assert (want.router_stats.kept_KE == want.router_stats.chosen_KE).all()
-    empty = {"slots": 0}
-    tiny.assert_close(
-        got._replace(router_stats=got.router_stats._replace(**empty)),
-        want._replace(router_stats=want.router_stats._replace(**empty)),
-        atol=2e-6,
-    )
-
-
-@pytest.mark.parametrize("name", NEED_SLOTS)
-def test_what_needs_slots_is_refused_without(name):
-    with pytest.raises(ValueError, match="does nothing with experts.dispatcher='grouped'"):
-        without_slots(name)
-
-
-# Replay.
-
-
-@each_choice
-def test_recorded_choices_are_replayed_with_new_gates(name):
-    """With other weights the same experts; with the same weights the same result."""
-    config = CASES[name]
-    want = cases.run(config)
-    chosen = cases.experts_of(want)
-    again = cases.run(config, replayed=chosen)
-    tiny.assert_close(
-        again._replace(router_stats=again.router_stats.kept_KE),
-        want._replace(router_stats=want.router_stats.kept_KE),
-    )
-    other = {k: w if k == "experts" else -w for k, w in cases.params(config).items()}
-    got = cases.run(config, weights=other, replayed=chosen)
-    np.testing.assert_array_equal(cases.experts_of(got), chosen)
-    if name in LEARNED:  # left to itself, the router would choose others
-        assert (cases.experts_of(cases.run(config, weights=other)) != chosen).any()
-    if name in LEARNED and config.experts.router != "reinforce":
-        assert (got.y_BTD != want.y_BTD).any()
-
-
-# Shared experts and dropout.
-
-
-def test_shared_experts_are_one_feed_forward_beside():
-    config = CASES["top_1"]
-    shared = dataclasses.replace(
-        config, experts=dataclasses.replace(config.experts, shared_experts=2)
-    )
-    weights = cases.params(shared)
-    assert weights["shared"]["w_in"].shape == (tiny.D, 2 * config.experts.d_ff)
-    alone = {name: w for name, w in weights.items() if name != "shared"}
-    got = cases.run(shared, weights=weights).y_BTD - cases.run(config, weights=alone).y_BTD
-    x_BTD = cases.inputs().x_BTD
-    want = jax.nn.gelu(x_BTD @ weights["shared"]["w_in"]) @ weights["shared"]["w_out"]
-    tiny.assert_close(got, want, atol=1e-5)
-
-
-def test_expert_dropout_is_of_training_alone_and_keeps_the_mean():
-    experts = dataclasses.replace(CASES["top_1"].experts, expert_dropout=0.4)
-    config = dataclasses.replace(CASES["top_1"], experts=experts)
-    plain, tested = (cases.run(CASES["top_1"], train=train) for train in (True, False))
-    tiny.assert_equal(cases.run(config, train=False).y_BTD, tested.y_BTD)
-    draws = np.stack([cases.run(config, key=key).y_BTD for key in range(32)])
-    assert (draws[0] != draws[1]).any()
-    error = draws.mean(0) - plain.y_BTD
-    assert np.abs(error).mean() < 4 * draws.std(0).mean() / 32**0.5
-
-
-def test_a_shared_expert_costs_what_a_token_pays():
-    one = tiny.model(experts=tiny.moe_config())
-    more = dataclasses.replace(one, experts=tiny.moe_config(shared_experts=1))
-    a = flops.ideal(one, T)
-    b = flops.ideal(more, T)
-    assert b["experts"] == 2 * a["experts"] and b["attention"] == a["attention"]
-    idle = flops.parameters(one).total - flops.parameters(one).active
-    assert flops.parameters(more).total - flops.parameters(more).active == idle

@@ -2,45 +2,26 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
-import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from moe import compat
-from moe.data import prepare
 from moe.evaluation import text
 from moe.training import (
     checkpoint,
-    files,
     loop,
     metrics,
     observing,
-    optimizer,
     signals,
-    step,
 )
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
 
-
-@pytest.fixture(scope="module")
-def data():
-    return toys.data()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(data):
-    """Serves the toy data, and compiles equal steps once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "prepare", lambda config: data)
-        patch.setattr(optimizer, "make", functools.cache(optimizer.make))
-        patch.setattr(step, "make_train_step", functools.cache(step.make_train_step))
-        yield
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 class Interrupted(Exception):
@@ -61,28 +42,6 @@ def interruption(patch, at):
         inner.setattr(loop, "batch", failing)
         with pytest.raises(Interrupted):
             yield
-
-
-class Run:
-    """A finished run: its result, and what lies in its workdir."""
-
-    def __init__(self, workdir, result):
-        self.workdir = workdir
-        self.result = result
-        self.records = metrics.read(workdir / "metrics.jsonl")
-
-    def state(self, run):
-        """The state of the last checkpoint."""
-        with jax.set_mesh(loop.sharding.make_mesh(run.mesh.data, run.mesh.expert)):
-            template = step.init(run.task.model, run.tx, 1)
-            with contextlib.closing(checkpoint.Checkpoints(self.workdir)) as checkpoints:
-                return tiny.host(checkpoints.restore(template)[0])
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    return Run(workdir, loop.train(toys.run_config(), workdir))
 
 
 def without_time(record):
@@ -111,7 +70,7 @@ def test_a_resumed_run_never_stopped(whole, tmp_path, monkeypatch, at):
     monkeypatch.setattr(
         loop, "batch", lambda run, data, i: (steps.append(i), batch(run, data, i))[1]
     )
-    resumed = Run(tmp_path, loop.train(toys.run_config(), tmp_path))
+    resumed = toys.Run(tmp_path, loop.train(toys.run_config(), tmp_path))
     begin = EVERY if at >= EVERY else 0
     assert [i for i in steps if i] == [i for i in range(begin, STEPS) if i]
     assert list(map(without_time, resumed.records)) == list(map(without_time, whole.records))
@@ -123,10 +82,10 @@ def test_a_resumed_run_never_stopped_on_one_device(tmp_path, monkeypatch):
     """Every metric and the result, as on a machine without a mesh."""
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
-    never_stopped = Run(tmp_path / "a", loop.train(toys.run_config(), tmp_path / "a"))
+    never_stopped = toys.Run(tmp_path / "a", loop.train(toys.run_config(), tmp_path / "a"))
     with interruption(monkeypatch, 5):
         loop.train(toys.run_config(), tmp_path / "b")
-    resumed = Run(tmp_path / "b", loop.train(toys.run_config(), tmp_path / "b"))
+    resumed = toys.Run(tmp_path / "b", loop.train(toys.run_config(), tmp_path / "b"))
     assert list(map(without_time, resumed.records)) == list(
         map(without_time, never_stopped.records)
     )
@@ -195,111 +154,6 @@ def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     assert (whole.workdir / "metrics.jsonl").read_text() == before
 
 
-def test_a_run_on_other_data_is_refused(whole, tmp_path, data, monkeypatch):
-    """The same config, but the text behind it changed: no resuming, no pairing."""
-    root = tmp_path / "other"
-    shutil.copytree(whole.workdir, root)
-    (root / "result.json").unlink()
-    other = dataclasses.replace(data, meta={"files": {"train.npy": {"sha256": "other"}}})
-    monkeypatch.setattr(loop.prepare, "prepare", lambda config: other)
-    with pytest.raises(
-        ValueError, match="another data.*\n.*train.npy: it has 'toy', you gave 'other'"
-    ):
-        loop.train(toys.run_config(), root)
-
-
-def test_a_finished_run_of_another_config_is_refused(whole):
-    other = toys.run_config(optimizer={"learning_rate": 0.5}, train={"seed": 3})
-    with pytest.raises(ValueError, match="belongs to another config") as error:
-        loop.train(other, whole.workdir)
-    assert "optimizer.learning_rate: it has 0.01, you gave 0.5" in str(error.value)
-    assert "train.seed: it has 0, you gave 3" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        (
-            {"mesh": {"data": 3, "expert": 1}},
-            "mesh data=3, expert=1, model=1 does not fit 8 devices",
-        ),
-        ({"train": {"batch_size": 12}}, "batch_size / accumulate=12 is not divisible .*=8"),
-        (
-            {"train": {"batch_size": 16, "accumulate": 4}},
-            "batch_size / accumulate=4 is not divisible .*=8",
-        ),
-        ({"mesh": {"data": 1, "expert": 8}}, "num_experts=4 is not divisible .*expert=8"),
-        (
-            {"model": {"experts": tiny.moe_config(group_size=16)}},
-            r"groups .*=4 is not divisible .*=8",
-        ),
-    ],
-    ids=["devices", "batch", "micro-batch", "experts", "groups"],
-)
-def test_what_does_not_fit_the_mesh_is_refused_with_numbers(sections, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        loop.train(toys.run_config(**sections), tmp_path)
-
-
-def test_a_config_of_older_code_is_still_known(whole, tmp_path):
-    """A field that came later has its default; the mesh is not part of what a run is."""
-    shutil.copytree(whole.workdir, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    assert "mesh" not in config and config["model"].pop("num_kv_heads") == 0
-    path.write_text(json.dumps({**config, "mesh": {"data": -1, "expert": 1}}))
-    assert loop.train(toys.run_config(mesh={"data": 8, "expert": 1}), tmp_path) == whole.result
-    config["model"]["num_heads"] = 4
-    path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="model.num_heads: it has 4, you gave 2"):
-        loop.train(toys.run_config(), tmp_path)
-
-
-def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
-    """Who mends the mesh may go on under the same name: nothing was computed there."""
-    with pytest.raises(ValueError, match="does not fit"):
-        loop.train(toys.run_config(mesh={"data": 3, "expert": 1}), tmp_path)
-    with pytest.raises(ValueError, match="train split has 6 rows of 64 tokens, at least 8"):
-        loop.train(toys.run_config(train={"seq_len": 64}), tmp_path)
-    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
-    assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
-
-
-def test_a_model_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
-    """From shapes alone, before the data is prepared."""
-    monkeypatch.setattr(loop.prepare, "prepare", lambda config: pytest.fail("data was wanted"))
-    experts = tiny.moe_config(d_ff=10_000_000)
-    absurd = toys.run_config(model={"d_model": 1_000_000, "experts": experts})
-    with pytest.raises(ValueError, match="needs [0-9,.]+ GiB a device .* share of the host has"):
-        loop.train(absurd, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_do_not_train_in_one_workdir(tmp_path):
-    message = f"another process is training in {tmp_path}: wait"
-    with files.lock(tmp_path / "train.lock"), pytest.raises(ValueError, match=message):
-        loop.train(toys.run_config(), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
-
-
-def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
-    """Prepared elsewhere, carried here, and trained on in the same workdir."""
-    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
-    loop.train(toys.run_config(), tmp_path)
-    moved = toys.run_config(data={"prepared_dir": "/elsewhere", "cache_dir": "/else"})
-    assert loop.train(moved, tmp_path) == {"steps": 0}
-
-
-def test_a_dense_model_without_eval_or_log_in_between(tmp_path):
-    """Three steps, none of which is due: the end is evaluated and saved nevertheless."""
-    never = {"log_every": 100, "eval_every": 100, "checkpoint_every": 100, "steps": 3}
-    run = toys.run_config(model={"experts": None}, train=never, mesh={"data": 8, "expert": 1})
-    result = loop.train(run, tmp_path)
-    (record,) = metrics.read(tmp_path / "metrics.jsonl")
-    assert (record["step"], record["split"]) == (3, "validation")
-    assert result["test"].keys() == {"loss", "nll"} and Run(tmp_path, result).state(run).step == 3
-
-
 def test_hidden_tokens_are_learned_both_ways(tmp_path):
     """Evaluated on some 15% of the tokens, the same ones every time."""
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
@@ -328,14 +182,6 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
     loop.train(toys.run_config(train={"log_every": 2}, mesh={"data": 1, "expert": 1}), tmp_path)
     assert seen == [2, 4, 6]
-
-
-def test_more_domains_than_experts_are_refused(tmp_path, data, monkeypatch):
-    many = dataclasses.replace(data, domain_names=tuple("abcde"))
-    monkeypatch.setattr(loop.prepare, "prepare", lambda config: many)
-    run = toys.run_config(model={"experts": tiny.moe_config(router="domain")})
-    with pytest.raises(ValueError, match="'domain' has experts for 4 domains, and the data has 5"):
-        loop.train(run, tmp_path)
 
 
 def spoil(monkeypatch, after):

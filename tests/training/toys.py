@@ -1,12 +1,14 @@
 """A toy corpus and a run on it, short enough to repeat on every mesh and in several processes."""
 
+import contextlib
 import pathlib
 
+import jax
 import numpy as np
 
 from moe.data import prepare, prepared
+from moe.training import checkpoint, loop, metrics, optimizer, step
 from moe.training import config as configs
-from moe.training import optimizer
 from tests import tiny
 
 V = 257  # the smallest vocabulary that a tokenizer has
@@ -44,3 +46,19 @@ def run_config(**sections) -> configs.RunConfig:
         mesh=configs.MeshConfig(data=2, expert=4),
     )  # fmt: skip
     return run.replace(**sections)
+
+
+class Run:
+    """A finished run: its result, and what lies in its workdir."""
+
+    def __init__(self, workdir, result):
+        self.workdir = workdir
+        self.result = result
+        self.records = metrics.read(workdir / "metrics.jsonl")
+
+    def state(self, run):
+        """The state of the last checkpoint."""
+        with jax.set_mesh(loop.sharding.make_mesh(run.mesh.data, run.mesh.expert)):
+            template = step.init(run.task.model, run.tx, 1)
+            with contextlib.closing(checkpoint.Checkpoints(self.workdir)) as checkpoints:
+                return tiny.host(checkpoints.restore(template)[0])
