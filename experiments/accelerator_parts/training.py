@@ -102,6 +102,7 @@ def tiny(out: pathlib.Path) -> ConfigDict:
     config.base.train.update(steps=20, batch_size=8, seq_len=16, eval_every=10, eval_batches=1)
     config.base.train.update(test_batches=1, log_every=5, checkpoint_every=10)
     config.base.optimizer.warmup_steps = 5
+    config.shorter = ()
     path = out / "toy_text"
     if not path.exists():
         write_random_tokens(_base(config).data, path)
