@@ -1,8 +1,8 @@
 """Equal FLOPs on real text: a dense decoder, and MoE decoders that cost the same per token.
 
     python -m experiments.scaling --config=configs/scaling.py:demo     # 15 minutes, 2 cores
-    python -m experiments.scaling --config=configs/scaling.py:cpu      # 2 hours, 2 cores
-    python -m experiments.scaling --config=configs/scaling.py:ladder   # 2 hours more, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:cpu      # hours, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:ladder   # as many more, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:pilots   # what chose learning rates
     python -m experiments.scaling --config=configs/scaling.py:gpu      # one accelerator
 

@@ -65,7 +65,7 @@ def test_without_noise_the_fit_says_what_the_truth_says(name):
 
 
 def test_intervals_hold_the_truth():
-    """In nearly all of ten studies; RESULTS.md has a hundred of every law."""
+    """In nearly all of ten studies; `experiments.laws --synthetic=100` has more, of every law."""
     truth = published.TRUTHS["chinchilla"]
     found = published.coverage(LAWS["chinchilla"], truth, 10, 40)
     assert all(n >= 8 for n in found.values()) and sum(found.values()) >= 0.9 * 10 * len(found)
