@@ -193,7 +193,4 @@ def gpu() -> ConfigDict:
     config.variants.dense_2x_wide.model.update(d_model=384, num_heads=6)
     config.variants.dense_2x_deep.model.update(num_layers=16)
     config.variants.e256_top2 = experts(256)
-    for variant in config.variants.values():
-        if "learning_rate" in variant:
-            del variant["learning_rate"]
     return config

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from experiments import horizons, study
 from moe import schema
-from moe.config import MoEConfig
 from moe.training import files
 from moe.training.config import RunConfig
 
@@ -31,14 +30,10 @@ def runs(config: ConfigDict, part: ConfigDict) -> study.Runs:
 
 
 def _run(name, variant, base, config):
-    schema.require(
-        set(variant) <= VARIANT, f"variants.{name} has {sorted(variant)}: only {sorted(VARIANT)}"
-    )
+    study.check_variant(name, variant, VARIANT)
     model = dataclasses.replace(base.model, **variant.model)
     if "experts" in variant:
-        shared = ConfigDict({**config.experts, **variant.experts})
-        experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
-        model = dataclasses.replace(model, experts=experts)
+        model = study.with_experts(name, variant, model, config)
     t = base.train
     tokens = t.steps * t.batch_size * t.seq_len
     changed: dict = {"optimizer": {"learning_rate": variant.rate * base.optimizer.learning_rate}}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from experiments import command, horizons, study
 from moe import flops, schema
 from moe.analysis import plots, scaling
-from moe.config import ModelConfig, MoEConfig
+from moe.config import ModelConfig
 from moe.layers import ngrams
 from moe.training.config import RunConfig
 
@@ -34,10 +34,7 @@ def variants(config: ConfigDict) -> study.Runs:
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     models: dict[str, ModelConfig] = {}
     for name, variant in sorted(config.variants.items(), key=lambda v: "parameters_of" in v[1]):
-        schema.require(
-            set(variant) <= VARIANT,
-            f"variants.{name} has {sorted(variant)}: only {sorted(VARIANT)}",
-        )
+        study.check_variant(name, variant, VARIANT)
         said = {"experts", "flops", "parameters_of"} & set(variant)
         schema.require(len(said) <= 1, f"variants.{name} has {sorted(said)}: keep one of them")
         models[name] = _model(name, variant, base, config, models)
@@ -68,9 +65,8 @@ def _model(name, variant, base, config, others):
         return _with_ngrams(model, others[variant.parameters_of])
     if "experts" not in variant:
         return model
-    shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
-    experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
-    matched = flops.match(model, dataclasses.replace(model, experts=experts), **size)
+    sparse = study.with_experts(name, variant, model, config)
+    matched = flops.match(model, sparse, **size)
     print(f"{name:>16}: {config.match} FLOPs, {matched}")
     return matched.sparse
 

@@ -6,6 +6,7 @@ that of a variant, or <variant>@<steps> for a shorter run of it, see `experiment
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from experiments import horizons, timing, workers
 from moe import counting, flops, hlo, legacy, plan, schema, sharding
+from moe.config import ModelConfig, MoEConfig
 from moe.data import prepare
 from moe.models import contract
 from moe.training import files, loop, metrics, signals, step
@@ -126,6 +128,22 @@ def seeds_of(config: ConfigDict) -> range:
     """The seeds of a study; pilots begin at another than the studies that they are made for."""
     first = config.get("first_seed", 0)
     return range(first, first + config.seeds)
+
+
+def check_variant(name: str, variant: ConfigDict, known: set[str]) -> None:
+    """Refuses what no variant of this kind of study has."""
+    schema.require(
+        set(variant) <= known, f"variants.{name} has {sorted(variant)}: only {sorted(known)}"
+    )
+
+
+def with_experts(
+    name: str, variant: ConfigDict, model: ModelConfig, config: ConfigDict
+) -> ModelConfig:
+    """The model with the variant's experts, and what those of the study share."""
+    shared = ConfigDict({"d_ff": model.d_ff, **config.experts, **variant.experts})
+    experts = schema.from_config_dict(MoEConfig, shared, f"variants.{name}.experts.")
+    return dataclasses.replace(model, experts=experts)
 
 
 def variant_of(name: str) -> str:

@@ -8,7 +8,7 @@ program is the i-th of `mesh.devices.flat`.
 import math
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -46,9 +46,14 @@ def bytes_accessed(program: jax.stages.Compiled) -> float:
 
 def temporary_bytes(program: jax.stages.Compiled) -> int:
     """Memory of one call beside its arguments and results, on each device."""
+    return memory(program).temp_size_in_bytes
+
+
+def memory(program: jax.stages.Compiled) -> Any:
+    """What its compiler planned: bytes of arguments, results, temporary arrays and code."""
     used = program.memory_analysis()
-    assert used is not None  # see above
-    return used.temp_size_in_bytes
+    assert used is not None  # CPUs, GPUs and TPUs all tell it
+    return used
 
 
 def _nothing_yet() -> _Found:

@@ -150,8 +150,7 @@ def beside(program: jax.stages.Compiled, state: float) -> float:
 
     Temporary buffers, code, the batch, padding, and results that do not reuse the state's memory.
     """
-    used = program.memory_analysis()
-    assert used is not None  # CPUs, GPUs and TPUs all tell it
+    used = hlo.memory(program)
     results = used.output_size_in_bytes - used.alias_size_in_bytes
     arguments = used.argument_size_in_bytes - state
     return used.temp_size_in_bytes + used.generated_code_size_in_bytes + arguments + results

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import bench_dispatch, bench_layers, timing
 from experiments.accelerator_parts.cells import Cell, Settings, require
-from moe import ffn
+from moe import ffn, hlo
 from moe.dispatch import grouped
 from moe.routing.assignment import TopKAssignment
 
@@ -151,7 +151,6 @@ def _peak(program):
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Arguments, results and temporary arrays of a program, as its compiler planned them."""
-    plan = compiled.memory_analysis()
-    assert plan is not None  # CPUs, GPUs and TPUs all tell it
+    plan = hlo.memory(compiled)
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return held + plan.temp_size_in_bytes

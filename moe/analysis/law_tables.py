@@ -47,7 +47,7 @@ def answer(name: str, rows: list[dict], draws: int) -> Answer:
     """Fits one law, to all of its rows and without those that it is to foretell."""
     law = LAWS[name]
     mine = rows_for(name, rows)
-    beyond = np.array([_is_beyond(row, mine) for row in mine])
+    beyond = _beyond(mine)
     known = fitting.fit(law, cells.of(mine).take(~beyond))
     held_out = fitting.rmse(law, known.coefficients, cells.of(mine).take(beyond))
     fitted = fitting.fit(law, cells.of(mine))
@@ -56,11 +56,12 @@ def answer(name: str, rows: list[dict], draws: int) -> Answer:
     return Answer(name, fitted, mine, held_out, drawn)
 
 
-def _is_beyond(row, rows):
-    """Is it of the largest size, or of the longest runs of several lengths?"""
-    lengths = {r["steps"] for r in rows}
-    longest = len(lengths) > 1 and row["steps"] == max(lengths)
-    return longest or row["d_model"] == max(_widths(rows))
+def _beyond(rows):
+    """Which rows are of the largest size, or of the longest runs of several lengths?"""
+    steps = np.array([row["steps"] for row in rows])
+    widths = np.array([row["d_model"] for row in rows])
+    longest = (steps == steps.max()) & (steps.min() < steps.max())
+    return longest | (widths == widths.max())
 
 
 def forms_table(answers: Iterable[Answer], noise: float) -> str:
@@ -108,18 +109,14 @@ def priced(rows: list[dict]) -> list[dict]:
 
 
 def chooser(
-    one: Answer, axis: str, budget: float, memory: float = np.inf
+    one: Answer, axis: str, amount: float, memory: float = np.inf
 ) -> Callable[[Coefficients], list[optima.Best]]:
     """The best models of a budget on one axis, as a function of the law's coefficients."""
     rows = priced(one.rows)
     price, total = (optima.lines(rows, field) for field in (AXES[axis], "total"))
     longest = max(row["tokens"] for row in rows)
-
-    def choose(coefficients: Coefficients) -> list[optima.Best]:
-        law = one.fitted.law
-        return optima.over_experts(law, coefficients, budget, price, total, memory, longest)
-
-    return choose
+    budget = optima.Budget(amount, price, total, memory, longest)
+    return lambda coefficients: optima.over_experts(one.fitted.law, coefficients, budget)
 
 
 def budgets(one: Answer, axis: str, number: int = 4) -> np.ndarray:

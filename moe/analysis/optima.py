@@ -53,43 +53,40 @@ def lines(rows: Iterable[dict], field: str) -> Lines:
     )
 
 
-def best(
-    law: Law,
-    coefficients: Coefficients,
-    experts: int,
-    budget: float,
-    price: Lines,
-    total: Lines,
-    memory: float = np.inf,
-    longest: float = np.inf,
-) -> Best | None:
+class Budget(NamedTuple):
+    """What a model may cost."""
+
+    amount: float  # FLOPs or seconds of a whole run
+    price: Lines  # of a token, in the same unit
+    total: Lines  # parameters
+    memory: float = np.inf  # the largest number of parameters
+    longest: float = np.inf  # tokens of the longest run that the law was fitted to
+
+
+def best(law: Law, coefficients: Coefficients, experts: int, budget: Budget) -> Best | None:
     """The size with the least loss of those that the budget trains and the memory holds.
 
     Args:
       law, coefficients: of the loss.
       experts: E.
-      budget: FLOPs or seconds of a whole run.
-      price: of a token, in the budget's unit.
-      total: parameters.
-      memory: largest number of parameters.
-      longest: tokens of the longest run that the law was fitted to.
+      budget: what it may cost.
 
     Returns:
       None if no size is small enough.
     """
-    sizes, _ = price.of[experts]
+    sizes, _ = budget.price.of[experts]
     size = np.geomspace(sizes[0], sizes[-1], SIZES)
-    parameters = total.at(experts, size)
-    fits = parameters <= memory
+    parameters = budget.total.at(experts, size)
+    fits = parameters <= budget.memory
     if not fits.any():
         return None
     size = size[fits]
-    tokens = budget / price.at(experts, size)
+    tokens = budget.amount / budget.price.at(experts, size)
     ones = np.ones_like(size)
     cells = Cells(ones, size, parameters[fits], tokens, experts * ones, ones, ones)
     loss = fitting.predict(law, coefficients, cells)
     i = int(loss.argmin())
-    limit = _limit(i, len(size), float(tokens[i]), longest)
+    limit = _limit(i, len(size), float(tokens[i]), budget.longest)
     return Best(int(experts), float(loss[i]), float(size[i]), float(tokens[i]), limit)
 
 
@@ -104,18 +101,10 @@ def _limit(i, fitting_sizes, tokens, longest):
     return "largest size" if fitting_sizes == SIZES else "memory"
 
 
-def over_experts(
-    law: Law,
-    coefficients: Coefficients,
-    budget: float,
-    price: Lines,
-    total: Lines,
-    memory: float = np.inf,
-    longest: float = np.inf,
-) -> list[Best]:
+def over_experts(law: Law, coefficients: Coefficients, budget: Budget) -> list[Best]:
     """The best model for every number of experts that the grid has at several sizes."""
-    several = sorted(number for number, (sizes, _) in price.of.items() if len(sizes) > 1)
-    found = [best(law, coefficients, e, budget, price, total, memory, longest) for e in several]
+    several = sorted(number for number, (sizes, _) in budget.price.of.items() if len(sizes) > 1)
+    found = [best(law, coefficients, experts, budget) for experts in several]
     return [one for one in found if one is not None]
 
 

@@ -1,6 +1,5 @@
 """Next token: what follows each token of a document, in nats."""
 
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -35,17 +34,13 @@ def forward(
 def source(run: Run, data: Prepared) -> contract.BatchSource:
     """Rows of text with the next tokens as targets."""
     t = run.train
-    make = functools.partial(
-        batches.train_batch,
-        data,
-        batch_size=t.batch_size,
-        seq_len=t.seq_len,
-        seed=t.seed,
-        unique_rows=t.unique_tokens // t.seq_len,
-    )
+    size = {"batch_size": t.batch_size, "seq_len": t.seq_len}
+    unique = t.unique_tokens // t.seq_len
 
     def train(step: int, rows: np.ndarray) -> Batch:
-        return make(step=step, numbers=rows)
+        return batches.train_batch(
+            data, **size, seed=t.seed, step=step, numbers=rows, unique_rows=unique
+        )
 
     def held_out(split: str, max_batches: int) -> Iterator[Batch]:
         size = {"batch_size": run.micro_batch, "seq_len": t.seq_len, "max_batches": max_batches}

@@ -26,6 +26,10 @@ def rows(experts=(1, 8), sizes=(1e6, 1e8, 1e10)):
 PRICE, TOTAL = (optima.lines(rows(), field) for field in ("executed_flops", "total"))
 
 
+def budget(amount, **limits):
+    return optima.Budget(amount, PRICE, TOTAL, **limits)
+
+
 def test_lines_are_straight_in_logarithms():
     got = PRICE.at(8, np.array([1e6, 1e7, 1e9]))
     np.testing.assert_allclose(got, [12e6, 12e7, 12e9])
@@ -34,18 +38,18 @@ def test_lines_are_straight_in_logarithms():
 def test_the_optimum_is_that_of_the_closed_form():
     """Hoffmann et al. 2022, equation 4: N = G (C / 6)^(beta / (alpha + beta))."""
     a, b, alpha, beta = (TRUTH[name] for name in ("a", "b", "alpha", "beta"))
-    budget = 1e20
+    C = 1e20
     ratio = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
-    want = ratio * (budget / 6) ** (beta / (alpha + beta))
-    found = optima.best(LAW, TRUTH, 1, budget, PRICE, TOTAL)
+    want = ratio * (C / 6) ** (beta / (alpha + beta))
+    found = optima.best(LAW, TRUTH, 1, budget(C))
     assert found.size == pytest.approx(want, rel=0.05) and not found.limit
-    assert found.tokens == pytest.approx(budget / (6 * found.size))
-    assert 0 <= found.loss - (1.69 + a / want**alpha + b / (budget / 6 / want) ** beta) < 1e-4
+    assert found.tokens == pytest.approx(C / (6 * found.size))
+    assert 0 <= found.loss - (1.69 + a / want**alpha + b / (C / 6 / want) ** beta) < 1e-4
 
 
 def test_what_is_no_optimum_says_so():
-    def limit(budget, **limits):
-        return optima.best(LAW, TRUTH, 8, budget, PRICE, TOTAL, **limits).limit
+    def limit(amount, **limits):
+        return optima.best(LAW, TRUTH, 8, budget(amount, **limits)).limit
 
     assert limit(1e28) == "largest size" and limit(1e12) == "smallest size"
     assert limit(1e20) == "" and limit(1e20, memory=1e8) == "memory"
@@ -53,21 +57,21 @@ def test_what_is_no_optimum_says_so():
 
 
 def test_memory_leaves_out_models():
-    free = optima.best(LAW, TRUTH, 8, 1e20, PRICE, TOTAL)
-    tight = optima.best(LAW, TRUTH, 8, 1e20, PRICE, TOTAL, memory=free.size)
+    free = optima.best(LAW, TRUTH, 8, budget(1e20))
+    tight = optima.best(LAW, TRUTH, 8, budget(1e20, memory=free.size))
     assert tight.size == pytest.approx(free.size / 4, rel=0.05) and tight.loss > free.loss
-    assert optima.best(LAW, TRUTH, 8, 1e20, PRICE, TOTAL, memory=1e6) is None
-    limited = optima.over_experts(LAW, TRUTH, 1e20, PRICE, TOTAL, memory=2e6)
+    assert optima.best(LAW, TRUTH, 8, budget(1e20, memory=1e6)) is None
+    limited = optima.over_experts(LAW, TRUTH, budget(1e20, memory=2e6))
     assert [one.experts for one in limited] == [1]
 
 
 def test_experts_that_do_nothing_but_cost_lose():
     """Chinchilla knows no experts: the dense model is best under every draw."""
-    found = optima.over_experts(LAW, TRUTH, 1e20, PRICE, TOTAL)
+    found = optima.over_experts(LAW, TRUTH, budget(1e20))
     assert [one.experts for one in found] == [1, 8] and found[0].loss < found[1].loss
 
     def choose(coefficients):
-        return optima.over_experts(LAW, coefficients, 1e20, PRICE, TOTAL)
+        return optima.over_experts(LAW, coefficients, budget(1e20))
 
     assert optima.best_experts([TRUTH] * 3, choose) == (1, 1, 1)
 
