@@ -1,4 +1,4 @@
-"""Published sizes, met by shapes alone; and every preset lowers for 128 devices that nobody has."""
+"""Published sizes, met by shapes alone; and what every preset is on 128 devices that nobody has."""
 
 import pytest
 
@@ -77,18 +77,40 @@ def run_of(preset, **mesh) -> configs.RunConfig:
     )
 
 
-@NAMES
-def test_every_preset_lowers_for_a_pod(name):
-    """The whole training step on an abstract mesh of 128, with ZeRO, experts and tensors split."""
-    preset = presets.PRESETS[name]
+def on_a_pod(preset):
+    """A run on 128 devices, with ZeRO, experts and tensors split; and their abstract mesh."""
     run = run_of(preset, data=-1, expert=4 if preset.model.experts else 1, model=4, zero=True)
     mesh = sharding.abstract_mesh(128, run.mesh.data, run.mesh.expert, run.mesh.model)
     sharding.check(mesh, run.shared())
+    return run, mesh
+
+
+@NAMES
+def test_every_preset_lies_on_a_pod(name):
+    preset = presets.PRESETS[name]
+    run, mesh = on_a_pod(preset)
+    with sharding.on(mesh, run.mesh.zero):
+        held = plan.estimate.bytes_per_device(plan.state_shapes(run).params)
+    total = flops.parameters(preset.model).total * 4
+    assert held < total / 128 * 1.05  # norms and biases are everywhere
+
+
+# Other sizes of GLaM differ in sizes alone, as do two of Mixtral and of GPT-4.
+LOWERED = [
+    name
+    for name in presets.PRESETS
+    if not name.startswith("glam") or name in ("glam_137b", "glam_64b_64e")
+    if name not in ("mixtral_8x7b", "gpt4_8x220b")
+]
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_presets_lower_for_a_pod(name):
+    """The whole training step."""
+    preset = presets.PRESETS[name]
+    run, mesh = on_a_pod(preset)
     with sharding.on(mesh, run.mesh.zero):
         text = plan.lower(run, mesh).as_text()
-        held = plan.estimate.bytes_per_device(plan.state_shapes(run).params)
     assert "num_partitions = 128" in text
     crossings = text.count("stablehlo.all_to_all")
     assert (crossings > 0) == bool(preset.model.experts)
-    total = flops.parameters(preset.model).total * 4
-    assert held < total / 128 * 1.05  # norms and biases are everywhere

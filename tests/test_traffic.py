@@ -90,11 +90,11 @@ def test_noise_is_drawn_where_it_is_used(router):
     assert bits == {f"{groups // 8},10,8"}
 
 
-SCANNED = dataclasses.replace(EVERY_MESH, num_layers=4, scan_unroll=1)  # two blocks in one scan
+SCANNED = dataclasses.replace(EVERY_MESH, num_layers=2, scan_unroll=1)
 
 
 @pytest.mark.parametrize(
-    ("name", "remat", "crossings"), [("gather", False, 4), ("gather", True, 6), ("einsum", True, 6)]
+    ("name", "remat", "crossings"), [("gather", False, 4), ("einsum", True, 6)]
 )
 def test_a_training_step_under_scan(name, remat, crossings):
     """Per MoE layer 2 all-to-alls forward, 2 backward, 2 to recompute; nothing is gathered."""
@@ -147,7 +147,7 @@ def test_experts_and_their_gradients_stay_with_their_devices():
             tiny.compiled_gradients(config), params, tiny.put(tiny.inputs()), jax.random.key(0)
         )[1]
         for tree in (params, shapes):
-            experts = tree["block"]["layer_1"]["moe"]["experts"]
+            experts = tree["block"]["layer_0"]["moe"]["experts"]
             specs = {tuple(x.sharding.spec)[:2] for x in experts.values()}
             assert specs == {(None, "expert")}
 

@@ -118,6 +118,7 @@ MODES = [
     for name in ALL
     for mode in ("training", "evaluation", "replay")
     if mode != "replay" or ALL[name].experts.routing.kind is assignment.TopKAssignment
+    if mode == "training" or ALL[name].experts.routing.learned  # a table gives what it holds
 ]
 
 
