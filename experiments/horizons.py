@@ -73,11 +73,12 @@ def _step(path):
 
 
 def _hand_on(path, to):
-    """Copies the metrics, then the checkpoint, unless another process is training there."""
+    """Copies the metrics, then the checkpoints, unless another process is training there."""
     with files.lock(to / "lock") as free:
         if not free or _began(to):
             return
         shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
+        shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)
         unfinished = to / ".checkpoints"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(path / "checkpoints", unfinished)

@@ -191,7 +191,7 @@ def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
     path = root / "timing.json"
     nothing: dict[str, dict] = {"median": {}, "least": {}}
-    found = json.loads(path.read_text()) if path.exists() else nothing
+    found = files.read_json(path) if path.exists() else nothing
     return found if "least" in found else nothing
 
 
@@ -210,7 +210,7 @@ def _timed(timed, name):
 def _finished(path):
     """The result of a run with its validation curve and the routing of its last quarter."""
     records = metrics.read(path / "metrics.jsonl")
-    result = json.loads((path / "result.json").read_text())
+    result = files.read_json(path / "result.json", "steps", "seconds")
     result["test"] = legacy.metrics(result.get("test", {}))
     curve = [r for r in records if r["split"] == "validation"]
     train = [r for r in records if r["split"] == "train"]
@@ -292,7 +292,7 @@ def _time_steps(index, runs, root):
         "memory": {name: hlo.temporary_bytes(s) for name, s in steps.items()},
         "seconds": {name: [round(x, 6) for x in s] for name, s in seconds.items()},
     }
-    files.write(root / "timing.json", json.dumps(found) + "\n")
+    files.write_json(root / "timing.json", found)
 
 
 def _state(run, data):

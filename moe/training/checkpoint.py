@@ -1,9 +1,14 @@
-"""Checkpoints by orbax: the training state, and the seconds that it took."""
+"""Checkpoints by orbax: the training state, and the seconds that it took.
+
+The last two are kept, and a damaged one is left out in favour of the one before it (`checksums`).
+"""
 
 import contextlib
 import pathlib
 import re
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +16,70 @@ import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import legacy, paths
+from moe.training import checksums, files
 from moe.training.step import State
 
 _PARAMETERS = re.compile("^params/")
 
-policies = orbax.training.preservation_policies
+T = TypeVar("T")
+KEPT = 2  # checkpoints, so that there is one to go back to
+ATTEMPTS = 3  # at a checkpoint that its run replaces while it is read
+NONE = -1
+ALL_DAMAGED = -2
 
 
 class Checkpoints:
     """The last checkpoints of a run: the training state and the seconds it took."""
 
     def __init__(self, workdir: pathlib.Path):
-        self._checkpointer = orbax.training.Checkpointer(
-            str((workdir / "checkpoints").resolve()),
-            preservation_policy=policies.LatestN(n=1),
-        )
+        self._workdir = workdir
+        self._root = (workdir / "checkpoints").resolve()
+        self._checked: int | None = None  # what `latest` found
+        self._writer: orbax.training.Checkpointer | None = None
 
     @property
     def latest(self) -> int | None:
-        """The step of the last checkpoint, None if there is none."""
-        found = self._checkpointer.latest
-        return None if found is None else found.step
+        """The step of the last checkpoint that is what was saved, None if there is none at all.
+
+        Those that are not are named on stderr.
+
+        Raises:
+          ValueError: if none of them is, in every process.
+        """
+        if self._checked is None:
+            self._checked = files.first_says(self._last_sound)
+        if self._checked == ALL_DAMAGED:
+            raise ValueError(
+                f"no checkpoint in {self._root} is what was saved: bring one back"
+                " from a copy, or start over in another workdir"
+            )
+        return None if self._checked == NONE else self._checked
+
+    def _last_sound(self):
+        steps = steps_in(self._workdir)
+        for step in steps:
+            said = checksums.damage(self._workdir, step)
+            if not said:
+                return step
+            print(f"the checkpoint of step {step} is left out: {said}", file=sys.stderr)
+        return ALL_DAMAGED if steps else NONE
+
+    def claim(self) -> None:
+        """Moves damaged checkpoints to `damaged/`, for a run that will save these steps again.
+
+        Raises:
+          ValueError: if all are damaged, or metrics.jsonl is.
+        """
+        sound = self.latest
+        if sound is None:
+            return
+        checksums.check_metrics(self._workdir, sound)
+        damaged = [step for step in steps_in(self._workdir) if step > sound]
+        files.barrier("damaged checkpoints were seen")
+        if jax.process_index() == 0:
+            for step in damaged:
+                _set_aside(self._workdir, step)
+        files.barrier("damaged checkpoints were moved")
 
     def save(self, step: int, state: State, seconds: float) -> None:
         """Saves, unless this step is already saved.
@@ -42,7 +90,23 @@ class Checkpoints:
         if self.latest != step:
             self._require_finite(step, state)
             about = {"seconds": seconds}
-            self._checkpointer.save(step, state._asdict(), force=True, custom_metadata=about)
+            self._opened().save(step, state._asdict(), force=True, custom_metadata=about)
+            if jax.process_index() == 0:
+                checksums.write(self._workdir, step)
+            files.barrier(f"checkpoint {step} was saved")
+            self._checked = step
+
+    def _opened(self):
+        """What writes; it reads all that is there, so that damage must have been moved away."""
+        if self._writer is None:
+            latest = orbax.training.preservation_policies.LatestN(n=KEPT)
+            self._writer = orbax.training.Checkpointer(str(self._root), preservation_policy=latest)
+        return self._writer
+
+    @property
+    def _folder(self):
+        """Of the latest checkpoint."""
+        return self._root / str(self.latest)
 
     def parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What the latest checkpoint holds of parameters and router state, by path.
@@ -51,7 +115,7 @@ class Checkpoints:
           ValueError: if there is no checkpoint.
         """
         if self.latest is None:
-            raise ValueError(f"{self._checkpointer.directory} holds no checkpoint yet")
+            raise ValueError(f"{self._root} holds no checkpoint yet")
         return {
             _PARAMETERS.sub("", path): jax.ShapeDtypeStruct(x.shape, x.dtype)
             for path, x in self._saved().items()
@@ -83,18 +147,23 @@ class Checkpoints:
         saved = _shapes(self._saved())
         if saved != _shapes(wanted):
             raise ValueError(
-                f"{self._checkpointer.directory}, step {self.latest}, was saved by other code: it"
-                f" has {_listed(saved - _shapes(wanted))} and lacks"
+                f"{self._folder} was saved by other code: it has"
+                f" {_listed(saved - _shapes(wanted))} and lacks"
                 f" {_listed(_shapes(wanted) - saved)}. Start over in another workdir"
             )
         loaded = self._load(wanted)
         state = jax.tree_util.tree_map_with_path(lambda path, _: loaded[paths.name(path)], template)
-        about = self._checkpointer.metadata(self.latest).custom_metadata
+        if int(state.step) != self.latest:
+            raise ValueError(
+                f"{self._folder} holds the state of step {int(state.step)}: give the folder its"
+                " name back"
+            )
+        about = orbax.metadata(self._folder).custom_metadata
         return state, about["seconds"]
 
     def _saved(self):
         """What is known of every array of the latest checkpoint, by its path of today."""
-        saved = paths.named(self._checkpointer.metadata(self.latest).metadata)
+        saved = paths.named(orbax.metadata(self._folder).metadata)
         return {legacy.saved_path(path): x for path, x in saved.items()}
 
     def _load(self, wanted):
@@ -109,12 +178,12 @@ class Checkpoints:
         def template(path: tuple, _: Any) -> Any:
             return wanted.get(legacy.saved_path(paths.name(path)))
 
-        saved = self._checkpointer.metadata(self.latest).metadata
+        saved = orbax.metadata(self._folder).metadata
         context = orbax.Context()
         context.pytree.loading.partial_load = True
         with context:
             parts = _pruned(jax.tree_util.tree_map_with_path(template, saved))
-            loaded = paths.named(self._checkpointer.load(self.latest, parts))
+            loaded = paths.named(orbax.load(self._folder, parts))
         return {legacy.saved_path(path): x for path, x in loaded.items()}
 
     def _require_finite(self, step, state):
@@ -132,15 +201,47 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for writes to end."""
-        self._checkpointer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def exists(workdir: pathlib.Path) -> bool:
-    """Does the run in this folder have a checkpoint?"""
-    if not (workdir / "checkpoints").is_dir():
-        return False
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.latest is not None
+    """Does the run in this folder have a checkpoint, sound or not?"""
+    return bool(steps_in(workdir))
+
+
+def steps_in(workdir: pathlib.Path) -> list[int]:
+    """The steps of all complete checkpoints, the last first; what is written half has no number."""
+    found = (workdir / "checkpoints").glob("*")
+    return sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True)
+
+
+def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
+    """What is read from the last checkpoint of a run, which may still train.
+
+    It may replace the checkpoint meanwhile: then the new one is read.
+
+    Raises:
+      ValueError: if that happens again and again.
+    """
+    for _ in range(ATTEMPTS):
+        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+            number = checkpoints.latest
+            try:
+                return read(checkpoints)
+            except Exception:
+                with contextlib.closing(Checkpoints(workdir)) as again:
+                    if again.latest == number:
+                        raise
+    raise ValueError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")
+
+
+def _set_aside(workdir, step):
+    """Moves one checkpoint to where none was moved before."""
+    target = workdir / "damaged"
+    target.mkdir(exist_ok=True)
+    number = len(list(target.iterdir()))
+    (workdir / "checkpoints" / str(step)).rename(target / f"{step}_{number}")
 
 
 def not_finite(tree: Any) -> list[str]:

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +23,47 @@ def write(path: pathlib.Path, text: str) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.write_text(text)
     new.replace(path)
+
+
+def write_json(path: pathlib.Path, content: dict, indent: int | None = None) -> None:
+    """Writes a JSON file with a checksum of its content, which `read_json` compares."""
+    whole = content | {"checksum": _checksum(content)}
+    write(path, json.dumps(whole, indent=indent) + "\n")
+
+
+def read_json(path: pathlib.Path, *needed: str) -> dict:
+    """The content of a JSON file; that of one without a checksum, as older code wrote, is believed.
+
+    Args:
+      path: of the file.
+      needed: keys that it must have.
+
+    Raises:
+      ValueError: if it is not what was written, or lacks a key.
+    """
+    try:
+        content = json.loads(path.read_text())
+        known = content.pop("checksum", None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from error
+    if known != _checksum(content) and (known or _has_a_checksum(content)):
+        raise ValueError(f"{path} is damaged (it is not what was written): {_MEND}")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise ValueError(f"{path} is damaged (it lacks {', '.join(missing)}): {_MEND}")
+    return content
+
+
+_MEND = "bring it back from a copy, or name another workdir"
+
+
+def _has_a_checksum(content):
+    """Under another name, which is damage to the name."""
+    return any(re.fullmatch("[0-9a-f]{64}", str(value)) for value in content.values())
+
+
+def _checksum(content):
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -76,7 +119,7 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
     _require_same(path, wanted, owner, read)  # by all, before one writes
     if jax.process_index() == 0 and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(wanted, indent=2) + "\n")
+        write_json(path, wanted, indent=2)
     barrier(f"{path} was written")
     if not path.exists():
         raise ValueError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
@@ -85,7 +128,7 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
 
 
 def _require_same(path, wanted, owner, read):
-    said = json.loads(json.dumps(read(json.loads(path.read_text())))) if path.exists() else wanted
+    said = json.loads(json.dumps(read(read_json(path)))) if path.exists() else wanted
     lines = difference(said, wanted)
     if not any(all_gather(bool(lines))):
         return
@@ -101,6 +144,14 @@ def all_gather(says: bool) -> list[bool]:
     if jax.process_count() == 1:
         return [says]
     return multihost_utils.process_allgather(np.array(says)).tolist()
+
+
+def first_says(number: Callable[[], int]) -> int:
+    """What the first process finds; the others do not look."""
+    if jax.process_count() == 1:
+        return number()
+    said = number() if jax.process_index() == 0 else 0
+    return int(multihost_utils.broadcast_one_to_all(np.int32(said)))
 
 
 def barrier(name: str) -> None:

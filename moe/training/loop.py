@@ -1,7 +1,6 @@
 """The training loop: batch, step, and now and then a log line, an evaluation, a checkpoint."""
 
 import contextlib
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -58,7 +57,7 @@ def train(
     done = workdir / "result.json"
     if files.all_gather(done.exists())[0]:
         claim_workdir(run, workdir)
-        return json.loads(done.read_text())
+        return files.read_json(done, "steps", "seconds")
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
         print(said, file=sys.stderr)
@@ -69,7 +68,7 @@ def train(
         with sharding.on(mesh, run.mesh.zero):
             result = _train(run, workdir, data, name, bar, stop)
         if jax.process_index() == 0:
-            files.write(done, json.dumps(result) + "\n")
+            files.write_json(done, result)
         files.barrier(f"{done} was written")
     return result
 
@@ -175,6 +174,7 @@ def identity(data: Prepared) -> dict:
 def _train(run, workdir, data, name, line, stop):
     state = starting.scratch(run, data)
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        checkpoints.claim()
         resumed = checkpoints.restore(state)
         state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
         train_step = compiled(run, state, data)

@@ -1,13 +1,11 @@
 """Finished and unfinished runs, opened again: `load_run` is the one way."""
 
-import contextlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 from moe import legacy, schema
 from moe.data import prepare
-from moe.training import checkpoint, loop, starting, step
+from moe.training import checkpoint, files, loop, starting, step
 from moe.training.config import RunConfig
 
 
@@ -27,7 +25,7 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
     """
     path = pathlib.Path(workdir) / "config.json"
     schema.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
-    return schema.from_config_dict(RunConfig, legacy.run_config(json.loads(path.read_text())))
+    return schema.from_config_dict(RunConfig, legacy.run_config(files.read_json(path)))
 
 
 def load_run(workdir: pathlib.Path | str) -> LoadedRun:
@@ -41,8 +39,7 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     data = prepare.prepare(run.data)
     loop.claim_workdir(run, workdir, data)
     state = starting.scratch(run, data)
-    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
-        found = checkpoints.restore(state)
+    found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(state))
     if found is None:
         raise ValueError(f"{workdir} has no checkpoint yet")
     return LoadedRun(run, data, found[0])

@@ -1,6 +1,5 @@
 """The state of step 0: from scratch, or from the parameters of another run."""
 
-import contextlib
 import json
 import pathlib
 
@@ -13,8 +12,6 @@ from moe.data import prepared
 from moe.initialisation import mapping
 from moe.training import checkpoint, files, step
 from moe.training.config import RunConfig
-
-ATTEMPTS = 3  # at a checkpoint that its run replaces while it is read
 
 
 def scratch(run: RunConfig, data: prepared.Prepared) -> step.State:
@@ -60,24 +57,16 @@ def start(
 
 
 def _read(config, source, drawn):
-    """The step of the other run's checkpoint, every parameter's origin, and what they read.
+    """The step of the other run's checkpoint, every parameter's origin, and what they read."""
 
-    A run that still trains may replace the checkpoint meanwhile: then the new one is read.
-    """
-    for _ in range(ATTEMPTS):
-        with contextlib.closing(opened(source)) as checkpoints:
-            number = checkpoints.latest
-            try:
-                shapes = checkpoints.parameters()
-                origins = mapping.origins(config, drawn, shapes)
-                saved = checkpoints.load_parameters(_layouts(origins, drawn, shapes))
-            except Exception:
-                with contextlib.closing(opened(source)) as again:
-                    if again.latest == number:
-                        raise
-                continue
-        return number, origins, saved
-    raise ValueError(f"{source} replaced its checkpoint {ATTEMPTS} times while it was read")
+    def read(checkpoints):
+        shapes = checkpoints.parameters()
+        origins = mapping.origins(config, drawn, shapes)
+        saved = checkpoints.load_parameters(_layouts(origins, drawn, shapes))
+        return checkpoints.latest, origins, saved
+
+    _require_checkpoint(source)
+    return checkpoint.reading(source, read)
 
 
 def check(run: RunConfig, data: prepared.Prepared) -> None:
@@ -92,21 +81,16 @@ def check(run: RunConfig, data: prepared.Prepared) -> None:
     source = pathlib.Path(run.init_from.workdir).expanduser()
     check_tokenizer(run.init_from, source, data)
     shapes = jax.eval_shape(lambda: step.init(run.task.model, run.tx, 0))
-    with contextlib.closing(opened(source)) as checkpoints:
-        mapping.origins(run.init_from, paths.named(_tree(shapes)), checkpoints.parameters())
+    _require_checkpoint(source)
+    saved = checkpoint.reading(source, lambda checkpoints: checkpoints.parameters())
+    mapping.origins(run.init_from, paths.named(_tree(shapes)), saved)
 
 
-def opened(workdir: pathlib.Path) -> checkpoint.Checkpoints:
-    """The checkpoints in a run's folder, for reading.
-
-    Raises:
-      ValueError: if there are none.
-    """
+def _require_checkpoint(workdir):
     schema.require(
         checkpoint.exists(workdir),
         f"init_from.workdir={str(workdir)!r} has no checkpoint: name the folder of a run",
     )
-    return checkpoint.Checkpoints(workdir)
 
 
 def check_tokenizer(
@@ -118,7 +102,7 @@ def check_tokenizer(
       ValueError: with what to change.
     """
     path = source / "data.json"
-    known = json.loads(path.read_text()).get("sha256", {}) if path.exists() else {}
+    known = files.read_json(path).get("sha256", {}) if path.exists() else {}
     theirs = known.get("tokenizer.json")
     ours = data.sha256.get("tokenizer.json")
     schema.require(

@@ -1,7 +1,6 @@
 """A workdir belongs to one config and one text; files are whole or absent."""
 
 import dataclasses
-import json
 import pathlib
 import re
 import subprocess
@@ -43,7 +42,8 @@ def test_a_workdir_remembers_its_config(tmp_path):
     workdir = tmp_path / "runs" / "one"
     files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     written = (workdir / "config.json").read_text()
-    assert json.loads(written) == {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
+    want = {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
+    assert files.read_json(workdir / "config.json") == want
     files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     assert (workdir / "config.json").read_text() == written
 

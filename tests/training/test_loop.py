@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from moe import compat
 from moe.evaluation import text
 from moe.training import (
     checkpoint,
+    files,
     loop,
     metrics,
     observing,
@@ -127,7 +127,7 @@ def test_training_learns(whole):
 
 def test_the_result(whole):
     result = whole.result
-    assert json.loads((whole.workdir / "result.json").read_text()) == result
+    assert files.read_json(whole.workdir / "result.json") == result
     nll = result["test_documents_nll"]
     tokens = result["test_documents_tokens"]
     assert sum(tokens) == 16 * toys.run_config().train.seq_len

@@ -58,7 +58,7 @@ def alone(tmp_path_factory):
     def save_and_copy(self, number, *args):
         save(self, number, *args)
         if number == toys.EVERY:
-            self._checkpointer.close()
+            self.close()
             shutil.copytree(workdir, half)
             self.__init__(workdir)
 

@@ -67,7 +67,7 @@ def test_a_config_of_older_code_is_still_known(whole, tmp_path):
     """A field that came later has its default; the mesh is not part of what a run is."""
     shutil.copytree(whole.workdir, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
+    config = files.read_json(path)
     assert "mesh" not in config and config["model"].pop("num_kv_heads") == 0
     path.write_text(json.dumps({**config, "mesh": {"data": -1, "expert": 1}}))
     assert loop.train(toys.run_config(mesh={"data": 8, "expert": 1}), tmp_path) == whole.result
@@ -106,10 +106,11 @@ def test_two_do_not_train_in_one_workdir(tmp_path):
 
 def test_where_the_data_lies_is_not_what_a_run_is(tmp_path, monkeypatch):
     """Prepared elsewhere, carried here, and trained on in the same workdir."""
-    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
+    result = {"steps": 0, "seconds": 0.0}
+    monkeypatch.setattr(loop, "_train", lambda *args: result)
     loop.train(toys.run_config(), tmp_path)
     moved = toys.run_config(data={"prepared_dir": "/elsewhere", "cache_dir": "/else"})
-    assert loop.train(moved, tmp_path) == {"steps": 0}
+    assert loop.train(moved, tmp_path) == result
 
 
 def test_a_dense_model_without_eval_or_log_in_between(tmp_path):

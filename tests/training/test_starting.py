@@ -165,17 +165,17 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, data, monkeypa
     source = tmp_path / "source"
     save(dense_run(), source, data, seed=5)
     load = checkpoint.Checkpoints.load_parameters
-    seeds = iter((6,))
+    later = iter((4, 5))  # after two more the first is gone
 
     def slow(checkpoints, wanted):
-        for seed in seeds:  # once
-            save(dense_run(), source, data, seed, step=4)
+        for number in later:  # once
+            save(dense_run(), source, data, seed=6, step=number)
         return load(checkpoints, wanted)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "load_parameters", slow)
     run = dense_run().replace(init_from={"workdir": str(source)})
     start(run, tmp_path, data)
-    assert json.loads((tmp_path / "init.json").read_text())["step"] == 4
+    assert json.loads((tmp_path / "init.json").read_text())["step"] == 5
 
 
 def test_nothing_may_be_read_at_all(dense, tmp_path, data):

@@ -1,0 +1,170 @@
+"""Every kind of file that a run leaves is damaged; none is believed, and what is sound goes on."""
+
+import json
+import random
+import re
+import shutil
+
+import pytest
+
+from moe.training import checkpoint, checksums, files, loop, metrics, runs
+from tests import tiny
+from tests.training import toys
+from tests.training.toys import EVERY, STEPS
+
+pytestmark = pytest.mark.usefixtures("programs")
+
+
+def flip(path):
+    """One bit, somewhere."""
+    content = bytearray(path.read_bytes())
+    place = random.Random(path.name).randrange(len(content))
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def flip_digit(path):
+    """Still JSON, with another number."""
+    text = path.read_text()
+    place = text.index("0.") + 3
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def delete(path):
+    path.unlink()
+
+
+DAMAGES = (flip, cut, empty, delete)
+each_damage = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+
+
+@pytest.fixture
+def workdir(whole, tmp_path):
+    """A run that ended, but for its result."""
+    shutil.copytree(whole.workdir, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    return tmp_path / "run"
+
+
+def folder(workdir, step):
+    return workdir / "checkpoints" / str(step)
+
+
+def contents(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@each_damage
+def test_damage_to_any_file_of_a_checkpoint_is_seen_and_named(workdir, damage):
+    names = [path.relative_to(workdir) for path in contents(folder(workdir, STEPS))]
+    assert len(names) > 5
+    for name in names:
+        path = workdir / name
+        before = path.read_bytes()
+        if not before and damage is not delete:
+            continue
+        damage(path)
+        assert str(path) in checksums.damage(workdir, STEPS)
+        path.write_bytes(before)
+    assert checksums.damage(workdir, STEPS) == ""
+
+
+def test_a_run_goes_on_from_the_last_sound_checkpoint(whole, workdir, capsys):
+    """To the very same end; what was damaged lies aside, and its step is saved again."""
+    flip(max(contents(folder(workdir, STEPS)), key=lambda path: path.stat().st_size))
+    run = toys.run_config()
+    result = loop.train(run, workdir)
+    assert f"the checkpoint of step {STEPS} is left out: " in capsys.readouterr().err
+    assert result["test_nll"] == whole.result["test_nll"]
+    tiny.assert_equal(toys.Run(workdir, result).state(run), whole.state(run))
+    assert [path.name for path in (workdir / "damaged").iterdir()] == [f"{STEPS}_0"]
+    assert checksums.damage(workdir, STEPS) == ""
+    records = metrics.read(workdir / "metrics.jsonl")
+    assert [r["step"] for r in records] == [r["step"] for r in whole.records]
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_start_over(workdir):
+    for step in (EVERY, STEPS):
+        delete(contents(folder(workdir, step))[0])
+    for use in (lambda: loop.train(toys.run_config(), workdir), lambda: runs.load_run(workdir)):
+        with pytest.raises(ValueError, match="no checkpoint in .* is what was saved: bring one"):
+            use()
+    assert not (workdir / "result.json").exists() and not (workdir / "damaged").exists()
+
+
+def test_a_reader_goes_back_to_the_sound_one_and_moves_nothing(workdir, capsys):
+    flip(contents(folder(workdir, STEPS))[0])
+    assert runs.load_run(workdir).state.step == EVERY
+    assert folder(workdir, STEPS).exists()
+    assert "is left out" in capsys.readouterr().err
+
+
+def test_a_folder_with_the_step_of_another_is_refused(workdir):
+    """As one whose checksums have been lost, too: the state knows its step."""
+    shutil.rmtree(folder(workdir, EVERY))
+    folder(workdir, STEPS).rename(folder(workdir, STEPS + 2))
+    with pytest.raises(ValueError, match=f"checkpoints/8 holds the state of step {STEPS}"):
+        runs.load_run(workdir)
+
+
+def test_a_checkpoint_without_checksums_is_believed(whole, workdir):
+    """A run from before there were any, or killed before they were written."""
+    shutil.rmtree(workdir / "checksums")
+    assert loop.train(toys.run_config(), workdir)["test_nll"] == whole.result["test_nll"]
+
+
+@pytest.mark.parametrize("damage", (cut, empty, delete, flip_digit))
+def test_metrics_that_are_not_what_they_were_stop_the_run(workdir, damage):
+    path = workdir / "metrics.jsonl"
+    damage(path)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} does not begin with the [\d,]+"):
+        loop.train(toys.run_config(), workdir)
+    shutil.rmtree(workdir / "checksums")
+    loop.train(toys.run_config(), workdir)
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json", "result.json"])
+def test_a_flipped_bit_in_a_small_file_is_seen_or_changes_nothing(whole, tmp_path, name):
+    before = (whole.workdir / name).read_bytes()
+    want = files.read_json(whole.workdir / name)
+    path = tmp_path / name
+    rng = random.Random(0)
+    seen = 0
+    for _ in range(200):
+        content = bytearray(before)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            assert files.read_json(path) == want
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged (")
+            seen += 1
+    assert seen > 100
+
+
+@pytest.mark.parametrize("text", ["{}", "", "[]", '{"steps": 6}', '"no"'])
+def test_a_result_without_its_numbers_is_none(workdir, text):
+    (workdir / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=r"result.json is damaged \(.*bring it back from a copy"):
+        loop.train(toys.run_config(), workdir)
+
+
+def test_what_older_code_wrote_is_believed(workdir):
+    path = workdir / "config.json"
+    path.write_text(json.dumps(files.read_json(path)))
+    assert runs.read_config(workdir).model == toys.run_config().model
+
+
+def test_no_checkpoint_is_lost_to_a_stop_between_it_and_its_checksums(workdir):
+    (workdir / "checksums" / f"{STEPS}.json").unlink()
+    checkpoints = checkpoint.Checkpoints(workdir)
+    assert checkpoints.latest == STEPS
+    checkpoints.close()
