@@ -50,7 +50,7 @@ def batch(run: RunConfig) -> Batch:
 def floor(run: RunConfig, rounds: int, what: str) -> float:
     """Seconds of the matrix products of a training step, each shape by itself."""
     t = run.train
-    step_ = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    step_ = step.of_run(run)
     state = jax.eval_shape(lambda: step.init(run.task.model, run.tx, t.seed))
     found = counting.products(step_, state, contract.batch_shapes(t.batch_size, t.seq_len))
     calls: dict[counting.Product, Callable[[], jax.Array]] = {}

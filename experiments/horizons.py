@@ -73,12 +73,14 @@ def _step(path):
 
 
 def _hand_on(path, to):
-    """Copies the metrics, then the checkpoints, unless another process is training there."""
+    """Copies what belongs to the checkpoints, then these, unless another process trains there."""
     with files.lock(to / "lock") as free:
         if not free or _began(to):
             return
         shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
         shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)
+        if (path / "rewinds.json").exists():
+            shutil.copy(path / "rewinds.json", to / "rewinds.json")
         unfinished = to / ".checkpoints"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(path / "checkpoints", unfinished)

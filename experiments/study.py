@@ -181,7 +181,7 @@ def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
     t = run.train
     state = plan.state_shapes(run)
-    train_step = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    train_step = step.of_run(run)
     return counting.count(
         train_step, state, contract.batch_shapes(t.batch_size, t.seq_len)
     ).everything

@@ -170,7 +170,7 @@ def lower(run: RunConfig, mesh: Mesh) -> jax.stages.Lowered:
     """The whole training step, lowered for the mesh in use; no array is made."""
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
-    train_step = step.make_train_step(run.task, run.tx, t.seed, t.accumulate)
+    train_step = step.of_run(run)
     inputs = contract.batch_shapes(t.batch_size, t.seq_len, layout)
     traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))

@@ -106,6 +106,7 @@ TRAIN = {
     "test_batches": from_zero(COUNT),
     "checkpoint_every": above_zero(COUNT),
     "collapse_steps": above_zero(COUNT),
+    "largest_grad_norm": from_zero(1e12),
 }
 OPTIMIZER = {
     "learning_rate": above_zero(10_000.0),

@@ -166,6 +166,16 @@ def test_what_extending_adds_works_alone_and_together(sandbox):
     assert json.loads((sandbox / "run" / "config.json").read_text())["architecture"] == model
 
 
+def test_every_promise_has_its_test():
+    lines = rows((DOCS / "promises.md").read_text())
+    assert len(lines) > 15
+    for promise, tests in lines:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, promise
+        for path, test in named:
+            assert f"def {test}(" in (DOCS.parent / path).read_text(), promise
+
+
 def test_code_that_fails_fails_where_it_stands(sandbox):
     with pytest.raises(AssertionError) as caught:
         execute(README, "Text.\n\n```python\none = 1\n```\n\n```python\nassert one == 2\n```\n")

@@ -14,7 +14,7 @@ from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
 from moe.execution import Execution
 from moe.layers import attention_kernels
-from moe.training import optimizer
+from moe.training import divergence, optimizer
 from moe.training.optimizer import OptimizerConfig
 
 OF_EXPERTS = ("transport", "implementation", "ep_capacity_factor")  # fields of a mesh
@@ -37,9 +37,12 @@ class TrainConfig:
     checkpoint_every: int = 1000
     evaluators: tuple[str, ...] = ("loss", "agreement")  # of `evaluation.EVALUATORS`; "name:every"
     collapse_steps: int = 500  # a router that has been collapsed for so long is warned of
+    on_divergence: str = "stop"  # of `divergence.POLICIES`
+    largest_grad_norm: float = 0.0  # before clipping; a larger one diverges, 0 is any finite one
 
     def __post_init__(self):
         ranges.check(self, "train", ranges.TRAIN)
+        schema.one_of("train.on_divergence", self.on_divergence, divergence.POLICIES)
         self.evaluator_intervals()
         schema.require(
             self.batch_size % self.accumulate == 0,

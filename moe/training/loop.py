@@ -16,7 +16,17 @@ from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped
-from moe.training import checkpoint, estimate, files, metrics, observing, signals, starting, step
+from moe.training import (
+    checkpoint,
+    divergence,
+    estimate,
+    files,
+    metrics,
+    observing,
+    signals,
+    starting,
+    step,
+)
 from moe.training.config import RunConfig
 
 
@@ -172,20 +182,35 @@ def identity(data: Prepared) -> dict:
 
 
 def _train(run, workdir, data, name, line, stop):
-    state = starting.scratch(run, data)
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         checkpoints.claim()
-        resumed = checkpoints.restore(state)
-        state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
-        train_step = compiled(run, state, data)
-        path = workdir / "metrics.jsonl"
-        with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
-            watch = observing.Watch(run, data, name, writer, observing.Clock(seconds))
-            bar = progress(run, int(state.step), name, line)
-            state, seconds = _loop(run, data, state, train_step, watch, checkpoints, bar, stop)
+        while True:
+            try:
+                state, seconds = _go_on(run, workdir, data, name, line, stop, checkpoints)
+                break
+            except divergence.Diverged as error:
+                if run.train.on_divergence != "rewind":
+                    raise
+                start = checkpoints.latest or 0
+                divergence.rewind(workdir, start, error)
+                print(f"{name}: step {error.step} diverged: back to {start}", file=sys.stderr)
         checkpoints.save(run.train.steps, state, seconds)
         result = evaluation.EVALUATORS[run.objective.objective.result](run, data, "test")
         return summary(run, result.evaluate(state), seconds)
+
+
+def _go_on(run, workdir, data, name, line, stop, checkpoints):
+    """From the last checkpoint, or the start, to the last step."""
+    state = starting.scratch(run, data)
+    resumed = checkpoints.restore(state)
+    state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
+    train_step = compiled(run, state, data)
+    path = workdir / "metrics.jsonl"
+    known = divergence.rewinds(workdir)
+    with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
+        watch = observing.Watch(run, data, name, writer, observing.Clock(seconds))
+        bar = progress(run, int(state.step), name, line)
+        return _loop(run, data, known, state, train_step, watch, checkpoints, bar, stop)
 
 
 def progress(run: RunConfig, first: int, name: str, line: int) -> tqdm.tqdm:
@@ -196,13 +221,13 @@ def progress(run: RunConfig, first: int, name: str, line: int) -> tqdm.tqdm:
     )
 
 
-def _loop(run, data, state, train_step, watch, checkpoints, bar, stop):
+def _loop(run, data, rewinds, state, train_step, watch, checkpoints, bar, stop):
     """The steps that are left: batch, step, and now and then a look or a checkpoint."""
     watch.clock.start()
     for i in bar:
         n = i + 1
         watch.before_step(n, state)
-        state, measured = train_step(state, batch(run, data, i))
+        state, measured = train_step(state, batch(run, data, divergence.position(rewinds, i)))
         watch.after_step(n, state, measured)
         bar.set_postfix(watch.shown, refresh=False)
         stopped = n < run.train.steps and stop(n)
@@ -212,13 +237,13 @@ def _loop(run, data, state, train_step, watch, checkpoints, bar, stop):
             watch.clock.start()
         if stopped:
             raise signals.Stopped(n)
+    watch.check()
     return state, watch.clock.stop(state)
 
 
 def compiled(run: RunConfig, state: step.State, data: Prepared) -> jax.stages.Compiled:
     """The training step, compiled ahead so that no compilation is timed."""
-    jitted = step.make_train_step(run.task, run.tx, run.train.seed, run.train.accumulate)
-    return jitted.lower(state, batch(run, data, 0)).compile()
+    return step.of_run(run).lower(state, batch(run, data, 0)).compile()
 
 
 def batch(run: RunConfig, data: Prepared, i: int) -> Batch:

@@ -9,7 +9,7 @@ import numpy as np
 from moe import evaluation
 from moe.data.prepared import Prepared
 from moe.evaluation import routing
-from moe.training import metrics, step
+from moe.training import divergence, metrics, step
 from moe.training.config import RunConfig
 
 
@@ -49,7 +49,27 @@ class Watch:
             evaluator: evaluation.EVALUATORS[evaluator](run, data, "validation")
             for evaluator in self._intervals
         }
-        self.flush = writer.flush
+        self._writer = writer
+        self._late: tuple[int, dict] | None = None  # a step that was not looked at yet
+
+    def flush(self) -> None:
+        """Makes sure that the last step did not diverge, and writes its record."""
+        self.check()
+        self._writer.flush()
+
+    def check(self) -> None:
+        """Looks at the last step's loss and gradient, for which it waits.
+
+        Raises:
+          divergence.Diverged: see `divergence.look`.
+        """
+        if self._late is None:
+            return
+        t = self._run.train
+        found = divergence.look(self._name, *self._late, t.on_divergence, t.largest_grad_norm)
+        if found is not None:
+            self._log.write(found)
+        self._late = None
 
     def before_step(self, n: int, state: step.State) -> None:
         """Shows the state before step n to the evaluators that will look after it."""
@@ -61,7 +81,12 @@ class Watch:
             self.clock.start()
 
     def after_step(self, n: int, state: step.State, measured: dict) -> None:
-        """Logs what was measured in step n, and what evaluators find after it."""
+        """Logs what was measured in step n, and what evaluators find after it.
+
+        The step before it is ready by now, and it is looked at whether that diverged.
+        """
+        self.check()
+        self._late = n, {key: measured[key] for key in ("loss", "grad_norm")}
         if n % self._run.train.log_every == 0:
             self._log.write({"step": n, "split": "train", **measured})
             self.shown |= self._log.shown

@@ -1,6 +1,6 @@
 """The state of training and the pure functions that advance and evaluate it."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,10 @@ from moe.config import MoEConfig
 from moe.models.contract import Model
 from moe.objectives import contract
 from moe.routing import stats
-from moe.training import gradients
+from moe.training import divergence, gradients
+
+if TYPE_CHECKING:
+    from moe.training.config import RunConfig
 
 
 class State(NamedTuple):
@@ -44,10 +47,30 @@ def init(
     return State(jnp.int32(0), params, jax.jit(tx.init)(params), router_state)
 
 
+def of_run(run: "RunConfig") -> jax.stages.Wrapped:
+    """The training step of a run, see `make_train_step`."""
+    t = run.train
+    skip_over = t.largest_grad_norm if t.on_divergence == "skip" else None
+    return make_train_step(run.task, run.tx, t.seed, t.accumulate, skip_over)
+
+
 def make_train_step(
-    task: contract.Task, tx: optax.GradientTransformation, seed: int, accumulate: int = 1
+    task: contract.Task,
+    tx: optax.GradientTransformation,
+    seed: int,
+    accumulate: int = 1,
+    skip_over: float | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted step (state, batch) -> (state, metrics); the old state's memory is reused."""
+    """The jitted step (state, batch) -> (state, metrics); the old state's memory is reused.
+
+    Args:
+      task: a model and what it learns.
+      tx: the optimizer.
+      seed: of the routers' noise and of dropout.
+      accumulate: micro-batches.
+      skip_over: unless it is None, a step whose loss or gradient is not finite, or whose gradient
+        has a larger norm than this (0 is any), changes nothing but the number of the step.
+    """
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -59,7 +82,11 @@ def make_train_step(
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         experts = task.model.config.experts
         router_state = update_router_state(experts, state.router_state, sums.router_stats)
-        return State(state.step + 1, params, optimizer_state, router_state), metrics
+        new = State(state.step + 1, params, optimizer_state, router_state)
+        if skip_over is not None:
+            good = divergence.sound(metrics["loss"], metrics["grad_norm"], skip_over)
+            new = divergence.keep(good, new, state._replace(step=new.step))
+        return new, metrics
 
     return jax.jit(train_step, donate_argnums=0)
 

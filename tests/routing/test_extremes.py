@@ -1,6 +1,7 @@
 """Scores so far apart, or so low, that probabilities underflow: what is normalised stays so."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,11 @@ def renormalises(name):
     experts = ALL[name].experts
     chosen = experts.routing.kind is assignment.TopKAssignment
     return chosen and experts.k > 1 and name not in NOT_OF_ONE
+
+
+def reads_train(router):
+    """May it do otherwise in evaluation?"""
+    return ".train" in inspect.getsource(inspect.getmodule(router.route))
 
 
 def rows(rng, columns, scale):
@@ -119,6 +125,7 @@ MODES = [
     for mode in ("training", "evaluation", "replay")
     if mode != "replay" or ALL[name].experts.routing.kind is assignment.TopKAssignment
     if mode == "training" or ALL[name].experts.routing.learned  # a table gives what it holds
+    if mode != "evaluation" or reads_train(ALL[name].experts.routing)
 ]
 
 

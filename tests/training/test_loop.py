@@ -211,11 +211,11 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path, monkeypatch):
 
 
 def test_a_state_that_is_not_finite_replaces_no_checkpoint(whole, tmp_path, monkeypatch):
-    """Nobody looks at the loss before the checkpoint of step 6, and that of step 3 stays."""
+    """No evaluation comes before the checkpoint of step 6, and that of step 3 stays."""
     run = toys.run_config(train={"eval_every": 100, "steps": 7})
     with monkeypatch.context() as patch:
         spoil(patch, after=5)
-        message = r"step 6: .*params.* not finite.* step 3 .*Lower optimizer.learning_rate"
+        message = "step 6 diverged, its loss is nan .*Lower optimizer.learning_rate"
         with pytest.raises(FloatingPointError, match=message):
             loop.train(run, tmp_path)
     with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as checkpoints:
