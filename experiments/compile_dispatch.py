@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments import bench_dispatch as bench
 from experiments import bench_layers, command
-from moe import ffn, hlo, plan
+from moe import ffn, hlo, plan, target
 from moe.analysis import markdown
 from moe.routing.assignment import TopKAssignment
 from moe.training import files
@@ -58,7 +58,8 @@ def rows(cell: bench_layers.Cell, device: jax.Device) -> Iterator[dict]:
     matrices = ffn.num_matrices(cell.activation) * cell.d_model * cell.k * cell.d_ff
     for name, (layer, weights) in programs(cell, choice).items():
         args = jax.tree.map(there, (x_SD, choice, weights, x_SD))
-        traced = jax.jit(bench.one_pass(layer, "training")).trace(*args)
+        with target.compiling_for(device.platform):
+            traced = jax.jit(bench.one_pass(layer, "training")).trace(*args)
         began = time.perf_counter()
         compiled = traced.lower(lowering_platforms=(device.platform,)).compile()
         yield {

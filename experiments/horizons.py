@@ -78,7 +78,8 @@ def _hand_on(path, to):
         if not free or _began(to):
             return
         shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
-        shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)
+        if (path / "checksums").exists():
+            shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)
         if (path / "rewinds.json").exists():
             shutil.copy(path / "rewinds.json", to / "rewinds.json")
         unfinished = to / ".checkpoints"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import matmul, sharding
+from moe import matmul, sharding, target
 
 ACTIVATIONS = {  # name -> (function, gated)
     "relu": (jax.nn.relu, False),
@@ -79,7 +79,7 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     inner = [jnp.einsum(into, x, w) for w in (weights.w_in, weights.w_gate)[: 1 + gated]]
     product: Callable = functools.partial(jnp.einsum, out_of, out_sharding=layout)
     (*_, S, F) = (1, *inner[0].shape)
-    if jax.default_backend() == "cpu" and S >= F:
+    if target.platform() == "cpu" and S >= F:
         product = matmul.with_wide_gradient(out_of, layout)
 
     @jax.checkpoint  # the hidden units are made again for the gradient: cheaper than to keep them

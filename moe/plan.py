@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from moe import chips, flops, hlo, schema, sharding
+from moe import chips, flops, hlo, schema, sharding, target
 from moe.dispatch import grouped
 from moe.models import contract
 from moe.training import estimate, step
@@ -172,7 +172,8 @@ def lower(run: RunConfig, mesh: Mesh) -> jax.stages.Lowered:
     layout = NamedSharding(mesh, sharding.spec("BT"))
     train_step = step.of_run(run)
     inputs = contract.batch_shapes(t.batch_size, t.seq_len, layout)
-    traced = train_step.trace(state_shapes(run), inputs)
+    with target.compiling_for(PLATFORM):
+        traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import compat, ffn, sharding
+from moe import compat, ffn, sharding, target
 from moe.dispatch import blocks, gather, ragged
 from moe.routing import assignment
 
@@ -40,7 +40,7 @@ IMPLEMENTATIONS = {
 
 def fit(backend: str = "") -> list[str]:
     """The kernels that are no dense product on a backend, on the one that is here if not told."""
-    backend = backend or jax.default_backend()
+    backend = backend or target.platform()
     return [name for name, k in IMPLEMENTATIONS.items() if backend in k.backends]
 
 
@@ -50,7 +50,7 @@ def check(kernel: str, backend: str = "") -> None:
     Raises:
       ValueError: with those that are not dense.
     """
-    backend = backend or jax.default_backend()
+    backend = backend or target.platform()
     if kernel not in fit(backend):
         raise ValueError(
             f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"

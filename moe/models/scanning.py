@@ -2,6 +2,8 @@
 
 import jax
 
+from moe import target
+
 UNROLLED = 8  # blocks at most
 
 
@@ -11,7 +13,7 @@ def suited(length: int) -> int:
     A scan copies weights, gradients and what is kept for them in and out of stacked arrays. On CPUs
     that is a tenth of a step, so a few blocks are not scanned; many would take long to compile.
     """
-    whole = jax.default_backend() == "cpu" and length <= UNROLLED
+    whole = target.platform() == "cpu" and length <= UNROLLED
     return length if whole else 1
 
 

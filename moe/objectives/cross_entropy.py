@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import sharding
+from moe import sharding, target
 from moe.layers import embedding
 
 LOGITS = {"cpu": 2**21}  # of a chunk: as many as stay in a cache
@@ -75,7 +75,7 @@ def _on_one_device(head, targets_BT, weight_BT):
     weight_BT = weight_BT.astype(jnp.float32)
     flat = [sharding.reshard(x, "..").reshape(B * T) for x in (targets_BT, weight_BT)]
     w_VD = sharding.reshard(head.w_VD, "..")
-    size = max(1, LOGITS.get(jax.default_backend(), OTHERWISE) // V)
+    size = max(1, LOGITS.get(target.platform(), OTHERWISE) // V)
     with jax.named_scope("head"):
         total, nll_N = _in_chunks(min(size, B * T), x_NTD.reshape(B * T, D), w_VD, *flat)
     return total, jax.lax.stop_gradient(sharding.reshard(nll_N.reshape(B, T), "BT"))

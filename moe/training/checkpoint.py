@@ -65,7 +65,7 @@ class Checkpoints:
         return ALL_DAMAGED if steps else NONE
 
     def claim(self) -> None:
-        """Moves damaged checkpoints to `damaged/`, for a run that will save these steps again.
+        """Moves damaged checkpoints to `damaged/`: the run will save these steps again.
 
         Raises:
           ValueError: if all are damaged, or metrics.jsonl is.
@@ -74,11 +74,11 @@ class Checkpoints:
         if sound is None:
             return
         checksums.check_metrics(self._workdir, sound)
-        damaged = [step for step in steps_in(self._workdir) if step > sound]
-        files.barrier("damaged checkpoints were seen")
+        files.barrier("checkpoints were looked at")
         if jax.process_index() == 0:
-            for step in damaged:
-                _set_aside(self._workdir, step)
+            for step in steps_in(self._workdir):
+                if step > sound or (step < sound and checksums.damage(self._workdir, step)):
+                    _set_aside(self._workdir, step)
         files.barrier("damaged checkpoints were moved")
 
     def save(self, step: int, state: State, seconds: float) -> None:
@@ -90,6 +90,8 @@ class Checkpoints:
         if self.latest != step:
             self._require_finite(step, state)
             about = {"seconds": seconds}
+            if jax.process_index() == 0:
+                checksums.forget(self._workdir, step)  # of a damaged one with this number
             self._opened().save(step, state._asdict(), force=True, custom_metadata=about)
             if jax.process_index() == 0:
                 checksums.write(self._workdir, step)

@@ -35,6 +35,11 @@ def write(workdir: pathlib.Path, step: int) -> None:
             other.unlink(missing_ok=True)
 
 
+def forget(workdir: pathlib.Path, step: int) -> None:
+    """Removes what was known of a checkpoint, before another is saved in its place."""
+    _path(workdir, step).unlink(missing_ok=True)
+
+
 def damage(workdir: pathlib.Path, step: int) -> str:
     """What is wrong with a checkpoint; "" if it is what was saved.
 
@@ -87,7 +92,8 @@ def _known(path) -> dict[str, Any]:
     """What was written; {} if that is damaged or there is nothing."""
     try:
         known = json.loads(path.read_text())
-        return known if known.keys() == {"files", METRICS} else {}
+        whole = known.keys() == {"files", METRICS} and isinstance(known["files"], dict)
+        return known if whole else {}
     except (OSError, ValueError, AttributeError):
         return {}
 

@@ -71,7 +71,7 @@ def train(
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
         print(said, file=sys.stderr)
-    if not checkpoint.exists(workdir):
+    if not files.all_gather(checkpoint.exists(workdir))[0]:
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
         claim_workdir(run, workdir, data)

@@ -92,6 +92,7 @@ class Watch:
             self.shown |= self._log.shown
         due = self._due(n)
         if due:
+            self.check()
             self._evaluate(n, state, due)
 
     def _due(self, n):

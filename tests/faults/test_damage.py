@@ -100,6 +100,23 @@ def test_a_run_without_a_sound_checkpoint_does_not_start_over(workdir):
     assert not (workdir / "result.json").exists() and not (workdir / "damaged").exists()
 
 
+def test_a_damaged_older_checkpoint_is_moved_away_too(workdir):
+    """So that two sound ones are kept from then on, and nothing that writes meets it."""
+    for path in contents(folder(workdir, EVERY)):
+        empty(path)
+    loop.train(toys.run_config(), workdir)
+    assert [path.name for path in (workdir / "damaged").iterdir()] == [f"{EVERY}_0"]
+
+
+def test_checksums_of_a_damaged_checkpoint_do_not_condemn_the_next(workdir, whole):
+    """Not even if its run is killed before it has checksums of its own."""
+    flip(contents(folder(workdir, STEPS))[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checksums, "write", lambda *args: None)
+        loop.train(toys.run_config(), workdir)
+    assert checksums.damage(workdir, STEPS) == ""
+
+
 def test_a_reader_goes_back_to_the_sound_one_and_moves_nothing(workdir, capsys):
     flip(contents(folder(workdir, STEPS))[0])
     assert runs.load_run(workdir).state.step == EVERY

@@ -1,5 +1,6 @@
 """A step that diverges is seen at once, and stopped at, skipped, or left out with its data."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,6 +99,31 @@ def test_rewound_past_the_data(tmp_path, batches):
     loop.train(run, tmp_path / "parts")
     again, want = (toys.Run(tmp_path / name, None).state(run) for name in ("parts", "whole"))
     tiny.assert_equal(again, want)
+
+
+@pytest.mark.parametrize("after", [2, STEPS])
+def test_rewound_where_an_evaluation_is_due(tmp_path, monkeypatch, after):
+    """The parameters are NaN by then: the step is looked at before the evaluation."""
+    compiled = loop.compiled
+    spoiled = []
+
+    def once(*args):
+        train_step = compiled(*args)
+
+        def advance(state, batch):
+            state, measured = train_step(state, batch)
+            if state.step == after and not spoiled:
+                spoiled.append(True)
+                params = jax.tree.map(lambda x: x * np.nan, state.params)
+                return state._replace(params=params), measured | {"grad_norm": np.nan}
+            return state, measured
+
+        return advance
+
+    monkeypatch.setattr(loop, "compiled", once)
+    run = toys.run_config(train={"on_divergence": "rewind"}, mesh={"data": 2, "expert": 4})
+    assert np.isfinite(loop.train(run, tmp_path)["test_nll"])
+    assert divergence.rewinds(tmp_path) == [((after - 1) // EVERY * EVERY, after)]
 
 
 def test_a_run_rewinds_so_often_and_no_more(worst, tmp_path, monkeypatch):
