@@ -82,11 +82,13 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     if target.platform() == "cpu" and S >= F:
         product = matmul.with_wide_gradient(out_of, layout)
 
-    @jax.checkpoint  # the hidden units are made again for the gradient: cheaper than to keep them
     def out(w_out: jax.Array, *inner: jax.Array) -> jax.Array:
         return product(hidden_fn(hidden(function, *inner)), w_out)
 
-    return out(weights.w_out, *inner)
+    # On CPUs hidden units are made again for the gradient: cheaper than to keep them. Where it is
+    # compiled for TPUs the same would cost experts twice the memory (experiments/RESULTS.md).
+    again = jax.checkpoint(out) if target.platform() == "cpu" else out
+    return again(weights.w_out, *inner)
 
 
 def hidden(
