@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from configs import scaling
 from moe import schema
+from moe.errors import UserError
 from moe.training.config import RunConfig
 
 SIZES = {
@@ -36,7 +37,7 @@ def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, pilots or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "pilots": pilots, "gpu": gpu}
     if size not in sizes:
-        raise ValueError(f"configs/laws.py:{size} is unknown: use {', '.join(sizes)}")
+        raise UserError(f"configs/laws.py:{size} is unknown: use {', '.join(sizes)}")
     return sizes[size]()
 
 

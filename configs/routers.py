@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from configs import scaling
 from moe import objectives, schema
+from moe.errors import UserError
 
 EXPERTS = 20
 DOMAINS = len(scaling.CORPUS)
@@ -38,7 +39,7 @@ def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "gpu": gpu}
     if size not in sizes:
-        raise ValueError(f"configs/routers.py:{size} is unknown: use demo, cpu or gpu")
+        raise UserError(f"configs/routers.py:{size} is unknown: use demo, cpu or gpu")
     return sizes[size]()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from moe import schema
+from moe.errors import UserError
 from moe.training.config import RunConfig
 
 CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "cloud_docs")
@@ -27,7 +28,7 @@ def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, ladder, pilots or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "ladder": ladder, "pilots": pilots, "gpu": gpu}
     if size not in sizes:
-        raise ValueError(f"configs/scaling.py:{size} is unknown: use {', '.join(sizes)}")
+        raise UserError(f"configs/scaling.py:{size} is unknown: use {', '.join(sizes)}")
     return sizes[size]()
 
 

@@ -20,6 +20,7 @@ from absl import flags
 from experiments import command
 from moe.batch import Batch
 from moe.data.prepared import Prepared
+from moe.errors import UserError
 from moe.evaluation import routing
 from moe.routing import assignment
 from moe.training import files, loop, runs
@@ -31,11 +32,11 @@ def compare(run: RunConfig, data: Prepared, state: State, batches: int) -> dict:
     """Means over so many batches.
 
     Raises:
-      ValueError: if no token of this model chooses.
+      UserError: if no token of this model chooses.
     """
     experts = run.model.experts
     if experts is None or experts.routing.kind is not assignment.TopKAssignment:
-        raise ValueError(
+        raise UserError(
             "a model whose tokens choose experts was expected: a dense one, or one whose slots"
             " choose, has nothing to compare"
         )

@@ -20,7 +20,7 @@ def require(flag: str = "--baselines") -> None:
     """Refuses to compare with what is not installed.
 
     Raises:
-      ValueError: with what to install.
+      UserError: with what to install.
     """
     missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
     schema.require(

@@ -1,7 +1,7 @@
 """What every experiment does with its command line.
 
 What a user can mend, a wrong value or a file that is not there, ends in one line on stderr and exit
-code 1. MOE_DEBUG=1 shows the traceback instead.
+code 1. --debug shows the traceback instead.
 """
 
 import contextlib
@@ -11,15 +11,19 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from moe.training import signals
+from experiments import supervisor
+from moe.errors import UserError
+from moe.training import processes, signals
 
 flags.disclaim_key_flags()  # --config belongs to who asks for it, and stands in its --help
 
 ROOT = pathlib.Path(__file__).parents[1]
-MENDED_BY_USERS = (ValueError, FloatingPointError, OSError, flags.Error)
+MENDED_BY_USERS = (UserError, OSError, flags.Error)
+flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def config(default: str, meaning: str) -> flags.FlagHolder:
@@ -42,7 +46,7 @@ def _parse(argv):
     logging.set_verbosity(logging.WARNING)
     program, *unexpected = flags.FLAGS(argv)
     if unexpected:
-        raise ValueError(f"unexpected arguments {unexpected}: overrides look like --config.a.b=c")
+        raise UserError(f"unexpected arguments {unexpected}: overrides look like --config.a.b=c")
     if "workdir" in flags.FLAGS:
         flags.FLAGS["workdir"].value = _folder(flags.FLAGS["workdir"].value)
     return [program]
@@ -52,7 +56,7 @@ def _folder(workdir):
     """The folder's name with ~ spelled out."""
     path = os.path.expanduser(workdir)
     if path and os.path.lexists(path) and not os.path.isdir(path):
-        raise ValueError(f"--workdir={workdir} is a file: name a folder, which may be a new one")
+        raise UserError(f"--workdir={workdir} is a file: name a folder, which may be a new one")
     return path
 
 
@@ -75,7 +79,7 @@ def _found(value):
     for place in places:
         if place.is_file():
             return f"{place}{colon}{argument}"
-    raise ValueError(f"--config={value}: there is no file {' or '.join(map(str, places))}")
+    raise UserError(f"--config={value}: there is no file {' or '.join(map(str, places))}")
 
 
 @contextlib.contextmanager
@@ -88,9 +92,26 @@ def _in_one_line() -> Iterator[None]:
         sys.exit(signals.RESUMABLE)
     except Exception as error:
         said = _said(error)
-        if said is None or os.environ.get("MOE_DEBUG", "0") not in ("", "0"):
+        shown = said is None or "--debug" in sys.argv
+        if processes.several():
+            _leave(error, traceback.format_exc() if shown else said)
+        if shown:
             raise
         sys.exit(said)
+
+
+def _leave(error, said):
+    """Ends at once: the usual way out would wait for processes that wait for this one.
+
+    A collective that fails means that another one has ended.
+    """
+    code = 1
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        code, said = signals.RESUMABLE, f"{str(error).splitlines()[0]}\n{supervisor.OTHERS}"
+    print(said, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    supervisor.farewell()
+    os._exit(code)
 
 
 def _said(error):
@@ -101,7 +122,7 @@ def _said(error):
     if isinstance(error, AttributeError) and overridden and not own:  # ml_collections' own
         said = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
         return f"an override names a field that the config does not have: {said}"
-    if isinstance(error, MENDED_BY_USERS) or type(error) is RuntimeError:
+    if isinstance(error, MENDED_BY_USERS):
         return str(error) or type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -119,6 +140,8 @@ def _in_config(error):
 
 def _frames_in_config(error):
     """The error's way through the config file, which is one of the arguments or the default."""
-    given = {argument.partition("=")[2].partition(":")[0] for argument in sys.argv} | {*sys.argv}
+    given = {argument.partition("=")[2].partition(":")[0] for argument in sys.argv[1:]} | {
+        *sys.argv[1:]
+    }
     frames = traceback.extract_tb(error.__traceback__)
     return [f for f in frames if f.name == "get_config" or f.filename in given]

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments import horizons, study
 from moe import schema
+from moe.errors import NotFiniteError
 from moe.training import files
 from moe.training.config import RunConfig
 
@@ -46,7 +47,7 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
     """Does what is not done of every part, times all models side by side; the rows of cells.csv.
 
     Raises:
-      FloatingPointError: at the end, if runs diverged; the others are in cells.csv.
+      NotFiniteError: at the end, if runs diverged; the others are in cells.csv.
     """
     parts = {name: runs(config, part) for name, part in config.parts.items()}
     diverged = []
@@ -54,13 +55,13 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
         try:
             seeds = study.seeds_of(config.parts[name])
             study.run(of_part, root / name, seeds, config.jobs, timed=False)
-        except FloatingPointError as error:
+        except NotFiniteError as error:
             diverged.append(str(error))
     study.time_steps({n: r for runs in parts.values() for n, r in runs.items()}, root, config.jobs)
     rows = [row for name in parts for row in _rows(name, parts[name], config, root)]
     files.write(root / "cells.csv", table(rows))
     if diverged:
-        raise FloatingPointError("\n".join(diverged))
+        raise NotFiniteError("\n".join(diverged))
     return rows
 
 

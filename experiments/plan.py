@@ -23,6 +23,7 @@ from experiments import command
 from moe import plan, presets, schema, sharding
 from moe.analysis import planning
 from moe.data import prepare
+from moe.errors import UserError
 from moe.training.config import MeshConfig, RunConfig, TrainConfig
 from moe.training.optimizer import OptimizerConfig
 
@@ -90,13 +91,13 @@ def parse_mesh(text: str) -> MeshConfig:
     """MeshConfig of "data=-1,expert=64"; an axis that is not named is 1, data the rest.
 
     Raises:
-      ValueError: for anything else.
+      UserError: for anything else.
     """
     try:
         given = {axis: int(size) for axis, size in (part.split("=") for part in text.split(","))}
         schema.require(given.keys() <= set(sharding.AXES), text)
     except ValueError as error:
-        raise ValueError(f"--mesh={text!r}: expected data=-1,expert=64,model=2 or so") from error
+        raise UserError(f"--mesh={text!r}: expected data=-1,expert=64,model=2 or so") from error
     sizes = {"data": -1, "expert": 1, "model": 1} | given
     return MeshConfig(data=sizes["data"], expert=sizes["expert"], model=sizes["model"])
 
@@ -130,12 +131,12 @@ def device_count(topology: str) -> int:
     """Devices of "v5p:8x8x16".
 
     Raises:
-      ValueError: if it is not of this form.
+      UserError: if it is not of this form.
     """
     try:
         return math.prod(int(size) for size in topology.split(":")[1].split("x"))
     except (IndexError, ValueError) as error:
-        raise ValueError(f"--topology={topology!r}: expected v5p:8x8x16 or h200:64") from error
+        raise UserError(f"--topology={topology!r}: expected v5p:8x8x16 or h200:64") from error
 
 
 if __name__ == "__main__":

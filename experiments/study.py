@@ -19,6 +19,7 @@ from experiments import horizons, timing, workers
 from moe import counting, flops, hlo, legacy, plan, schema, sharding
 from moe.config import ModelConfig, MoEConfig
 from moe.data import prepare
+from moe.errors import NotFiniteError
 from moe.models import contract
 from moe.training import files, loop, metrics, signals, step
 from moe.training.config import RunConfig
@@ -45,7 +46,7 @@ def run(runs: Runs, root: pathlib.Path, seeds: range, jobs: int, timed: bool = T
       The lines of results.jsonl.
 
     Raises:
-      ValueError: if a run in the folder, finished or not, was made by another config, or on other
+      UserError: if a run in the folder, finished or not, was made by another config, or on other
         data while runs are left; if what is left cannot be run; if the study is running already.
     """
     schema.require(
@@ -245,7 +246,7 @@ def _work(index, runs, root, seeds):
     """Trains every run that is neither finished nor in another worker's hands.
 
     Raises:
-      FloatingPointError: at the end, if runs diverged; the others are trained nevertheless.
+      NotFiniteError: at the end, if runs diverged; the others are trained nevertheless.
     """
     diverged = []
     with signals.asked() as stop:
@@ -257,11 +258,11 @@ def _work(index, runs, root, seeds):
                     heir = _heir(name, runs, root, seed)
                     said = f"{name} seed {seed}"
                     horizons.train(_seeded(runs[name], seed), path, said, index, stop, heir)
-                except FloatingPointError as error:
+                except NotFiniteError as error:
                     diverged.append(str(error))
                 collect(runs, root, seeds)
     if diverged:
-        raise FloatingPointError("\n".join(diverged))
+        raise NotFiniteError("\n".join(diverged))
 
 
 def _heir(name, runs, root, seed):

@@ -11,12 +11,12 @@ and ends with exit code 75.
 import json
 import pathlib
 
-import jax
 from absl import flags
 
-from experiments import command
+from experiments import command, supervisor
 from moe import flops, schema
-from moe.training import loop, signals
+from moe.errors import UserError
+from moe.training import loop, processes, signals
 from moe.training.config import RunConfig
 
 CONFIG = command.config("configs/train.py", "The run.")
@@ -31,6 +31,8 @@ PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, if JAX ca
 
 def main() -> None:
     """Trains, then prints the result."""
+    if DISTRIBUTED.value:
+        supervisor.ensure()
     join()
     run = schema.from_config_dict(RunConfig, CONFIG.value)
     counts = flops.parameters(run.model)
@@ -60,19 +62,9 @@ def join() -> None:
     """Joins the other processes, if the flags say that there are any."""
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if DISTRIBUTED.value:
-        _initialize(*place)
+        processes.join(*place)
     elif any(value is not None for value in place):
-        raise ValueError("--coordinator, --num_processes, --process_id need --distributed")
-
-
-def _initialize(*place):
-    try:
-        jax.distributed.initialize(*place)
-    except ValueError as error:
-        raise ValueError(
-            f"--distributed: {error} Where JAX finds no cluster, give --coordinator,"
-            " --num_processes and --process_id"
-        ) from error
+        raise UserError("--coordinator, --num_processes, --process_id need --distributed")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
+from moe.errors import UserError
 from moe.training import signals
 
 
@@ -16,7 +17,7 @@ def run(target: Callable[..., None], number: int, jobs: int, *args: Any) -> None
     One process alone runs right here if it may have every core.
 
     Raises:
-      RuntimeError: if a process failed.
+      UserError: if a process failed.
       signals.Stopped: if they were asked to end.
     """
     if jobs == 1:
@@ -30,7 +31,7 @@ def run(target: Callable[..., None], number: int, jobs: int, *args: Any) -> None
     if asked or set(failed) == {signals.RESUMABLE}:
         raise signals.Stopped()
     if failed:
-        raise RuntimeError(
+        raise UserError(
             f"{len(failed)} of {number} processes failed (exit codes {failed}); the error stands"
             " above. What is finished is kept: run the same command to go on."
         )

@@ -57,16 +57,18 @@ import importlib
 import os
 from typing import Any
 
+from moe.errors import UserError
+
 
 def _simulate(number: str) -> None:
     """Lets JAX start on so many simulated CPU devices.
 
     Raises:
-      ValueError: if the number is none.
+      UserError: if the number is none.
       RuntimeError: if JAX has started.
     """
     if not number.isdigit() or int(number) < 1:
-        raise ValueError(f"MOE_SIMULATED_DEVICES={number!r}: expected a number of devices, as 8")
+        raise UserError(f"MOE_SIMULATED_DEVICES={number!r}: expected a number of devices, as 8")
     import jax  # not before: data is read without it
 
     jax.config.update("jax_platforms", "cpu")

@@ -6,6 +6,8 @@ links, and an assumed mean draw: makers of TPUs publish none but for v4, so it i
 
 from typing import NamedTuple
 
+from moe.errors import UserError
+
 
 class Chip(NamedTuple):
     """One accelerator."""
@@ -52,10 +54,10 @@ def chip(name: str) -> Chip:
     """The chip of that name.
 
     Raises:
-      ValueError: if there is none.
+      UserError: if there is none.
     """
     if name not in CHIPS:
-        raise ValueError(f"no chip {name!r}: use one of {', '.join(CHIPS)}")
+        raise UserError(f"no chip {name!r}: use one of {', '.join(CHIPS)}")
     return CHIPS[name]
 
 

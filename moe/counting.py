@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moe import compat
+from moe.errors import UserError
 
 PARTS = ("attention", "dense_ffn", "experts", "router", "dispatch", "head")
 
@@ -84,7 +85,7 @@ def count(fn: Callable, *args: Any) -> Flops:
     Operations whose results nothing needs are not counted (XLA removes them too).
 
     Raises:
-      ValueError: for an operation of `UNKNOWN`, such as a while loop.
+      UserError: for an operation of `UNKNOWN`, such as a while loop.
     """
     flops = Flops(Counter(), Counter())
     for eqn, scope, times in _operations(_program(fn, args)):
@@ -105,7 +106,7 @@ def _operations(jaxpr, outer="", times=1):
         if name == "while" and AS_NEEDED in scope:
             continue
         if name in UNKNOWN:
-            raise ValueError(f"the FLOPs of a {name} cannot be counted: {UNKNOWN[name]}")
+            raise UserError(f"the FLOPs of a {name} cannot be counted: {UNKNOWN[name]}")
         # A scatter's or reduction's jaxpr says how to combine two numbers: `_cost` knows.
         combines = name.startswith(("scatter", "reduce"))
         inner = [] if combines else list(compat.inner_jaxprs(eqn))

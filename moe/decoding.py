@@ -19,6 +19,7 @@ import numpy as np
 
 from moe import models, ranges, schema, sharding
 from moe.config import ModelConfig
+from moe.errors import UserError
 from moe.layers import attention
 
 
@@ -39,7 +40,7 @@ def dropless(model: ModelConfig) -> ModelConfig:
     """The same model without capacity.
 
     Raises:
-      ValueError: if it reads later tokens.
+      UserError: if it reads later tokens.
     """
     schema.require(
         model.causal,
@@ -76,11 +77,11 @@ def prepare(
       params, router_state: of `training.step.State`.
 
     Raises:
-      ValueError: for a model that does not generate.
+      UserError: for a model that does not generate.
     """
     decoding = models.build(model).decoding
     if decoding is None:
-        raise ValueError(f"a {type(model).__name__} does not generate text")
+        raise UserError(f"a {type(model).__name__} does not generate text")
     return decoding.unstack(params), router_state or {}
 
 
@@ -218,7 +219,7 @@ def generate(
       doc_id: of `Prepared.doc_id`, the token that starts a document.
 
     Raises:
-      ValueError: for a model that cannot generate, an empty prompt, an id that is none, domains
+      UserError: for a model that cannot generate, an empty prompt, an id that is none, domains
         that are missing, or on a mesh.
     """
     schema.require(not sharding.current(), "generation is for one device: leave the mesh")

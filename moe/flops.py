@@ -176,7 +176,7 @@ def match(
       tolerance: largest residual |sparse / dense - 1|.
 
     Raises:
-      ValueError: if no positive width exists, or rounding it leaves more than the tolerance.
+      UserError: if no positive width exists, or rounding it leaves more than the tolerance.
     """
     schema.one_of("adjust", adjust, ("experts", "dense"))
     cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)

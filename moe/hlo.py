@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from moe.errors import UserError
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _OTHER = re.compile(r" (ragged-all-to-all|collective-broadcast|send|recv)(?:-start)?\(")
@@ -75,7 +77,7 @@ def traffic(text: str, mesh_shape: dict[str, int]) -> dict[tuple[str, str], Traf
       mesh_shape: axis -> size, in the order of the mesh.
 
     Raises:
-      ValueError: for a loop whose turns the text does not tell, a kind of collective without a
+      UserError: for a loop whose turns the text does not tell, a kind of collective without a
         rule here, or an unknown notation.
     """
     computations = _computations(text)
@@ -162,7 +164,7 @@ def _computations(text):
 def _walk(computations, name, times, mesh_shape, found, chains):
     for line in computations[name]:
         if other := _OTHER.search(line):
-            raise ValueError(f"no rule for the bytes of a {other[1]}: {line.strip()[:200]}")
+            raise UserError(f"no rule for the bytes of a {other[1]}: {line.strip()[:200]}")
         collective = _COLLECTIVE.search(line)
         if collective and not _seen(line, chains):
             scatters = "all-reduce-scatter" in name
@@ -203,7 +205,7 @@ def _turns(condition, line, unknown=None):
     if not known and len(numbers) != 1:
         if unknown is not None:
             return unknown
-        raise ValueError(f"how often does this loop run? {line.strip()[:200]}")
+        raise UserError(f"how often does this loop run? {line.strip()[:200]}")
     return int(known[1] if known else numbers[0])
 
 
@@ -228,7 +230,7 @@ def _add(line, collective, times, mesh_shape, found, scatters):
 
 def _size(kind, dimensions):
     if kind not in _BYTES:
-        raise ValueError(f"unknown type of number {kind!r}: add its bytes to _BYTES")
+        raise UserError(f"unknown type of number {kind!r}: add its bytes to _BYTES")
     return _BYTES[kind] * math.prod(int(n) for n in dimensions.split(",") if n)
 
 
@@ -249,7 +251,7 @@ def _group(line, devices):
         return _named(*named.groups())
     if "replica_groups={}" in line:
         return list(range(devices))
-    raise ValueError(f"which devices take part? {line.strip()[:300]}")
+    raise UserError(f"which devices take part? {line.strip()[:300]}")
 
 
 def _named(sizes, dimensions, order, axes):

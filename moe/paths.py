@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from moe.errors import UserError
+
 
 def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths."""
@@ -33,23 +35,23 @@ def check(pattern: str, field: str) -> None:
       field: the name of the config's field, for the error.
 
     Raises:
-      ValueError: with the reason.
+      UserError: with the reason.
     """
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{field} has {pattern!r}, no regular expression: {error}") from error
+        raise UserError(f"{field} has {pattern!r}, no regular expression: {error}") from error
 
 
 def check_used(patterns: tuple[str, ...], paths: Any, field: str) -> None:
     """Refuses patterns that match none of the paths: whoever wrote them expects something of them.
 
     Raises:
-      ValueError: with the pattern and the paths.
+      UserError: with the pattern and the paths.
     """
     for pattern in patterns:
         if not any(matches((pattern,), path) for path in paths):
-            raise ValueError(
+            raise UserError(
                 f"{field} has {pattern!r}, which matches no parameter. It must match a whole path"
                 f" of these: {', '.join(paths)}"
             )

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from moe import chips, flops, hlo, schema, sharding, target
 from moe.dispatch import grouped
+from moe.errors import UserError
 from moe.models import contract
 from moe.training import estimate, step
 from moe.training.config import RunConfig
@@ -88,7 +89,7 @@ def tpu_devices(topology: str) -> Sequence[jax.Device]:
     """The devices of a TPU topology such as "v5p:8x8x16", known to the compiler only.
 
     Raises:
-      ValueError: if libtpu is not installed, or does not know the topology.
+      UserError: if libtpu is not installed, or does not know the topology.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU machine: do not ask it
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -97,7 +98,7 @@ def tpu_devices(topology: str) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # libtpu gives its own kinds
-        raise ValueError(
+        raise UserError(
             f"no topology {topology!r}: {error}. Expected a name such as v5e:4x4 or v5p:8x8x16, and"
             " `pip install -r requirements-plan.txt`"
         ) from error
@@ -107,7 +108,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
     """The plan of a run by the TPU compiler.
 
     Raises:
-      ValueError: if the topology is unknown, its mesh does not divide the run, or the kernel of
+      UserError: if the topology is unknown, its mesh does not divide the run, or the kernel of
         `grouped` would be a dense product there.
     """
     devices = tpu_devices(topology)
@@ -160,7 +161,7 @@ def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:
     """The plan of a run from shapes and shardings alone, on a mesh of no devices.
 
     Raises:
-      ValueError: if the chip is unknown or the mesh does not divide the run.
+      UserError: if the chip is unknown or the mesh does not divide the run.
     """
     mesh = sharding.abstract_mesh(devices, run.mesh.data, run.mesh.expert, run.mesh.model)
     return _arithmetic(run, mesh, chips.chip(chip))
@@ -188,7 +189,7 @@ def _refused(guess, error):
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", error)
     said = sizes or used
     if "RESOURCE_EXHAUSTED" not in error or said is None:
-        raise RuntimeError(f"the TPU compiler failed: {error[:2000]}")
+        raise UserError(f"the TPU compiler failed: {error[:2000]}")
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     needed, limit = (float(x[:-1]) * units[x[-1]] for x in said.groups())
     state = guess.memory.parameters + guess.memory.optimizer

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe.config import ModelConfig, MoEConfig
+from moe.errors import UserError
 from moe.routing import rre
 
 
@@ -222,8 +223,8 @@ def preset(name: str) -> Preset:
     """The preset of that name.
 
     Raises:
-      ValueError: if there is none; all names are shown.
+      UserError: if there is none; all names are shown.
     """
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}: use one of {', '.join(PRESETS)}")
+        raise UserError(f"no preset {name!r}: use one of {', '.join(PRESETS)}")
     return PRESETS[name]

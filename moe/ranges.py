@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from moe.errors import UserError
+
 
 class Range(NamedTuple):
     """Numbers from `low` to `high`; an open end does not belong to it."""
@@ -135,7 +137,7 @@ def check(config: Any, path: str, ranges: Mapping[str, Range]) -> None:
     """Refuses fields outside of their range; a field that `config` does not have is passed over.
 
     Raises:
-      ValueError: with the field, its value, its range and what to do.
+      UserError: with the field, its value, its range and what to do.
     """
     for field in dataclasses.fields(config):
         if field.name in ranges:
@@ -146,10 +148,10 @@ def check_value(name: str, value: float, valid: Range) -> None:
     """Refuses a number outside of a range.
 
     Raises:
-      ValueError: with its name, its value, the range and what to do.
+      UserError: with its name, its value, the range and what to do.
     """
     if not valid.holds(value):
-        raise ValueError(f"{name}={value} must be {valid}: {_change(value, valid)}")
+        raise UserError(f"{name}={value} must be {valid}: {_change(value, valid)}")
 
 
 def _change(value, valid):

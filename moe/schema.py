@@ -17,12 +17,14 @@ from typing import Any
 
 import ml_collections
 
+from moe.errors import UserError
+
 
 def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = "") -> Any:
     """A frozen dataclass of type `kind` from a ConfigDict with the same keys.
 
     Raises:
-      ValueError: for an unknown key (naming the nearest known one), a missing one, or a bad value.
+      UserError: for an unknown key (naming the nearest known one), a missing one, or a bad value.
     """
     require(
         isinstance(config, Mapping | ml_collections.ConfigDict),
@@ -36,7 +38,7 @@ def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = 
             hint = f"did you mean {path}{near[0]}?" if near else ""
             if hasattr(kind, "unknown"):
                 hint = kind.unknown(fields)
-            raise ValueError(f"unknown key {path}{key}: {hint}")
+            raise UserError(f"unknown key {path}{key}: {hint}")
     needed = (f.name for f in fields.values() if f.default is f.default_factory)  # both MISSING
     missing = [path + name for name in needed if name not in config]
     require(not missing, f"missing {', '.join(missing)} for a {kind.__name__}")
@@ -82,9 +84,9 @@ def _tuple(element, value, path):
 
 
 def require(holds: bool, message: str) -> None:
-    """Raises ValueError(message) unless it holds."""
+    """Raises UserError(message) unless it holds."""
     if not holds:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def one_of(name: str, value: Any, options: Iterable[str]) -> None:

@@ -24,6 +24,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moe.errors import UserError
+
 AXES = ("data", "expert", "model")
 EXPLICIT = (AxisType.Explicit,) * len(AXES)
 TOKENS = ("data", "expert")
@@ -39,14 +41,14 @@ def make_mesh(
     """A mesh of data x expert x model devices; one of the three may be -1, "the rest".
 
     Raises:
-      ValueError: if the devices do not factor so, or the links between them do not.
+      UserError: if the devices do not factor so, or the links between them do not.
     """
     devices = jax.devices() if devices is None else devices
     shape = _shape(len(devices), data, expert, model)
     try:
         return jax.make_mesh(shape, AXES, EXPLICIT, devices=devices)
     except NotImplementedError as error:  # of a TPU's torus, whose sides an axis must fill
-        raise ValueError(f"mesh {dict(zip(AXES, shape, strict=True))}: {error}") from error
+        raise UserError(f"mesh {dict(zip(AXES, shape, strict=True))}: {error}") from error
 
 
 def abstract_mesh(devices: int, data: int = -1, expert: int = 1, model: int = 1) -> AbstractMesh:
@@ -61,7 +63,7 @@ def _shape(devices, data, expert, model):
     if len(free) == 1 and product < 0:
         sizes[free[0]] = devices // -product
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != devices:
-        raise ValueError(
+        raise UserError(
             f"mesh data={data}, expert={expert}, model={model} does not fit {devices} devices:"
             " the product must equal the number of devices, and at most one axis may be -1"
             " (MOE_SIMULATED_DEVICES=8 makes a CPU pose as eight)"
@@ -193,7 +195,7 @@ def check(mesh: Mesh, needs: dict[str, tuple[int, tuple[str, ...]]]) -> None:
       needs: what must be divided: its name -> its number and the mesh axes that share it.
 
     Raises:
-      ValueError: with the numbers and the nearest that fit.
+      UserError: with the numbers and the nearest that fit.
     """
     for what, (number, axes) in needs.items():
         size = math.prod(mesh.shape[axis] for axis in axes)
@@ -202,7 +204,7 @@ def check(mesh: Mesh, needs: dict[str, tuple[int, tuple[str, ...]]]) -> None:
             along = " x ".join(f"mesh.{axis}" for axis in axes)
             divisors = [n for n in range(1, mesh.size + 1) if number % n == mesh.size % n == 0]
             near = sorted(divisors, key=lambda n: abs(n - size))[:2]
-            raise ValueError(
+            raise UserError(
                 f"{what}={number} is not divisible by {along}={size}; nearest {what} that fit:"
                 f" {' and '.join(map(str, fit))}; or nearest {along}:"
                 f" {' and '.join(map(str, sorted(near)))}, with the other devices on another axis"

@@ -25,7 +25,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 # Equal programs are compiled once in a session, by whichever test process needs them first.
 PROGRAMS = tempfile.TemporaryDirectory(prefix="moe-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 import jax  # noqa: E402, it reads the environment
 import pytest  # noqa: E402

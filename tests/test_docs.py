@@ -93,7 +93,7 @@ def test_a_right_link_is_not():
             "python -m experiments.train \\\n    --config.train.steps=many",
             "invalid literal for int",
         ),
-        ("python -m experiments.train --config.train.steps=0", "ValueError: train.steps=0 must be"),
+        ("python -m experiments.train --config.train.steps=0", "UserError: train.steps=0 must be"),
         ("python -m experiments.scaling --config.train.steps=3", "KeyError: .*'train'"),
         ("python -m experiments.plan --config=configs/train.py", "^--config=configs/train.py$"),
         ("ssh pod --command='cd moe && python -m experiments.train --nothing'", "^--nothing$"),

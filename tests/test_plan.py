@@ -7,6 +7,7 @@ import pytest
 from moe import chips, flops, hlo, plan, presets, sharding
 from moe.analysis import planning
 from moe.data import prepare
+from moe.errors import UserError
 from moe.training import config as configs
 from moe.training import estimate, optimizer
 from tests import tiny
@@ -196,7 +197,7 @@ def test_out_of_memory_is_a_verdict(monkeypatch, verdict):
 
 
 def test_another_failure_of_the_compiler_is_an_error(monkeypatch):
-    with pytest.raises(RuntimeError, match="the TPU compiler failed: INTERNAL: mosaic"):
+    with pytest.raises(UserError, match="the TPU compiler failed: INTERNAL: mosaic"):
         compile_with(monkeypatch, Refusing("INTERNAL: mosaic"), run_config(data=2, expert=4))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 
 import chex
 import jax
@@ -145,6 +146,11 @@ def on(mesh: str, zero=False):
 def put(tree):
     """A batch laid out on the current mesh."""
     return sharding.shard_batch(jax.tree.map(np.asarray, tree))
+
+
+def flags_without_devices() -> str:
+    """XLA_FLAGS for a process of its own, which says how many devices it has."""
+    return " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f)
 
 
 def host(tree):

@@ -17,6 +17,7 @@ from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe import schema
 from moe.data import prepare as preparing
 from moe.data import prepared, splits
+from moe.errors import UserError
 from moe.training import loop, metrics, signals
 from moe.training.config import RunConfig
 
@@ -37,7 +38,7 @@ def cells(settings: Settings) -> list[Cell]:
         config.base.data.prepared_dir = settings.prepared_dir
     try:
         prepare(config)
-    except (ImportError, RuntimeError, OSError) as error:
+    except (ImportError, UserError, OSError) as error:
         raise Skipped(f"no --prepared data, and none can be made here: {error}") from error
     names = sorted(config.variants, key=lambda name: (*FIRST, name).index(name))
     least, margin = (0.0, 0.0) if settings.tiny else (LEAST, MARGIN)

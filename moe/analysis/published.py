@@ -14,6 +14,7 @@ import tqdm
 from moe.analysis import fitting
 from moe.analysis.fitting import Coefficients
 from moe.analysis.laws import Cells, Law
+from moe.errors import UserError
 
 ROUTERS = {"S-BASE": "S-Base", "RL-R": "RL-R", "HASH": "Hash"}  # the paper's name -> the file's
 _SELECTED = {"k": 1.0, "routing_frequency": 0.5, "seed": 42.0}  # those of the paper's table 3
@@ -35,13 +36,13 @@ def clark(path: pathlib.Path | str) -> dict[str, Cells]:
     """The last evaluations of the runs of each router, the dense ones with them.
 
     Raises:
-      ValueError: if the file is not theirs.
+      UserError: if the file is not theirs.
     """
     last: dict[str, dict[str, str]] = {}
     with gzip.open(path, "rt", newline="") as file:
         for row in csv.DictReader(file):
             if lacking := sorted(_COLUMNS - set(row)):
-                raise ValueError(
+                raise UserError(
                     f"{path} lacks the columns {', '.join(lacking)} of Clark's curves.csv.gz: name"
                     " that file"
                 )

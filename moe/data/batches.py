@@ -12,6 +12,7 @@ import numpy as np
 
 from moe.batch import Batch
 from moe.data import prepared
+from moe.errors import UserError
 
 
 def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
@@ -23,11 +24,11 @@ def check(data: prepared.Prepared, split: str, seq_len: int, least: int) -> int:
     """The rows of a split.
 
     Raises:
-      ValueError: if there are fewer than `least`.
+      UserError: if there are fewer than `least`.
     """
     rows = row_count(data, split, seq_len)
     if rows < least:
-        raise ValueError(
+        raise UserError(
             f"The {split} split has {rows} rows of {seq_len} tokens, at least {least} needed: use a"
             " shorter seq_len, a smaller batch_size or more text (max_documents)."
         )
@@ -55,7 +56,7 @@ def train_batch(
       unique_rows: how many of the split's rows there are, from its beginning; 0 for all.
 
     Raises:
-      ValueError: the split has fewer rows than `batch_size`.
+      UserError: the split has fewer rows than `batch_size`.
     """
     rows = check(data, "train", seq_len, batch_size)
     rows = min(rows, unique_rows or rows)
@@ -87,7 +88,7 @@ def eval_batches(
     The last one is padded to `batch_size` rows.
 
     Raises:
-      ValueError: the split is shorter than a row.
+      UserError: the split is shorter than a row.
     """
     rows = eval_rows(data, split, seq_len, max_batches * batch_size)
     padded = padded_rows(rows, batch_size, padding=-1)

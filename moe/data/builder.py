@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 
 from moe.data import corpora, packages, splits
+from moe.errors import UserError
 
 
 class PackagedText(tfds.core.GeneratorBasedBuilder):
@@ -90,11 +91,11 @@ def divide(texts: Iterable[str], max_documents: int = 0) -> dict[str, list[str]]
 
 
 def check_not_empty(name: str, divided: dict[str, list[str]]) -> None:
-    """Raises ValueError if a split of the source `name` has no document."""
+    """Raises UserError if a split of the source `name` has no document."""
     for split, texts in divided.items():
         if not texts:
             total = sum(map(len, divided.values()))
-            raise ValueError(
+            raise UserError(
                 f"Source {name!r} has no document in its {split!r} split ({total} documents in "
                 "all). Allow more documents, or choose a larger source."
             )
@@ -117,12 +118,12 @@ def documents(
         more than a few gigabytes.
 
     Raises:
-      ValueError: unknown source, no such feature, or a split without documents.
+      UserError: unknown source, no such feature, or a split without documents.
     """
     source = _builder(name, cache_dir)
     if text_key not in source.info.features:
         known = sorted(source.info.features)
-        raise ValueError(f"Source {name!r} has no feature {text_key!r}; it has {known}.")
+        raise UserError(f"Source {name!r} has no feature {text_key!r}; it has {known}.")
     _prepare(source)
     source = _builder(name, cache_dir)  # a fresh one sees what is on disk, whoever wrote it
     parts = splits.SHARES if name in corpora.DOMAINS else ["train"]
@@ -146,7 +147,7 @@ def _builder(name: str, cache_dir: str | os.PathLike | None) -> tfds.core.Datase
     try:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"Unknown source {name!r}. The packaged domains are {', '.join(corpora.DOMAINS)}; "
             "any other source is a TFDS data set, named as in tfds.builder: 'lm1b', 'c4/en', "
             "'wiki40b/en'."
@@ -183,7 +184,7 @@ def _decoded(source, text_key, text):
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"Source {source.info.full_name!r} has a document that is not UTF-8 in {text_key!r}:"
             f" {error}. Choose another source or text_key, or prepare this one with text that is"
             " converted to UTF-8."

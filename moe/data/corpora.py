@@ -16,6 +16,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 
 from moe.data import packages, text
+from moe.errors import UserError
 
 
 def encyclopedia(archive: pathlib.Path, *, language: str) -> Iterator[str]:
@@ -39,7 +40,7 @@ def source_files(stdlib: pathlib.Path) -> list[pathlib.Path]:
     the test text of this domain would stand in the training text.
 
     Raises:
-      ValueError: the interpreter ships no sources.
+      UserError: the interpreter ships no sources.
     """
     skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings"}
     found = [
@@ -49,7 +50,7 @@ def source_files(stdlib: pathlib.Path) -> list[pathlib.Path]:
         and not path.name.startswith("_sysconfigdata")
     ]
     if not found:
-        raise ValueError(f"No Python sources under {stdlib}: the code domain needs them.")
+        raise UserError(f"No Python sources under {stdlib}: the code domain needs them.")
     return found
 
 

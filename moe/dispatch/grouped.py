@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from moe import compat, ffn, sharding, target
 from moe.dispatch import blocks, gather, ragged
+from moe.errors import UserError
 from moe.routing import assignment
 
 KINDS = (assignment.TopKAssignment,)  # what it carries
@@ -48,11 +49,11 @@ def check(kernel: str, backend: str = "") -> None:
     """Refuses a kernel that would be a dense product on the backend.
 
     Raises:
-      ValueError: with those that are not dense.
+      UserError: with those that are not dense.
     """
     backend = backend or target.platform()
     if kernel not in fit(backend):
-        raise ValueError(
+        raise UserError(
             f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
             " has no kernel there for values and gradients, or multiplies every row with every"
             f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"

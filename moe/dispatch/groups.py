@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 
 
 def split(x_BT: jax.Array, group_size: int) -> jax.Array:
     """[B, T, ...] -> [G, S, ...] with S = group_size.
 
     Raises:
-      ValueError: if group_size is neither a divisor of T nor a multiple of T that divides B * T.
+      UserError: if group_size is neither a divisor of T nor a multiple of T that divides B * T.
     """
     B, T, *rest = x_BT.shape
     check(B, T, group_size)
@@ -40,7 +41,7 @@ def check(batch: int, length: int, group_size: int) -> None:
     """Refuses a group size that does not tile B sequences of T tokens."""
     whole = group_size % length == 0 and batch % max(1, group_size // length) == 0
     if not (whole or length % group_size == 0):
-        raise ValueError(
+        raise UserError(
             f"group_size={group_size} does not tile {batch} sequences of {length} tokens:"
             f" use a divisor of {length}, or {length} times a divisor of {batch}"
         )

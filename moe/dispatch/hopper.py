@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from moe.errors import UserError
+
 DTYPES = ("bfloat16", "float16")
 MULTIPLE = 128  # of the widths
 BLOCKS: Any = {"block_m": 128, "block_n": 128, "block_k": 64, "grid_block_n": 10}
@@ -32,11 +34,11 @@ def check(dtype: str, d_model: int, d_ff: int) -> None:
     """Refuses what the kernels do not multiply.
 
     Raises:
-      ValueError: with what they want.
+      UserError: with what they want.
     """
     reason = misfit(dtype, d_model, d_ff)
     if reason:
-        raise ValueError(f"mesh.implementation='hopper' wants {reason}. Use 'blocks'")
+        raise UserError(f"mesh.implementation='hopper' wants {reason}. Use 'blocks'")
 
 
 def rows(x_PD: jax.Array, w_EDF: jax.Array, count_E: jax.Array) -> jax.Array:

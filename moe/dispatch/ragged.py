@@ -118,7 +118,7 @@ def by_hopper(
     """By JAX's Pallas kernels for Hopper GPUs.
 
     Raises:
-      ValueError: if they do not multiply these types and sizes.
+      UserError: if they do not multiply these types and sizes.
     """
     hopper.check(x_SD.dtype.name, *weights.w_in.shape[1:])
     kernels = {PD_EDF: hopper.rows, PF_EDF: hopper.rows_transposed, PD_PF: hopper.columns}

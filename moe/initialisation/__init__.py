@@ -50,7 +50,7 @@ class InitConfig:
         A config file may have them without a workdir, which a flag then names; a run may not.
 
         Raises:
-          ValueError: with the field.
+          UserError: with the field.
         """
         for name in ("rules", "leave_out", "other_tokenizer"):
             value = getattr(self, name)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moe import initialisation, paths, schema, sharding
+from moe.errors import UserError
 
 
 class Origin(NamedTuple):
@@ -29,7 +30,7 @@ def origins(
       saved: the shapes of what is saved, by path.
 
     Raises:
-      ValueError: for a parameter without a rule, a rule that matches no parameter, a saved
+      UserError: for a parameter without a rule, a rule that matches no parameter, a saved
         parameter that is missing, of a wrong shape, or neither read nor left out.
     """
     paths.check_used(tuple(rule[0] for rule in config.rules), drawn, "init_from.rules")
@@ -46,7 +47,7 @@ def _origin(config, path, saved):
         match = re.fullmatch(pattern, path)
         if match:
             return _from_match(match, rule, template, saved)
-    raise ValueError(
+    raise UserError(
         f"no rule of init_from.rules matches the parameter {path}: add ({path!r}, 'fresh') to draw"
         " it afresh, or another rule"
     )
@@ -59,7 +60,7 @@ def _from_match(match, rule, template, saved):
     if path in saved:
         return Origin(rule, path)
     near = difflib.get_close_matches(path, saved, n=1, cutoff=0)
-    raise ValueError(
+    raise UserError(
         f"init_from wants to {rule} {path} for {match.string}, but the checkpoint has no such"
         f" parameter{f'; the nearest is {near[0]}' if near else ''}. Name another as the third part"
         " of the rule, or use the rule 'fresh'"
@@ -70,7 +71,7 @@ def _expanded(match, template):
     try:
         return match.expand(template)
     except (re.error, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"init_from.rules reads {template!r}, whose groups {match.re.pattern!r} does not have:"
             f" {error}"
         ) from error

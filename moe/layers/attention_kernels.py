@@ -6,6 +6,8 @@ cuDNN never writes the scores to memory. On an H100 it takes a quarter of the ti
 
 import jax
 
+from moe.errors import UserError
+
 KERNELS = ("auto", "plain", "cudnn")  # auto: cuDNN's where it fits
 DTYPES = ("bfloat16", "float16")
 LARGEST_HEAD = 128
@@ -20,13 +22,13 @@ def choose(kernel: str, q_BTNH: jax.Array, position: str) -> str:
       position: of the model.
 
     Raises:
-      ValueError: if cuDNN's is asked for and does not fit, with the reason.
+      UserError: if cuDNN's is asked for and does not fit, with the reason.
     """
     if kernel == "plain":
         return kernel
     reason = misfit(q_BTNH, position)
     if kernel == "cudnn" and reason:
-        raise ValueError(f"mesh.attention='cudnn' wants {reason}. Use 'auto' or 'plain'")
+        raise UserError(f"mesh.attention='cudnn' wants {reason}. Use 'auto' or 'plain'")
     return "plain" if reason else "cudnn"
 
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from moe import dispatch, ffn, matmul, schema, sharding
 from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
+from moe.errors import UserError
 from moe.execution import Execution
 from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
@@ -192,7 +193,7 @@ class MoELayer(nn.Module):
         """expert_GSK to use again, None if the router is to choose."""
         found = self.variables.get("replayed", {}).get("expert_GSK")
         if found is not None and self.config.routing.kind is not assignment.TopKAssignment:
-            raise ValueError(
+            raise UserError(
                 f"tokens do not choose under {self.config.router!r}: there is nothing to replay"
             )
         return found

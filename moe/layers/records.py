@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats
 
 COLLECTION = "router"
@@ -30,7 +31,7 @@ def collect(variables: dict[str, Any]) -> RouterRecord | None:
       variables: what `apply(..., mutable=["router"])` returned beside the output.
 
     Raises:
-      ValueError: if layers differ in shape, as with different numbers of experts.
+      UserError: if layers differ in shape, as with different numbers of experts.
     """
     found = jax.tree_util.tree_leaves_with_path(
         variables.get(COLLECTION, {}), is_leaf=lambda x: isinstance(x, RouterRecord)
@@ -41,7 +42,7 @@ def collect(variables: dict[str, Any]) -> RouterRecord | None:
         return layers[0] if layers else None
     shapes = {tuple(x.shape[1:] for x in jax.tree.leaves(record)) for record in layers}
     if len(shapes) > 1:
-        raise ValueError(
+        raise UserError(
             f"the MoE layers {[jax.tree_util.keystr(path) for path, _ in found]} differ in their"
             " numbers of experts, choices or tokens: their statistics cannot be stacked"
         )

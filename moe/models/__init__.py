@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moe.config import ModelConfig
+from moe.errors import UserError
 from moe.execution import Execution
 from moe.models import classifier, contract, decoder
 
@@ -35,13 +36,13 @@ def build(config: Any, execution: Execution = Execution()) -> contract.Model:  #
       execution: how the machine executes it.
 
     Raises:
-      ValueError: if no architecture has such a config.
+      UserError: if no architecture has such a config.
     """
     for architecture in MODELS.values():
         if architecture.config is type(config):
             return architecture.build(config, execution)
     known = ", ".join(f"{name} ({a.config.__name__})" for name, a in MODELS.items())
-    raise ValueError(f"no model is made from a {type(config).__name__}; there are {known}")
+    raise UserError(f"no model is made from a {type(config).__name__}; there are {known}")
 
 
 def init(config: Any, key: jax.Array) -> dict:

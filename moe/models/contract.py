@@ -17,6 +17,7 @@ import numpy as np
 from moe import sharding
 from moe.batch import Batch
 from moe.config import ModelConfig
+from moe.errors import UserError
 from moe.layers import embedding, records
 from moe.routing import contract, stats
 
@@ -155,7 +156,7 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     """One forward pass.
 
     Raises:
-      ValueError: if a model with MoE layers returns no statistics, or a dense one some, so that no
+      UserError: if a model with MoE layers returns no statistics, or a dense one some, so that no
         loss is silently zero.
     """
     scores, sown = network.apply(
@@ -170,7 +171,7 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     )
     record = records.collect(sown)
     if (record is None) != (config.experts is None):
-        raise ValueError(f"config.experts={config.experts} but the network sowed {record}")
+        raise UserError(f"config.experts={config.experts} but the network sowed {record}")
     if record is None:
         return Output(scores)
     choices = None if record.assignment is None else record.assignment.expert_GSK

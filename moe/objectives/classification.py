@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from moe.batch import Batch
 from moe.config import ModelConfig
+from moe.errors import UserError
 from moe.models.contract import Model
 from moe.objectives import contract, next_token
 
@@ -41,11 +42,11 @@ def check(config: ModelConfig, options: contract.Options) -> None:
     """Refuses models that classify nothing, and routers that are paid for every token."""
     del options
     if not hasattr(config, "num_classes"):
-        raise ValueError(
+        raise UserError(
             "objective.name='classification' needs a model with classes: architecture='classifier'"
         )
     if config.experts is not None and config.experts.router == "reinforce":
-        raise ValueError("experts.router='reinforce' is paid for every token: not for classes")
+        raise UserError("experts.router='reinforce' is paid for every token: not for classes")
 
 
 OBJECTIVE = contract.Objective(forward, next_token.source, check=check, result="loss")

@@ -89,7 +89,7 @@ class Objective(NamedTuple):
     forward: Callable[[Model, Any, dict, dict, Batch, jax.Array, bool], ForwardOutput]
     source: Callable[[Run, Prepared], BatchSource]
     options: type = Options
-    check: Callable[[ModelConfig, Any], None] | None = None  # ValueError, or it can be learned
+    check: Callable[[ModelConfig, Any], None] | None = None  # UserError, or it can be learned
     result: str = "text"  # the evaluator that makes result.json
 
 

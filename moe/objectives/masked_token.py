@@ -13,6 +13,7 @@ from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.data import batches
 from moe.data.prepared import Prepared
+from moe.errors import UserError
 from moe.models.decoder import MASKED
 from moe.objectives import contract, next_token
 from moe.objectives.contract import Run
@@ -68,12 +69,12 @@ def masked_in_rows(rows: np.ndarray, length: int, share: float) -> np.ndarray:
 def check(config: ModelConfig, options: Options) -> None:
     """Refuses a model without a vector for masked tokens, and shares that are none."""
     if not config.mask_embedding:
-        raise ValueError(
+        raise UserError(
             "objective.name='masked_token' needs a vector for masked tokens: set"
             " model.mask_embedding=True (and model.causal=False, to read both ways)"
         )
     if not 0 < options.share < 1:
-        raise ValueError(f"objective.options.share={options.share} must be between 0 and 1")
+        raise UserError(f"objective.options.share={options.share} must be between 0 and 1")
 
 
 OBJECTIVE = contract.Objective(next_token.forward, source, Options, check)

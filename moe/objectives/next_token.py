@@ -9,6 +9,7 @@ from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.data import batches
 from moe.data.prepared import Prepared
+from moe.errors import UserError
 from moe.models.contract import Model
 from moe.objectives import contract, cross_entropy
 from moe.objectives.contract import Run
@@ -53,7 +54,7 @@ def check(config: ModelConfig, options: contract.Options) -> None:
     """Refuses a model that sees what it is to predict."""
     del options
     if not config.causal:
-        raise ValueError(
+        raise UserError(
             "objective.name='next_token' with model.causal=False: the model would see the token"
             " that it is to predict. Use objective.name='masked_token', or model.causal=True"
         )

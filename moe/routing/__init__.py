@@ -17,7 +17,7 @@ options and a state. A router that sends the i-th token of a group to expert i m
 
     def check(config):
         if config.k != 1:
-            raise ValueError(f"this router gives a token one expert: set k=1, not k={config.k}")
+            raise UserError(f"this router gives a token one expert: set k=1, not k={config.k}")
 
     ROUTER = contract.Router(route, projections=contract.no_projection, check=check)
 

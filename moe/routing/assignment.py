@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 
 
 class TopKAssignment(NamedTuple):
@@ -83,7 +84,7 @@ def assign_slots(
       Slots with token_GEC, gate_GEC and slot_GSK.
 
     Raises:
-      ValueError: if a group is too large for its sort keys to be int32.
+      UserError: if a group is too large for its sort keys to be int32.
     """
     return slots_of(choice, order(choice.expert_GSK, experts, priority_GS), slots)
 
@@ -92,7 +93,7 @@ def order(expert_GSK: jax.Array, experts: int, priority_GS: jax.Array | None = N
     """Sorts the pairs of each group by expert, and inside one as `assign_slots` says."""
     G, S, K = expert_GSK.shape
     if (experts + 1) * S * K > 2**31:
-        raise ValueError(
+        raise UserError(
             f"(num_experts={experts} + 1) * group_size={S} * k={K} exceeds 2^31: use smaller groups"
         )
     expert_GP = expert_GSK.reshape(G, S * K)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, sinkhorn, stats
 
 START = 0.5  # the temperature that falls
@@ -103,7 +104,7 @@ def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     sinkhorn.check(config)
     if config.k != 1:
-        raise ValueError(
+        raise UserError(
             f"experts.router='base' gives each token one expert: set k=1, not k={config.k}"
         )
 

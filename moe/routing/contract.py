@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment
 
 if TYPE_CHECKING:  # `stats` reads this contract
@@ -97,7 +98,7 @@ class RouterInputs(NamedTuple):
         """A field that may be None, for a router that cannot do without it.
 
         Raises:
-          ValueError: with what to pass to the layer.
+          UserError: with what to pass to the layer.
         """
         value = getattr(self, field)
         if value is None:
@@ -106,17 +107,17 @@ class RouterInputs(NamedTuple):
                 "ids_GS": "ids_BT",
                 "domain_GS": "domain_BT",
             }
-            raise ValueError(f"this router needs {given[field]}: pass it to the MoE layer")
+            raise UserError(f"this router needs {given[field]}: pass it to the MoE layer")
         return value
 
     def held(self, name: str) -> jax.Array:
         """One of the arrays of `Router.state`, of this layer.
 
         Raises:
-          ValueError: with what to pass to the layer.
+          UserError: with what to pass to the layer.
         """
         if name not in self.state:
-            raise ValueError(
+            raise UserError(
                 f"this router keeps {name!r} in the collection 'router_state': pass it to init and"
                 " apply beside 'params', see docs/routers.md"
             )
@@ -200,7 +201,7 @@ class Router(NamedTuple):
     # Upper bound on the mean number of routed experts per token, for FLOPs and active parameters.
     experts_per_token: Callable[[Experts], float] = k_experts
     detached: tuple[str, ...] = ()  # matrices whose gradient stops at the router's input
-    # Raise ValueError for a config that the router cannot serve, or whose options do nothing.
+    # Raise UserError for a config that the router cannot serve, or whose options do nothing.
     check: Callable[[Experts], None] | None = None
     idle: Callable[[Experts], None] | None = None
 

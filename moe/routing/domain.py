@@ -5,6 +5,7 @@ The label decides, K = 1, the gate is 1: no weights, no losses. Expert i is that
 another one added.
 """
 
+from moe.errors import UserError
 from moe.routing import contract
 
 
@@ -20,7 +21,7 @@ def route(
 def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     if config.k != 1:
-        raise ValueError(
+        raise UserError(
             f"experts.router='domain' gives a token one expert: set k=1, not k={config.k}"
         )
 

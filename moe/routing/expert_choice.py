@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats
 
 LAMBDA = 0.001  # the paper's
@@ -133,7 +134,7 @@ def check(config: contract.Experts) -> None:
     o = config.options
     mean = config.k * max(config.capacity_factor, config.eval_capacity_factor)
     if o.most < 0 or o.iterations < 1 or 0 < o.most < mean:
-        raise ValueError(
+        raise UserError(
             f"experts.options: {o.most=} must be 0 (no cap) or at least k *"
             f" capacity_factor={mean:g}, the mean number of experts a token, and {o.iterations=}"
             " above 0"
@@ -144,9 +145,9 @@ def idle(config: contract.Experts) -> None:
     """Refuses a cap that holds by itself, and turns where nothing turns."""
     o = config.options
     if not o.most and o.iterations != Options.iterations:
-        raise ValueError(f"experts.options: {o.iterations=} does nothing without `most`")
+        raise UserError(f"experts.options: {o.iterations=} does nothing without `most`")
     if o.most >= config.num_experts:
-        raise ValueError(
+        raise UserError(
             f"experts.options: {o.most=} caps nothing with {config.num_experts} experts"
         )
 

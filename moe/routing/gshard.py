@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats, top_k
 
 SECONDS = ("threshold", "sampled")
@@ -67,11 +68,9 @@ def second_best(logits_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
 def check(config: contract.Experts) -> None:
     """Refuses what is not two experts."""
     if config.k != 2:
-        raise ValueError(f"experts.router='gshard' chooses two experts: set k=2, not k={config.k}")
+        raise UserError(f"experts.router='gshard' chooses two experts: set k=2, not k={config.k}")
     if config.options.second not in SECONDS:
-        raise ValueError(
-            f"experts.options.second={config.options.second!r} is not one of {SECONDS}"
-        )
+        raise UserError(f"experts.options.second={config.options.second!r} is not one of {SECONDS}")
 
 
 ROUTER = contract.Router(

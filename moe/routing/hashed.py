@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import contract, tables
 
 TABLES = {"random": tables.uniform, "balanced": tables.balanced, "clustered": tables.clustered}
@@ -67,11 +68,11 @@ def state(model: contract.Model, seed: int, ids: np.ndarray | None) -> dict:
 def check(config: contract.Experts) -> None:
     """Refuses an unknown table, and banks that are not equally large."""
     if config.options.table not in TABLES:
-        raise ValueError(
+        raise UserError(
             f"experts.options.table={config.options.table!r} is not one of {list(TABLES)}"
         )
     if config.num_experts % config.k:
-        raise ValueError(
+        raise UserError(
             f"experts.router='hash' needs k={config.k} banks of experts of one size: num_experts="
             f"{config.num_experts} is not a multiple"
         )

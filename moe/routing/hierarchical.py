@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, noisy_top_k, stats
 
 
@@ -108,7 +109,7 @@ def check(config: contract.Experts) -> None:
     whole = o.groups > o.groups_used > 0 and config.num_experts % o.groups == 0
     whole = whole and config.k % o.groups_used == 0
     if not whole or config.k // o.groups_used >= config.num_experts // o.groups:
-        raise ValueError(
+        raise UserError(
             f"experts.router='hierarchical': experts.options.groups={o.groups} must divide"
             f" num_experts={config.num_experts} and experts.options.groups_used={o.groups_used}"
             f" k={config.k}; a token must leave out a group, and an expert of each of its groups"

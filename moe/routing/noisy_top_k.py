@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats
 
 
@@ -89,7 +90,7 @@ def load_loss(sums: stats.RouterStats) -> jax.Array:
 def check(config: contract.Experts) -> None:
     """Refuses K for which gates or loads mean nothing."""
     if not 2 <= config.k < config.num_experts:
-        raise ValueError(
+        raise UserError(
             f"experts.router='noisy_top_k' needs 2 <= k < num_experts={config.num_experts}, not"
             f" k={config.k}: a softmax over one expert is always 1, and a load needs one expert"
             " left out"

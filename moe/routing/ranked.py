@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract
 
 
@@ -118,24 +119,24 @@ def check(config: contract.Experts) -> None:
     fits = fits and 1 <= o.groups_used <= o.expert_groups
     allowed = config.num_experts // o.expert_groups * o.groups_used if fits else 0
     if o.reroute_rounds < 0 or config.k > allowed:
-        raise ValueError(
+        raise UserError(
             f"experts.options: {o.reroute_rounds=} must not be negative, {o.expert_groups=} must"
             f" divide num_experts={config.num_experts}, {o.groups_used=} lie between 1 and it, and"
             f" leave k={config.k} experts or more"
         )
     if o.reroute_rounds and o.batch_priority:
-        raise ValueError("experts.options: rounds give slots by position: not with batch_priority")
+        raise UserError("experts.options: rounds give slots by position: not with batch_priority")
 
 
 def idle(config: contract.Experts) -> None:
     """Refuses groups that change no choice."""
     o = config.options
     if o.groups_used == o.expert_groups > 1:
-        raise ValueError(
+        raise UserError(
             "experts.options: groups_used = expert_groups limits nothing: leave both out"
         )
     if o.expert_groups > 1 and o.groups_used >= config.k and not o.reroute_rounds:
-        raise ValueError(
+        raise UserError(
             f"experts.options: {o.groups_used=} limits nothing at k={config.k}: the k best"
             " experts lie in the k best groups. Use fewer groups than k, or leave both out"
         )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats, top_k
 
 
@@ -80,7 +81,7 @@ def baseline_loss(sums: stats.RouterStats) -> jax.Array:
 def check(config: contract.Experts) -> None:
     """Refuses what is not one expert a token."""
     if config.k != 1:
-        raise ValueError(f"experts.router='reinforce' draws one expert: set k=1, not k={config.k}")
+        raise UserError(f"experts.router='reinforce' draws one expert: set k=1, not k={config.k}")
 
 
 ROUTER = contract.Router(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from moe.errors import UserError
 from moe.routing import contract, hashed, tables
 
 
@@ -47,7 +48,7 @@ def check(config: contract.Experts) -> None:
     """Refuses groups that are not equally large."""
     groups = config.options.groups
     if config.k != 1 or groups < 1 or config.num_experts % groups:
-        raise ValueError(
+        raise UserError(
             f"experts.router='rre' gives a token one expert: k=1, not {config.k};"
             f" experts.options.groups={groups} must divide num_experts={config.num_experts}"
         )

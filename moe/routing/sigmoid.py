@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe.errors import UserError
 from moe.routing import contract, ranked, stats, top_k
 
 
@@ -51,7 +52,7 @@ def check(config: contract.Experts) -> None:
     """Refuses options that cannot hold."""
     ranked.check(config)
     if config.options.bias_rate < 0:
-        raise ValueError(
+        raise UserError(
             f"experts.options.bias_rate={config.options.bias_rate} must not be negative"
         )
 

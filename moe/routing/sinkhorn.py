@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import sharding
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats
 
 
@@ -117,7 +118,7 @@ def check(config: contract.Experts) -> None:
     """Refuses options that cannot hold."""
     o = config.options
     if o.iterations < 1 or o.temperature <= 0:
-        raise ValueError(f"experts.options: {o.iterations=} and {o.temperature=} must be above 0")
+        raise UserError(f"experts.options: {o.iterations=} and {o.temperature=} must be above 0")
 
 
 ROUTER = contract.Router(

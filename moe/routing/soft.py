@@ -10,6 +10,7 @@ for wide models, is left out.
 import jax
 import jax.numpy as jnp
 
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats
 
 
@@ -39,7 +40,7 @@ def slots(config: contract.Experts) -> int:
 def check(config: contract.Experts) -> None:
     """Refuses what would make C depend on the input."""
     if not config.group_size or config.capacity_factor != config.eval_capacity_factor:
-        raise ValueError(
+        raise UserError(
             "experts.router='soft': slots have weights, so their number must be known and always"
             " the same: set group_size, and eval_capacity_factor to capacity_factor"
         )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe.errors import UserError
 from moe.routing import assignment, contract, stats, top_k
 
 
@@ -61,7 +62,7 @@ def check(config: contract.Experts) -> None:
     """Refuses what no P can reach."""
     o = config.options
     if not (0 < o.mass <= 1 and o.rate > 0 and (o.target_k == 0 or 1 <= o.target_k <= config.k)):
-        raise ValueError(
+        raise UserError(
             f"experts.options: {o.mass=} must be in (0, 1], {o.rate=} above 0, {o.target_k=} 0 (no"
             f" target) or from 1 to k={config.k}, the most experts a token may have"
         )
@@ -71,7 +72,7 @@ def idle(config: contract.Experts) -> None:
     """Refuses the rate of a controller that holds nothing."""
     o = config.options
     if not o.target_k and o.rate != Options.rate:
-        raise ValueError(f"experts.options: {o.rate=} does nothing without a target_k")
+        raise UserError(f"experts.options: {o.rate=} does nothing without a target_k")
 
 
 ROUTER = contract.Router(

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from absl import logging
 from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import legacy, paths
-from moe.training import checksums, files
+from moe.errors import NotFiniteError, UserError
+from moe.training import checksums, divergence, processes
 from moe.training.step import State
 
 _PARAMETERS = re.compile("^params/")
@@ -44,12 +44,12 @@ class Checkpoints:
         Those that are not are named on stderr.
 
         Raises:
-          ValueError: if none of them is, in every process.
+          UserError: if none of them is, in every process.
         """
         if self._checked is None:
-            self._checked = files.first_says(self._last_sound)
+            self._checked = processes.first_says(self._last_sound)
         if self._checked == ALL_DAMAGED:
-            raise ValueError(
+            raise UserError(
                 f"no checkpoint in {self._root} is what was saved: bring one back"
                 " from a copy, or start over in another workdir"
             )
@@ -68,34 +68,43 @@ class Checkpoints:
         """Moves damaged checkpoints to `damaged/`: the run will save these steps again.
 
         Raises:
-          ValueError: if all are damaged, or metrics.jsonl is.
+          UserError: if all are damaged, or metrics.jsonl is.
         """
         sound = self.latest
         if sound is None:
             return
         checksums.check_metrics(self._workdir, sound)
-        files.barrier("checkpoints were looked at")
+        processes.barrier("checkpoints were looked at")
         if jax.process_index() == 0:
             for step in steps_in(self._workdir):
                 if step > sound or (step < sound and checksums.damage(self._workdir, step)):
                     _set_aside(self._workdir, step)
-        files.barrier("damaged checkpoints were moved")
+        processes.barrier("damaged checkpoints were moved")
 
     def save(self, step: int, state: State, seconds: float) -> None:
         """Saves, unless this step is already saved.
 
         Raises:
-          FloatingPointError: if the state holds NaN or infinity; the last checkpoint stays.
+          NotFiniteError: if the state holds NaN or infinity; the last checkpoint stays.
         """
         if self.latest != step:
             self._require_finite(step, state)
             about = {"seconds": seconds}
             if jax.process_index() == 0:
                 checksums.forget(self._workdir, step)  # of a damaged one with this number
-            self._opened().save(step, state._asdict(), force=True, custom_metadata=about)
-            if jax.process_index() == 0:
-                checksums.write(self._workdir, step)
-            files.barrier(f"checkpoint {step} was saved")
+            try:
+                with _quiet_threads():
+                    self._opened().save(step, state._asdict(), force=True, custom_metadata=about)
+                if jax.process_index() == 0:
+                    checksums.write(self._workdir, step)
+            except (OSError, ValueError, RuntimeError) as error:  # the library's, or the disk's
+                self._writer = None  # it would raise the same once more when it is closed
+                (first, *_) = str(error).splitlines() or [type(error).__name__]
+                raise UserError(
+                    f"the checkpoint of step {step} could not be written: {first}. Make room, or"
+                    f" mend the disk; then the same command goes on: {self._stays()}"
+                ) from error
+            processes.barrier(f"checkpoint {step} was saved")
             self._checked = step
 
     def _opened(self):
@@ -114,10 +123,10 @@ class Checkpoints:
         """What the latest checkpoint holds of parameters and router state, by path.
 
         Raises:
-          ValueError: if there is no checkpoint.
+          UserError: if there is no checkpoint.
         """
         if self.latest is None:
-            raise ValueError(f"{self._root} holds no checkpoint yet")
+            raise UserError(f"{self._root} holds no checkpoint yet")
         return {
             _PARAMETERS.sub("", path): jax.ShapeDtypeStruct(x.shape, x.dtype)
             for path, x in self._saved().items()
@@ -141,14 +150,14 @@ class Checkpoints:
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
 
         Raises:
-          ValueError: if the checkpoint is of another structure, as after a change of the code.
+          UserError: if the checkpoint is of another structure, as after a change of the code.
         """
         if self.latest is None:
             return None
         wanted = paths.named(template)
         saved = _shapes(self._saved())
         if saved != _shapes(wanted):
-            raise ValueError(
+            raise UserError(
                 f"{self._folder} was saved by other code: it has"
                 f" {_listed(saved - _shapes(wanted))} and lacks"
                 f" {_listed(_shapes(wanted) - saved)}. Start over in another workdir"
@@ -156,7 +165,7 @@ class Checkpoints:
         loaded = self._load(wanted)
         state = jax.tree_util.tree_map_with_path(lambda path, _: loaded[paths.name(path)], template)
         if int(state.step) != self.latest:
-            raise ValueError(
+            raise UserError(
                 f"{self._folder} holds the state of step {int(state.step)}: give the folder its"
                 " name back"
             )
@@ -189,22 +198,37 @@ class Checkpoints:
         return {legacy.saved_path(path): x for path, x in loaded.items()}
 
     def _require_finite(self, step, state):
-        bad = not_finite(state)
+        bad = divergence.not_finite(state)
         if not bad:
             return
-        kept = "there is no earlier checkpoint"
-        if self.latest is not None:
-            kept = f"the checkpoint of step {self.latest} is sound and stays"
         more = f" and {len(bad) - 1} arrays more" if len(bad) > 1 else ""
-        raise FloatingPointError(
-            f"step {step}: state{bad[0]}{more} are not finite, so the state was not saved; {kept}."
+        raise NotFiniteError(
+            f"step {step}: state{bad[0]}{more} are not finite, so the state was not saved;"
+            f" {self._stays()}."
             " Lower optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
         )
+
+    def _stays(self):
+        """What there is to go back to."""
+        if self.latest is None:
+            return "there is no earlier checkpoint"
+        return f"the checkpoint of step {self.latest} is sound and stays"
 
     def close(self) -> None:
         """Waits for writes to end."""
         if self._writer is not None:
             self._writer.close()
+
+
+@contextlib.contextmanager
+def _quiet_threads():
+    """The errors of the library's threads are raised here once more, so it does not log them."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def exists(workdir: pathlib.Path) -> bool:
@@ -224,7 +248,7 @@ def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
     It may replace the checkpoint meanwhile: then the new one is read.
 
     Raises:
-      ValueError: if that happens again and again.
+      UserError: if that happens again and again.
     """
     for _ in range(ATTEMPTS):
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
@@ -232,10 +256,12 @@ def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
             try:
                 return read(checkpoints)
             except Exception:
+                if processes.several():  # the others may not have failed: none tries again alone
+                    raise
                 with contextlib.closing(Checkpoints(workdir)) as again:
                     if again.latest == number:
                         raise
-    raise ValueError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")
+    raise UserError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")
 
 
 def _set_aside(workdir, step):
@@ -244,20 +270,6 @@ def _set_aside(workdir, step):
     target.mkdir(exist_ok=True)
     number = len(list(target.iterdir()))
     (workdir / "checkpoints" / str(step)).rename(target / f"{step}_{number}")
-
-
-def not_finite(tree: Any) -> list[str]:
-    """The paths of arrays that hold NaN or an infinite number."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    finite = np.asarray(_finite([leaf for _, leaf in leaves]))
-    return [
-        jax.tree_util.keystr(path) for (path, _), one in zip(leaves, finite, strict=True) if not one
-    ]
-
-
-@jax.jit
-def _finite(leaves):
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def _pruned(tree):

@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 from moe.data import prepared
+from moe.errors import UserError
 from moe.training import files
 
 METRICS = "metrics.jsonl"
@@ -68,12 +69,12 @@ def check_metrics(workdir: pathlib.Path, step: int) -> None:
     """Makes sure that metrics.jsonl still begins with what it held at a checkpoint.
 
     Raises:
-      ValueError: if it does not.
+      UserError: if it does not.
     """
     known = _known(_path(workdir, step)).get(METRICS)
     path = workdir / METRICS
     if known and _beginning(path, known["bytes"]) != known:
-        raise ValueError(
+        raise UserError(
             f"{path} does not begin with the {known['bytes']:,} bytes that it had when the"
             f" checkpoint of step {step} was saved: bring it back from a copy; or, to go on with"
             f" what is left of it, delete {_path(workdir, step).parent}"

@@ -59,7 +59,7 @@ class TrainConfig:
         """After how many steps each evaluator is called: `eval_every`, or what follows its name.
 
         Raises:
-          ValueError: for an evaluator that is none, or an interval that is no positive number.
+          UserError: for an evaluator that is none, or an interval that is no positive number.
         """
         intervals = {}
         for entry in self.evaluators:

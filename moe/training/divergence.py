@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe.training import files
+from moe.errors import NotFiniteError
+from moe.training import files, metrics, processes
 
 POLICIES = ("stop", "skip", "rewind")
-MOST = 10  # rewinds of a run
+MOST = 10  # rewinds of a run, and skipped steps one after the other
 SPLIT = "diverged"  # of the records in metrics.jsonl
 
 
-class Diverged(FloatingPointError):
+class Diverged(NotFiniteError):
     """A step that the policy does not go on after."""
 
     def __init__(self, step: int, said: str):
@@ -50,6 +51,20 @@ def keep(good: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
+def not_finite(tree: Any) -> list[str]:
+    """The paths of arrays that hold NaN or an infinite number."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    finite = np.asarray(_finite([leaf for _, leaf in leaves]))
+    return [
+        jax.tree_util.keystr(path) for (path, _), one in zip(leaves, finite, strict=True) if not one
+    ]
+
+
+@jax.jit
+def _finite(leaves):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+
+
 def look(name: str, step: int, measured: dict, policy: str, largest: float) -> dict | None:
     """The record of a step that diverged, None of a sound one.
 
@@ -77,10 +92,32 @@ def look(name: str, step: int, measured: dict, policy: str, largest: float) -> d
     return {"step": step, "split": SPLIT, "loss": float(loss), "grad_norm": float(norm)}
 
 
+def check_skipped(name: str, step: int, number: int) -> None:
+    """Ends a run that skips and skips.
+
+    Raises:
+      Diverged: if it skipped more than `MOST` steps, one after the other.
+    """
+    if number > MOST:
+        raise Diverged(
+            step,
+            f"{name}: step {step} is number {number} in a row that diverged and was skipped: lower"
+            " optimizer.learning_rate, or raise train.largest_grad_norm, in a new workdir",
+        )
+
+
 def rewinds(workdir: pathlib.Path) -> list[Rewind]:
     """Those of a run so far."""
     path = workdir / "rewinds.json"
     return [Rewind(*pair) for pair in files.read_json(path)["rewinds"]] if path.exists() else []
+
+
+def counts(workdir: pathlib.Path) -> dict[str, int]:
+    """How often a run went back and how many steps it skipped; nothing if it never did."""
+    lines = metrics.read(workdir / "metrics.jsonl")
+    skipped = sum(record["split"] == SPLIT for record in lines)
+    found = {"rewinds": len(rewinds(workdir)), "skipped": skipped}
+    return {name: number for name, number in found.items() if number}
 
 
 def rewind(workdir: pathlib.Path, start: int, error: Diverged) -> None:
@@ -92,10 +129,10 @@ def rewind(workdir: pathlib.Path, start: int, error: Diverged) -> None:
     known = rewinds(workdir)
     if len(known) == MOST:
         raise Diverged(error.step, f"after {MOST} rewinds, {error}") from error
-    files.barrier("rewinds were read")
+    processes.barrier("rewinds were read")
     if jax.process_index() == 0:
         files.write_json(workdir / "rewinds.json", {"rewinds": [*known, (start, error.step)]})
-    files.barrier("the rewind was written")
+    processes.barrier("the rewind was written")
 
 
 def position(known: list[Rewind], i: int) -> int:

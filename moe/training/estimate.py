@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import hlo, models, paths, sharding
+from moe.errors import UserError
 from moe.layers import attention
 from moe.training import step
 from moe.training.config import RunConfig
@@ -35,7 +36,7 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     activations come on top.
 
     Raises:
-      ValueError: with both sizes.
+      UserError: with both sizes.
     """
     with sharding.on(mesh, run.mesh.zero):
         params = models.parameter_shapes(run.model)
@@ -44,7 +45,7 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
     needed = bytes_per_device(params) + gradients + bytes_per_device(moments)
     limit, where = _memory(mesh.local_devices)
     if needed > limit:
-        raise ValueError(
+        raise UserError(
             f"the model needs {_gib(needed)} GiB a device for parameters, gradients and"
             f" optimizer state, and {where} has {_gib(limit)} GiB: make model.d_model,"
             " model.d_ff, experts.d_ff or experts.num_experts smaller, or spread them over more"

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from moe.errors import UserError
+from moe.training import processes
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -39,18 +40,18 @@ def read_json(path: pathlib.Path, *needed: str) -> dict:
       needed: keys that it must have.
 
     Raises:
-      ValueError: if it is not what was written, or lacks a key.
+      UserError: if it is not what was written, or lacks a key.
     """
     try:
         content = json.loads(path.read_text())
         known = content.pop("checksum", None)
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from error
+        raise UserError(f"{path} is damaged ({error}): {_MEND}") from error
     if known != _checksum(content) and (known or _has_a_checksum(content)):
-        raise ValueError(f"{path} is damaged (it is not what was written): {_MEND}")
+        raise UserError(f"{path} is damaged (it is not what was written): {_MEND}")
     missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(f"{path} is damaged (it lacks {', '.join(missing)}): {_MEND}")
+        raise UserError(f"{path} is damaged (it lacks {', '.join(missing)}): {_MEND}")
     return content
 
 
@@ -90,12 +91,12 @@ def alone(path: pathlib.Path, doing: str) -> Iterator[None]:
       doing: what another process does there, for the error: "training in".
 
     Raises:
-      ValueError: in all processes, if another one holds it.
+      UserError: in all processes, if another one holds it.
     """
     held = lock(path) if jax.process_index() == 0 else contextlib.nullcontext(True)
     with held as free:
-        if not all_gather(free)[0]:
-            raise ValueError(
+        if not processes.all_gather(free)[0]:
+            raise UserError(
                 f"another process is {doing} {path.parent}: wait for it, end it, or name another"
                 " workdir"
             )
@@ -112,7 +113,7 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
       read: what the file's dictionary means today, if older code may have written it.
 
     Raises:
-      ValueError: if the file holds something else; the difference is shown. Or if a process does
+      UserError: if the file holds something else; the difference is shown. Or if a process does
         not see the file that the first wrote.
     """
     wanted = json.loads(json.dumps(content))
@@ -120,9 +121,9 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
     if jax.process_index() == 0 and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted, indent=2)
-    barrier(f"{path} was written")
+    processes.barrier(f"{path} was written")
     if not path.exists():
-        raise ValueError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
+        raise UserError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
                          " on a disk that all hosts share")  # fmt: skip
     _require_same(path, wanted, owner, read)
 
@@ -130,34 +131,13 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
 def _require_same(path, wanted, owner, read):
     said = json.loads(json.dumps(read(read_json(path)))) if path.exists() else wanted
     lines = difference(said, wanted)
-    if not any(all_gather(bool(lines))):
+    if not any(processes.all_gather(bool(lines))):
         return
-    raise ValueError(
+    raise UserError(
         f"{path.parent} belongs to another {owner}:\n  "
         + "\n  ".join(lines or ["another process says so"])
         + "\nName another workdir, or delete this one to start over."
     )
-
-
-def all_gather(says: bool) -> list[bool]:
-    """What every process says; all wait for all."""
-    if jax.process_count() == 1:
-        return [says]
-    return multihost_utils.process_allgather(np.array(says)).tolist()
-
-
-def first_says(number: Callable[[], int]) -> int:
-    """What the first process finds; the others do not look."""
-    if jax.process_count() == 1:
-        return number()
-    said = number() if jax.process_index() == 0 else 0
-    return int(multihost_utils.broadcast_one_to_all(np.int32(said)))
-
-
-def barrier(name: str) -> None:
-    """Waits until all processes are here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:

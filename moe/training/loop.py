@@ -23,6 +23,7 @@ from moe.training import (
     files,
     metrics,
     observing,
+    processes,
     signals,
     starting,
     step,
@@ -58,20 +59,20 @@ def train(
       finished run is not run again: its result is read.
 
     Raises:
-      ValueError: if the workdir was made by another config or on other data, the mesh does not
+      UserError: if the workdir was made by another config or on other data, the mesh does not
         divide the run, the data is too small for it, or another process trains in the workdir.
-      FloatingPointError: if the validation loss, or the state that is to be saved, is not finite.
+      NotFiniteError: if the validation loss, or the state that is to be saved, is not finite.
       signals.Stopped: if `stop` said so.
     """
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
-    if files.all_gather(done.exists())[0]:
+    if processes.all_gather(done.exists())[0]:
         claim_workdir(run, workdir)
         return files.read_json(done, "steps", "seconds")
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
         print(said, file=sys.stderr)
-    if not files.all_gather(checkpoint.exists(workdir))[0]:
+    if not processes.all_gather(checkpoint.exists(workdir))[0]:
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
         claim_workdir(run, workdir, data)
@@ -79,7 +80,7 @@ def train(
             result = _train(run, workdir, data, name, bar, stop)
         if jax.process_index() == 0:
             files.write_json(done, result)
-        files.barrier(f"{done} was written")
+        processes.barrier(f"{done} was written")
     return result
 
 
@@ -101,7 +102,7 @@ def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]
       data: what `prepare.prepare(run.data)` gave, if it is at hand.
 
     Raises:
-      ValueError: if it cannot be run to its end on them.
+      UserError: if it cannot be run to its end on them.
     """
     mesh = mesh_of(run)
     estimate.check_state(run, mesh)
@@ -122,7 +123,7 @@ def check_domains(model: Any, data: Prepared) -> None:
     """Refuses data with more domains than the router knows.
 
     Raises:
-      ValueError: with both numbers.
+      UserError: with both numbers.
     """
     if not model.reads_domains:
         return
@@ -167,7 +168,7 @@ def mesh_of(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh
     """The run's mesh over all devices, or over some.
 
     Raises:
-      ValueError: if it does not fit the devices, does not divide the run, or has no such kernel.
+      UserError: if it does not fit the devices, does not divide the run, or has no such kernel.
     """
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices)
     sharding.check(mesh, run.shared())
@@ -196,7 +197,8 @@ def _train(run, workdir, data, name, line, stop):
                 print(f"{name}: step {error.step} diverged: back to {start}", file=sys.stderr)
         checkpoints.save(run.train.steps, state, seconds)
         result = evaluation.EVALUATORS[run.objective.objective.result](run, data, "test")
-        return summary(run, result.evaluate(state), seconds)
+        found = summary(run, result.evaluate(state), seconds)
+        return found | divergence.counts(workdir)
 
 
 def _go_on(run, workdir, data, name, line, stop, checkpoints):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from moe import legacy
+from moe.errors import UserError
 from moe.training import files
 
 
@@ -24,10 +25,12 @@ class Writer:
     def __init__(self, path: pathlib.Path, first_step: int):
         self._leads = jax.process_index() == 0
         self._late: dict | None = None
+        self.before: list[dict] = []  # what the run wrote so far; of process 0
         if not self._leads:
             return
-        kept = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
-        files.write(path, "".join(_line(r) for r in kept))
+        if path.exists():
+            self.before = [r for r in read(path) if r["step"] <= first_step]
+        files.write(path, "".join(_line(r) for r in self.before))
         self._file = path.open("a")
 
     def write(self, record: dict) -> dict | None:
@@ -60,7 +63,7 @@ def read(path: pathlib.Path | str) -> list[dict]:
             records.append(_replaced(legacy.metrics(json.loads(line)), _is_null, math.nan))
         except json.JSONDecodeError as error:
             if number < len(lines) - 1:
-                raise ValueError(f"{path} line {number + 1} is not JSON: {error}") from error
+                raise UserError(f"{path} line {number + 1} is not JSON: {error}") from error
     return records
 
 

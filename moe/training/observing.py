@@ -8,6 +8,7 @@ import numpy as np
 
 from moe import evaluation
 from moe.data.prepared import Prepared
+from moe.errors import NotFiniteError
 from moe.evaluation import routing
 from moe.training import divergence, metrics, step
 from moe.training.config import RunConfig
@@ -51,6 +52,7 @@ class Watch:
         }
         self._writer = writer
         self._late: tuple[int, dict] | None = None  # a step that was not looked at yet
+        self._skipped = 0  # steps without a sound one between them
 
     def flush(self) -> None:
         """Makes sure that the last step did not diverge, and writes its record."""
@@ -67,8 +69,10 @@ class Watch:
             return
         t = self._run.train
         found = divergence.look(self._name, *self._late, t.on_divergence, t.largest_grad_norm)
+        self._skipped = 0 if found is None else self._skipped + 1
         if found is not None:
             self._log.write(found)
+            divergence.check_skipped(self._name, found["step"], self._skipped)
         self._late = None
 
     def before_step(self, n: int, state: step.State) -> None:
@@ -114,7 +118,7 @@ class Watch:
 
     def _check(self, n, nll):
         if not np.isfinite(nll):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{self._name}: validation loss is {nll} at step {n}. Lower"
                 " optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
             )
@@ -130,11 +134,17 @@ class Log:
         self._monitor = None
         if experts is not None:
             self._monitor = routing.CollapseMonitor(run.train.collapse_steps, experts.routing)
+            for record in writer.before:  # so that a run that goes on sees what it would have seen
+                self._look(record)
+        writer.before = []
+
+    def _look(self, record):
+        if self._monitor and record["split"] == "train":
+            self._monitor.update(record)
 
     def write(self, record: dict) -> None:
         """Takes one record."""
         late = self._writer.write(record)
         if late and late["split"] == "train":
             self.shown["train"] = f"{float(late['nll']):.3f}"
-            if self._monitor:
-                self._monitor.update(late)
+            self._look(late)

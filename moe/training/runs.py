@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from moe import legacy, schema
 from moe.data import prepare
+from moe.errors import UserError
 from moe.training import checkpoint, files, loop, starting, step
 from moe.training.config import RunConfig
 
@@ -21,7 +22,7 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
     """The config of a run, whichever version wrote it.
 
     Raises:
-      ValueError: if there is none.
+      UserError: if there is none.
     """
     path = pathlib.Path(workdir) / "config.json"
     schema.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
@@ -32,7 +33,7 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     """The config, the data and the last state of the run in a folder.
 
     Raises:
-      ValueError: if there is no run or no checkpoint, or the data is not what it was trained on.
+      UserError: if there is no run or no checkpoint, or the data is not what it was trained on.
     """
     workdir = pathlib.Path(workdir)
     run = read_config(workdir)
@@ -41,5 +42,5 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     state = starting.scratch(run, data)
     found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(state))
     if found is None:
-        raise ValueError(f"{workdir} has no checkpoint yet")
+        raise UserError(f"{workdir} has no checkpoint yet")
     return LoadedRun(run, data, found[0])

@@ -6,9 +6,12 @@ checkpoint is written changes nothing; only SIGKILL does not wait for the step's
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+
+from moe.training import processes
 
 RESUMABLE = 75  # exit code of a run that was asked to end: EX_TEMPFAIL of sysexits.h
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,7 +30,12 @@ def asked() -> Iterator[Callable[[int], bool]]:
     """While the block runs, signals only ask; yields `stop` for `loop.train`.
 
     A worker of `multiprocessing` is also asked by its parent's death, so that none outlives it.
+    Of several processes that train together all end at the same step, whichever was asked.
     """
+    if processes.several():
+        with _passed_on():
+            yield processes.preempted()
+        return
     parent = multiprocessing.parent_process()
     came: list[int] = []
 
@@ -42,9 +50,25 @@ def asked() -> Iterator[Callable[[int], bool]]:
         del step
         return bool(came) or (parent is not None and not parent.is_alive())
 
-    before = {number: signal.signal(number, note) for number in ASKING}
-    try:
+    with _handled(ASKING, note):
         yield stop
+
+
+def _passed_on():
+    """SIGINT and SIGHUP become the SIGTERM that JAX's notifier waits for."""
+
+    def ask(number: int, frame: object) -> None:
+        del number, frame
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return _handled((signal.SIGINT, signal.SIGHUP), ask)
+
+
+@contextlib.contextmanager
+def _handled(numbers, handler):
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

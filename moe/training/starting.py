@@ -34,7 +34,7 @@ def start(
       data: what it is trained on.
 
     Raises:
-      ValueError: if the other run has no checkpoint, or the rules do not fit it.
+      UserError: if the other run has no checkpoint, or the rules do not fit it.
     """
     if not run.init_from.workdir:
         return state
@@ -73,7 +73,7 @@ def check(run: RunConfig, data: prepared.Prepared) -> None:
     """Refuses a start that cannot be, before anything is drawn or written.
 
     Raises:
-      ValueError: see `start`.
+      UserError: see `start`.
     """
     run.init_from.refuse_idle()
     if not run.init_from.workdir:
@@ -99,7 +99,7 @@ def check_tokenizer(
     """Refuses parameters that were trained on the ids of another tokenizer.
 
     Raises:
-      ValueError: with what to change.
+      UserError: with what to change.
     """
     path = source / "data.json"
     known = files.read_json(path).get("sha256", {}) if path.exists() else {}

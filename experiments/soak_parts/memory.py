@@ -1,0 +1,60 @@
+"""Does a long run use more and more memory? Looked at from inside, after its steps."""
+
+import os
+import pathlib
+import resource
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from configs import soak
+from experiments.soak_parts.victims import Row
+from moe import schema
+from moe.training import loop
+from moe.training.config import RunConfig
+
+EVERY = 50  # steps between looks
+SETTLED = 0.2  # of the steps, before which caches fill
+MOST = 2.0  # MiB in 1,000 steps that count as flat
+STATUS = pathlib.Path("/proc/self/statm")
+
+
+def flat(out: pathlib.Path, steps: int) -> Iterator[Row]:
+    """Trains so many steps; the slope of resident memory, and the number of live arrays."""
+    config = soak.get_config()
+    config.train.update(steps=steps, eval_every=100, checkpoint_every=100, log_every=10)
+    looks: list[tuple[int, float, int]] = []
+
+    def look(step: int) -> bool:
+        if step % EVERY == 0:
+            looks.append((step, _resident(), len(jax.live_arrays())))
+        return False
+
+    loop.train(schema.from_config_dict(RunConfig, config), out / "memory", stop=look)
+    yield verdict(looks, steps)
+
+
+def verdict(looks: list[tuple[int, float, int]], steps: int) -> Row:
+    """Is it flat once it has settled?
+
+    Args:
+      looks: step, MiB, live arrays.
+      steps: of the run.
+    """
+    late = np.array([look for look in looks if look[0] > SETTLED * steps], float)
+    slope = np.polyfit(late[:, 0] / 1000, late[:, 1], 1)[0]
+    arrays = late[:, 2]
+    flat = slope <= MOST and arrays[-1] <= arrays[0]
+    said = (
+        f"{slope:+.2f} MiB in 1,000 steps at {late[:, 1].mean():,.0f} MiB; {arrays[0]:.0f} live"
+        f" arrays after step {late[0, 0]:.0f} and {arrays[-1]:.0f} after step {late[-1, 0]:.0f}"
+    )
+    return Row(f"{steps} steps", "survived" if flat else "lost", said)
+
+
+def _resident():
+    """MiB; where /proc is not there, the most so far."""
+    if not STATUS.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,0 +1,122 @@
+"""Runs that are killed at random moments, saves among them, and runs that are asked to end."""
+
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+from experiments.soak_parts import victims
+from experiments.soak_parts.victims import Row, Victims
+from moe.training import signals
+
+START = 9.0  # seconds of a start and of some steps: the time in which kills come
+
+# What is said of it; threads of the library may print more, after it.
+FULL = "could not be written|No space left"
+
+
+def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
+    """SIGKILL, so many times, at random moments up to `longest` seconds after a start.
+
+    A run that ends is compared, and another one begins; a row is a run with all its kills.
+    """
+    moments = victims.moments(longest)
+    done = 0
+    while done < times:
+        workdir = runs.fresh(f"killed_{done}")
+        hits = 0
+        while done < times and _killed(runs, workdir, next(moments)):
+            done += 1
+            hits += 1
+        row = runs.judged("SIGKILL", workdir)
+        yield row._replace(said=f"{hits} kills. {row.said}".strip())
+
+
+def _killed(runs, workdir, seconds):
+    """Kills a run after so many seconds; false if it had ended by then."""
+    process = runs.start(workdir)
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(runs: Victims, times: int) -> Iterator[Row]:
+    """SIGTERM, SIGINT and SIGHUP, twice each time, while it trains."""
+    rng = random.Random(0)
+    for i in range(times):
+        number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[i % 3]
+        workdir = runs.fresh(f"asked_{i}")
+        process = runs.start(workdir)
+        victims.wait_for_step(workdir, rng.randrange(1, runs.steps // 3), process)
+        process.send_signal(number)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(number)
+        code = process.wait(victims.PATIENCE)
+        told = victims.last_line(workdir)
+        if code not in (0, signals.RESUMABLE) or not victims.is_told(workdir):
+            yield Row(number.name, "lost", f"exit code {code}: {told}")
+        else:
+            yield runs.judged(number.name, workdir)
+
+
+def twice(runs: Victims, times: int) -> Iterator[Row]:
+    """A second run in the workdir of one that trains; it is refused, and the first goes on.
+
+    Then the first is killed: its lock must not outlive it.
+    """
+    for i in range(times):
+        workdir = runs.fresh(f"twice_{i}")
+        first = runs.start(workdir)
+        victims.wait_for_step(workdir, 1, first)
+        victims.said(workdir).rename(runs.root / "the_first.said")
+        code = runs.finish(workdir)
+        told = victims.last_line(workdir)
+        if i % 2:
+            first.kill()
+        first.wait(victims.PATIENCE)
+        if code != 1 or "another process is training in" not in told:
+            yield Row("two at once", "lost", f"exit code {code}: {told}")
+        else:
+            yield runs.judged("two at once", workdir, told)
+
+
+def full_disk(runs: Victims, times: int) -> Iterator[Row]:
+    """A disk that is full at a random moment, by a limit on every file's size or by a small disk.
+
+    A limit is what a process without rights can set; where disks can be mounted, a small one is.
+    """
+    rng = random.Random(0)
+    for i in range(times):
+        disk = runs.fresh(f"disk_{i}")
+        disk.mkdir()
+        size = rng.randrange(100_000, 1_000_000)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            yield Row("full disk", "skipped", "no disk can be mounted here")
+            return
+        try:
+            yield _on_small_disk(runs, disk / "run")
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+        if not any(disk.iterdir()):
+            shutil.rmtree(disk)
+
+
+def _on_small_disk(runs: Victims, workdir: pathlib.Path) -> Row:
+    said = victims.said(workdir)
+    said.symlink_to(runs.root / f"{workdir.parent.name}.said")  # it must not lie on the full disk
+    code = runs.finish(workdir)
+    told = victims.last_line(workdir, FULL)
+    if code != 1 or not told:
+        return Row("full disk", "lost", f"exit code {code}: {victims.last_line(workdir)}")
+    grow = ["mount", "-o", "remount,size=100000000", str(workdir.parent)]
+    subprocess.run(grow, check=True)
+    return runs.judged("full disk", workdir, told)

@@ -1,0 +1,84 @@
+"""A process that trains with others, watched from outside, so that its end is always explained.
+
+When one of them dies, JAX ends the others from C++, where Python can say nothing any more. A parent
+that does nothing but wait says it, and ends with an exit code that schedulers understand.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from moe.training import processes, signals
+
+CHILD = "MOE_SUPERVISED"  # in the environment of the process that trains: where it says farewell
+POLL = 1.0  # seconds between looks at the parent
+AGAIN = "the same command, for every process, goes on from the last checkpoint"
+OTHERS = (
+    f"another process has ended, or was not heard of for {processes.SILENCE} seconds (its own"
+    f" output says why): this one cannot go on without it; {AGAIN}"
+)
+
+
+def ensure() -> None:
+    """Runs this very command once more, under watch, and ends as it ends; there it does nothing."""
+    if CHILD in os.environ:
+        atexit.register(farewell)
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        return
+    code, said = explained(*_watched(this_command()))
+    if said:
+        print(said, file=sys.stderr)
+    sys.exit(code)
+
+
+def this_command() -> list[str]:
+    """What started this program: `python -m PROGRAM`, or `python FILE`, with its arguments."""
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    return [sys.executable, *program, *sys.argv[1:]]
+
+
+def farewell() -> None:
+    """Tells the parent, if there is one, that this process ends by itself, its errors said."""
+    if CHILD in os.environ:
+        os.write(int(os.environ[CHILD]), b".")
+
+
+def _watched(command):
+    """The exit code of a child, and whether it said farewell; signals are passed on to it."""
+    reading, writing = os.pipe()
+    environment = {**os.environ, CHILD: str(writing)}
+    child = subprocess.Popen(command, env=environment, pass_fds=[writing])
+    os.close(writing)
+    for number in signals.ASKING:
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    code = child.wait()
+    return code, os.read(reading, 1) != b""
+
+
+def explained(code: int, by_itself: bool) -> tuple[int, str]:
+    """The exit code for the end of a child, and what to say of it; "" if it said so itself.
+
+    Args:
+      code: of the child, negative if a signal ended it.
+      by_itself: did it say farewell?
+    """
+    if by_itself:
+        return code, ""
+    if code in (1, -signal.SIGABRT):  # JAX's two ways
+        return signals.RESUMABLE, OTHERS
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return abs(code) + 128 * (code < 0), (
+        f"this process was ended by {name}, as when memory runs out; {AGAIN}"
+    )
+
+
+def _end_with_parent(parent):
+    """Asks this process to end, as a scheduler does, when its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,77 @@
+"""Several processes that train together: they join, agree, and end together.
+
+What fails in one of them ends it at once (`experiments.command`). The others cannot go on without
+it, and JAX aborts them when nothing has been heard of it for `SILENCE` seconds.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from moe.errors import UserError
+
+SILENCE = 30  # seconds without a word after which a process is taken for dead
+
+
+def join(coordinator: str | None, number: int | None, index: int | None) -> None:
+    """Joins the other processes; None is what JAX finds out from the cluster.
+
+    Args:
+      coordinator: host:port of process 0.
+      number: how many they are.
+      index: which of them this one is.
+
+    Raises:
+      UserError: if JAX finds no cluster, and the arguments do not say what it lacks.
+    """
+    try:
+        jax.distributed.initialize(coordinator, number, index, heartbeat_timeout_seconds=SILENCE)
+    except ValueError as error:
+        raise UserError(
+            f"--distributed: {error} Where JAX finds no cluster, give --coordinator,"
+            " --num_processes and --process_id"
+        ) from error
+
+
+def several() -> bool:
+    """Do others train together with this process?"""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def preempted() -> Callable[[int], bool]:
+    """A function to ask after every step: true in all processes at once, after any got SIGTERM.
+
+    JAX's notifier takes SIGTERM and lets the processes agree on a step (no handler of Python's may
+    be in its place).
+    """
+    calls = itertools.count()  # steps repeat after a rewind, calls do not
+
+    def agreed(step: int) -> bool:
+        del step
+        return multihost_utils.reached_preemption_sync_point(next(calls))
+
+    return agreed
+
+
+def all_gather(says: bool) -> list[bool]:
+    """What every process says; all wait for all."""
+    if jax.process_count() == 1:
+        return [says]
+    return multihost_utils.process_allgather(np.array(says)).tolist()
+
+
+def first_says(number: Callable[[], int]) -> int:
+    """What the first process finds; the others do not look."""
+    if jax.process_count() == 1:
+        return number()
+    said = number() if jax.process_index() == 0 else 0
+    return int(multihost_utils.broadcast_one_to_all(np.int32(said)))
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
