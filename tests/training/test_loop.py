@@ -184,6 +184,24 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
     assert seen == [2, 4, 6]
 
 
+def test_a_run_that_goes_on_sees_a_collapse_that_began_before(tmp_path, monkeypatch):
+    """The monitor of the second part has seen the records of the first."""
+    seen = []
+    monkeypatch.setattr(
+        observing.routing.CollapseMonitor,
+        "update",
+        lambda self, record: seen.append(record["step"]),
+    )
+    one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    monkeypatch.setattr(loop, "mesh_of", lambda run: one)
+    run = toys.run_config(mesh={"data": 1, "expert": 1})
+    with pytest.raises(signals.Stopped):
+        loop.train(run, tmp_path, stop=lambda step: step == 4)
+    seen.clear()
+    loop.train(run, tmp_path)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
 def spoil(monkeypatch, after):
     """Parameters are NaN after a step."""
     made = loop.compiled
