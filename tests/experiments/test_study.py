@@ -24,7 +24,7 @@ def tiny():
     config.base.data.vocab_size = 300
     config.base.train.update(
         steps=4, batch_size=8, seq_len=8, eval_every=2, eval_batches=1, log_every=1,
-        test_batches=1, checkpoint_every=2,
+        test_batches=1, checkpoint_every=2, evaluators=("loss",),
     )  # fmt: skip
     config.base.optimizer.warmup_steps = 1
     config.experts.group_size = 8

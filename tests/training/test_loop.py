@@ -115,7 +115,6 @@ def test_what_is_logged(whole):
     assert train["nll"] == pytest.approx(np.log(toys.V), abs=1)
     assert sum(train["load_LE"][0]) == pytest.approx(1, abs=1e-4)
     assert len(train["dropped_LK"][0]) == 2 and len(train["unused_L"]) == 1
-    assert 0.5 < validation["agreement_L"][0] <= 1  # one small step changes few choices
 
 
 def test_training_learns(whole):
@@ -180,8 +179,12 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
     )
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
-    loop.train(toys.run_config(train={"log_every": 2}, mesh={"data": 1, "expert": 1}), tmp_path)
+    both = {"log_every": 2, "evaluators": ("loss", "agreement")}
+    loop.train(toys.run_config(train=both, mesh={"data": 1, "expert": 1}), tmp_path)
     assert seen == [2, 4, 6]
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    (*_, last) = (r for r in records if r["split"] == "validation")
+    assert 0.5 < last["agreement_L"][0] <= 1  # one small step changes few choices
 
 
 def test_a_run_that_goes_on_sees_a_collapse_that_began_before(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def run_config(**sections) -> configs.RunConfig:
         data=prepare.DataConfig(vocab_size=V),
         train=configs.TrainConfig(
             steps=STEPS, batch_size=8, seq_len=8, log_every=1, eval_every=2, eval_batches=1,
-            test_batches=2, checkpoint_every=EVERY,
+            test_batches=2, checkpoint_every=EVERY, evaluators=("loss",),
         ),
         optimizer=optimizer.OptimizerConfig(learning_rate=0.01, warmup_steps=1),
         mesh=configs.MeshConfig(data=2, expert=4),
