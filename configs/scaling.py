@@ -148,6 +148,10 @@ def pilots() -> ConfigDict:
     config.variants = with_rates(tuned, (0.004, 0.008, 0.016))
     config.variants.dense = models.dense  # a fourth rate, of the one that others are set beside
     config.base.optimizer.learning_rate = 0.032
+    # Where the best of three was at an edge, a fourth beyond it.
+    config.variants.update(with_rates({"e32_top1": models.e32_top1}, (0.002,)))
+    ngrams = {"parameters_of": "e32_top2_lr_0_016", "learning_rate": 0.032}
+    config.variants.dense_ngrams_lr_0_032 = ngrams
     return config
 
 

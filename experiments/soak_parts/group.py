@@ -1,5 +1,6 @@
 """Processes that train together, of which one dies or is asked to end."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -68,6 +69,9 @@ def start(runs: Victims, workdir: pathlib.Path) -> list[subprocess.Popen]:
 
 
 def child(process: subprocess.Popen) -> int:
-    """The process that trains, of the one that watches it."""
-    done = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, check=True)
-    return int(done.stdout.split()[0])
+    """The process that trains, of the one that watches it (on Linux)."""
+    parents = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # of a process that ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return next(pid for pid, parent in parents.items() if parent == process.pid)
