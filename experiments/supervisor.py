@@ -1,45 +1,49 @@
 """A process that trains with others, watched from outside, so that its end is always explained.
 
 When one of them dies, JAX ends the others from C++, where Python can say nothing any more. A parent
-that does nothing but wait says it, and ends with an exit code that schedulers understand.
+that does nothing but wait says it, and ends with an exit code that schedulers understand. It has
+imported next to nothing.
 """
 
 import atexit
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-
-from moe.training import processes, signals
+from collections.abc import Sequence
 
 CHILD = "MOE_SUPERVISED"  # in the environment of the process that trains: where it says farewell
 POLL = 1.0  # seconds between looks at the parent
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = "the same command, for every process, goes on from the last checkpoint"
 OTHERS = (
-    f"another process has ended, or was not heard of for {processes.SILENCE} seconds (its own"
-    f" output says why): this one cannot go on without it; {AGAIN}"
+    "another process has ended, or was not heard of (its own output says why): this one cannot go"
+    f" on without it; {AGAIN}"
 )
 
 
 def ensure() -> None:
-    """Runs this very command once more, under watch, and ends as it ends; there it does nothing."""
+    """If this is `python -m PROGRAM --distributed`: runs it as a child, and ends as that ends.
+
+    In the child itself it begins to look whether the parent lives.
+    """
     if CHILD in os.environ:
         atexit.register(farewell)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-        return
-    code, said = explained(*_watched(this_command()))
-    if said:
-        print(said, file=sys.stderr)
-    sys.exit(code)
+    elif is_wanted(sys.orig_argv):
+        code, said = explained(*_watched([sys.executable, *sys.orig_argv[1:]]))
+        if said:
+            print(said, file=sys.stderr)
+        sys.exit(code)
 
 
-def this_command() -> list[str]:
-    """What started this program: `python -m PROGRAM`, or `python FILE`, with its arguments."""
-    spec = sys.modules["__main__"].__spec__
-    program = ["-m", spec.name] if spec else [sys.argv[0]]
-    return [sys.executable, *program, *sys.argv[1:]]
+def is_wanted(command: Sequence[str]) -> bool:
+    """Is the command `python -m PROGRAM` with --distributed among its arguments?"""
+    given = re.compile(r"--?distributed(=(true|t|yes|y|1))?", re.IGNORECASE)
+    return "-m" in command and any(given.fullmatch(argument) for argument in command)
 
 
 def farewell() -> None:
@@ -54,7 +58,7 @@ def _watched(command):
     environment = {**os.environ, CHILD: str(writing)}
     child = subprocess.Popen(command, env=environment, pass_fds=[writing])
     os.close(writing)
-    for number in signals.ASKING:
+    for number in PASSED_ON:
         signal.signal(number, lambda number, _: child.send_signal(number))
     code = child.wait()
     return code, os.read(reading, 1) != b""
@@ -70,7 +74,7 @@ def explained(code: int, by_itself: bool) -> tuple[int, str]:
     if by_itself:
         return code, ""
     if code in (1, -signal.SIGABRT):  # JAX's two ways
-        return signals.RESUMABLE, OTHERS
+        return os.EX_TEMPFAIL, OTHERS
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return abs(code) + 128 * (code < 0), (
         f"this process was ended by {name}, as when memory runs out; {AGAIN}"

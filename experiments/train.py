@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import command, supervisor
+from experiments import command
 from moe import flops, schema
 from moe.errors import UserError
 from moe.training import loop, processes, signals
@@ -31,8 +31,6 @@ PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, if JAX ca
 
 def main() -> None:
     """Trains, then prints the result."""
-    if DISTRIBUTED.value:
-        supervisor.ensure()
     join()
     run = schema.from_config_dict(RunConfig, CONFIG.value)
     counts = flops.parameters(run.model)

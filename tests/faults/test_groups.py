@@ -45,8 +45,16 @@ def test_the_first_dies(runs):
     workdir, codes, said = ended(runs, "dies", signal.SIGKILL, 0)
     assert codes == [128 + signal.SIGKILL, signals.RESUMABLE]
     assert "this process was ended by SIGKILL" in said[0]
-    assert "another process has ended, or was not heard of for 30 seconds" in said[1]
+    assert "another process has ended, or was not heard of" in said[1]
     assert checkpoint.exists(workdir)
+
+
+def test_who_is_watched():
+    """A program with --distributed, however absl may read it."""
+    for argument in ("--distributed", "-distributed", "--distributed=True"):
+        assert supervisor.is_wanted(["python", "-m", "experiments.train", argument])
+    for command in (["-m", "experiments.train", "--nodistributed"], ["-c", "", "--distributed"]):
+        assert not supervisor.is_wanted(["python", *command])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import time
 
 from absl import flags
 
-from experiments import command, supervisor, train
+from experiments import command, train  # the first: see `experiments.supervisor`
 from experiments.soak_parts import victims
 from moe.data import prepare
 from moe.training import loop, signals
@@ -60,8 +60,6 @@ def main(arguments: list[str]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (FSIZE.value, resource.RLIM_INFINITY))
     prepare.prepare = lambda _: toys.data()
     with command._in_one_line():
-        if train.DISTRIBUTED.value:
-            supervisor.ensure()
         run = run_config(train.PROCESSES.value or 1)
         train.join()
         with signals.asked() as stop:
