@@ -8,8 +8,8 @@
 
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
 dispatch are paid for by narrower experts. Parameters are free, so the output head has weights of
-its own in every variant. All have one learning rate until `pilots`, on a seed of their own, have
-run at the length of the study. `experiments/RESULTS.md` has what came out.
+its own in every variant. Learning rates are the best of `pilots`, which have a seed of their own and
+the length of the study. `experiments/RESULTS.md` has what came out.
 """
 
 from collections.abc import Iterable
@@ -49,6 +49,15 @@ DOUBLED = {
 }
 
 
+# The best of `pilots`, if it is not that of the base. `random` takes that of the router beside it,
+# and top-1 of other numbers that of 32.
+RATES = {
+    **dict.fromkeys(("e4_top1", "e16_top1", "e32_top1", "e64_top1"), 0.004),
+    **dict.fromkeys(("e8_top2", "e32_top2", "e32_top2_random", "e64_top2", "e32_hash"), 0.008),
+    **dict.fromkeys(DOUBLED, 0.008),
+}
+
+
 def cpu() -> ConfigDict:
     """Three paired seeds of each model: 12.3M tokens each, three quarters of an epoch."""
     config = ConfigDict()
@@ -66,7 +75,7 @@ def cpu() -> ConfigDict:
         "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
         "router_scale": 2.0,
     }
-    config.variants = {
+    config.variants = tuned({
         "dense": {},
         "dense_ngrams": {"parameters_of": "e32_top2"},
         "e8_top2": experts(8),
@@ -74,8 +83,16 @@ def cpu() -> ConfigDict:
         "e32_hash": experts(32, **HASH),
         "e32_top2": experts(32),
         "e32_top2_random": experts(32, **RANDOM),
-    }
+    })  # fmt: skip
     return config
+
+
+def tuned(variants: dict) -> dict:
+    """The variants at their own learning rates; those without one keep the base's."""
+    return {
+        name: {**variant, "learning_rate": RATES[name]} if name in RATES else variant
+        for name, variant in variants.items()
+    }
 
 
 def small() -> dict:
@@ -128,10 +145,8 @@ def ladder() -> ConfigDict:
     That is the best of three shapes.
     """
     config = cpu()
-    config.variants.update(DOUBLED)
-    for number in (4, 16, 64):
-        config.variants[f"e{number}_top1"] = experts(number, k=1)
-    config.variants.e64_top2 = experts(64)
+    of_number = {f"e{number}_top1": experts(number, k=1) for number in (4, 16, 64)}
+    config.variants.update(tuned({**DOUBLED, **of_number, "e64_top2": experts(64)}))
     return config
 
 
@@ -144,12 +159,12 @@ def pilots() -> ConfigDict:
     config.shorter = ()
     models = config.variants
     others = ("e8_top2", "e32_top1", "e32_hash", "e32_top2", "e64_top2")
-    tuned = {name: models[name] for name in ("dense", *DOUBLED, "dense_ngrams", *others)}
-    config.variants = with_rates(tuned, (0.004, 0.008, 0.016))
-    config.variants.dense = models.dense  # a fourth rate, of the one that others are set beside
+    models = {name: models[name] for name in ("dense", *DOUBLED, "dense_ngrams", *others)}
+    config.variants = with_rates(models, (0.004, 0.008, 0.016))
+    config.variants.dense = models["dense"]  # a fourth rate, of the one that others are set beside
     config.base.optimizer.learning_rate = 0.032
     # Where the best of three was at an edge, a fourth beyond it.
-    config.variants.update(with_rates({"e32_top1": models.e32_top1}, (0.002,)))
+    config.variants.update(with_rates({"e32_top1": models["e32_top1"]}, (0.002,)))
     ngrams = {"parameters_of": "e32_top2_lr_0_016", "learning_rate": 0.032}
     config.variants.dense_ngrams_lr_0_032 = ngrams
     return config
@@ -198,4 +213,6 @@ def gpu() -> ConfigDict:
     config.variants.dense_2x_wide.model.update(d_model=384, num_heads=6)
     config.variants.dense_2x_deep.model.update(num_layers=16)
     config.variants.e256_top2 = experts(256)
+    for name in RATES.keys() & config.variants.keys():
+        del config.variants[name]["learning_rate"]
     return config
