@@ -169,8 +169,8 @@ def test_hidden_tokens_are_learned_both_ways(tmp_path):
     assert result["test_nll"] == pytest.approx(sum(result["test_documents_nll"]) / judged, rel=1e-3)
 
 
-def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
-    """A record is looked at one write later, and that may be an evaluation's."""
+def watched(monkeypatch):
+    """The steps whose records a monitor of collapses sees, on one device."""
     seen = []
     monkeypatch.setattr(
         observing.routing.CollapseMonitor,
@@ -179,6 +179,12 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
     )
     one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
+    return seen
+
+
+def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
+    """A record is looked at one write later, and that may be an evaluation's."""
+    seen = watched(monkeypatch)
     both = {"log_every": 2, "evaluators": ("loss", "agreement")}
     loop.train(toys.run_config(train=both, mesh={"data": 1, "expert": 1}), tmp_path)
     assert seen == [2, 4, 6]
@@ -189,14 +195,7 @@ def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeyp
 
 def test_a_run_that_goes_on_sees_a_collapse_that_began_before(tmp_path, monkeypatch):
     """The monitor of the second part has seen the records of the first."""
-    seen = []
-    monkeypatch.setattr(
-        observing.routing.CollapseMonitor,
-        "update",
-        lambda self, record: seen.append(record["step"]),
-    )
-    one = loop.sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-    monkeypatch.setattr(loop, "mesh_of", lambda run: one)
+    seen = watched(monkeypatch)
     run = toys.run_config(mesh={"data": 1, "expert": 1})
     with pytest.raises(signals.Stopped):
         loop.train(run, tmp_path, stop=lambda step: step == 4)
