@@ -8,8 +8,8 @@
 
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
 dispatch are paid for by narrower experts. Parameters are free, so the output head has weights of
-its own in every variant. Learning rates are the best of `pilots`, which have a seed of their own and
-the length of the study. `experiments/RESULTS.md` has what came out.
+its own in every variant. Learning rates are the best of `pilots`, which have a seed of their own
+and the length of the study. `experiments/RESULTS.md` has what came out.
 """
 
 from collections.abc import Iterable

@@ -23,6 +23,7 @@ flags.disclaim_key_flags()  # --config belongs to who asks for it, and stands in
 
 ROOT = pathlib.Path(__file__).parents[1]
 MENDED_BY_USERS = (UserError, OSError, flags.Error)
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")  # of a program by itself, as for lack of memory
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -103,10 +104,10 @@ def _in_one_line() -> Iterator[None]:
 def _leave(error, said):
     """Ends at once: the usual way out would wait for processes that wait for this one.
 
-    A collective that fails means that another one has ended.
+    An error of JAX's runtime means that another one has ended, but for `OWN`.
     """
     code = 1
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(OWN):
         code, said = signals.RESUMABLE, f"{str(error).splitlines()[0]}\n{supervisor.OTHERS}"
     print(said, file=sys.stderr, flush=True)
     sys.stdout.flush()
