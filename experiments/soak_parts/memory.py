@@ -16,7 +16,7 @@ from moe.training.config import RunConfig
 
 EVERY = 50  # steps between looks
 SETTLED = 0.2  # of the steps, before which caches fill
-MOST = 2.0  # MiB in 1,000 steps that count as flat
+MOST = 0.5  # MiB in 1,000 steps that count as flat
 STATUS = pathlib.Path("/proc/self/statm")
 
 

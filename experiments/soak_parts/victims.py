@@ -48,11 +48,11 @@ class Victims:
     def __init__(self, command: list[str], root: pathlib.Path, steps: int, **environment: str):
         self._command = command
         self.steps = steps
-        self.root = root
+        self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
         self._environment = {
             **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(root / "programs"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.root / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **environment,
         }
