@@ -9,13 +9,14 @@ from typing import Any
 
 from configs import soak
 from moe import ffn, objectives, routing
-from moe.config import ModelConfig, MoEConfig
+from moe.config import DTYPES, ModelConfig, MoEConfig
 from moe.dispatch import DISPATCHERS, grouped, transport
 from moe.layers import attention_kernels
 from moe.objectives import ObjectiveConfig
+from moe.routing import gshard, hashed
 from moe.training import divergence
 from moe.training.config import MeshConfig, TrainConfig
-from moe.training.optimizer import OptimizerConfig
+from moe.training.optimizer import SCHEDULES, OptimizerConfig
 
 NAMES: dict[str, tuple[str, ...]] = {  # what fields that hold a name may say
     "router": tuple(routing.ROUTERS),
@@ -23,15 +24,15 @@ NAMES: dict[str, tuple[str, ...]] = {  # what fields that hold a name may say
     "activation": tuple(ffn.ACTIVATIONS),
     "dense_activation": ("", *ffn.ACTIVATIONS),
     "position": ("rotary", "relative"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": DTYPES,
     "transport": tuple(transport.TRANSPORTS),
     "implementation": tuple(grouped.IMPLEMENTATIONS),
     "attention": tuple(attention_kernels.KERNELS),
-    "schedule": ("wsd", "cosine", "inverse_sqrt"),
+    "schedule": SCHEDULES,
     "on_divergence": divergence.POLICIES,
     "name": tuple(objectives.OBJECTIVES),
-    "second": ("sampled", "always", "random"),
-    "table": ("balanced", "random", "clustered"),
+    "second": gshard.SECONDS,
+    "table": tuple(hashed.TABLES),
 }
 SMALL = (1, 2, 3, 4, 5, 7, 8, 12, 16, 32)
 ODD = (-1, 0, 64, 1000, 10**6, 2**31, 10**12)

@@ -17,6 +17,8 @@ import time
 import traceback
 from collections.abc import Iterator
 
+import jax
+
 from experiments.soak_parts import draw, victims
 from experiments.soak_parts.victims import Row
 from moe import schema
@@ -92,8 +94,6 @@ def one(seed: int) -> tuple[str, str]:
 
 def main(first: int, last: int, path: pathlib.Path) -> None:
     """Does them one after the other."""
-    import jax
-
     for seed in range(first, last):
         outcome, said = one(seed)
         with path.open("a") as file:

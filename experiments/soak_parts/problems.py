@@ -45,7 +45,7 @@ def _layer(rng):
     fields = draw.experts(rng) | {"group_size": 0, "expert_dropout": 0.0}
     try:
         config = schema.from_config_dict(MoEConfig, fields)
-        dataclasses.replace(config, dispatcher="oracle", **_factors(config))
+        _by_oracle(config)
     except UserError:
         return None
     if config.d_ff > 64 or config.num_experts > 64 or config.dispatcher == "oracle":
@@ -57,12 +57,11 @@ def _dtype(rng):
     return rng.choice(tuple(TOLERANCES))
 
 
-def _factors(config):
-    """Without slots nothing is dropped: the oracle gets room for all."""
-    if not config.dropless:
-        return {}
+def _by_oracle(config):
+    """The same by the oracle, which has room for all where there are no slots to drop from."""
     room = float(config.num_experts)
-    return {"capacity_factor": room, "eval_capacity_factor": room}
+    factors = {"capacity_factor": room, "eval_capacity_factor": room} if config.dropless else {}
+    return dataclasses.replace(config, dispatcher="oracle", **factors)
 
 
 def _problem(layer, sizes, rng):
@@ -77,8 +76,7 @@ def _problem(layer, sizes, rng):
     args = x_BTD, mask_BT, ids_BT, np.zeros((B, T), np.int32)
     config = layer.config
     name = f"{config.router} {config.dispatcher} {layer.dtype}"
-    oracle = dataclasses.replace(config, dispatcher="oracle", **_factors(config))
-    found = [_run(layer.copy(config=c), args) for c in (config, oracle)]
+    found = [_run(layer.copy(config=c), args) for c in (config, _by_oracle(config))]
     worst = max(map(_error, *map(jax.tree.leaves, found)), default=0.0)
     fine = worst <= TOLERANCES[layer.dtype]
     said = "" if fine else f"error {worst:.2g}, {config}, {B} x {T}"
@@ -87,7 +85,7 @@ def _problem(layer, sizes, rng):
 
 def _run(layer, args):
     """(y, gradients) in training."""
-    return _compiled(layer, args[0].shape)(*_weights(layer, args[0].shape), *args)
+    return _compiled(layer)(*_weights(layer, args[0].shape), *args)
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,9 +112,7 @@ def _state(config):
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(layer, shape):
-    del shape
-
+def _compiled(layer):
     def total(weights, held, x_BTD, mask_BT, ids_BT, domain_BT):
         y_BTD = layer.apply(
             {**weights, **held}, x_BTD, mask_BT, True, ids_BT, domain_BT,

@@ -23,12 +23,12 @@ def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
 
     A run that ends is compared, and another one begins; a row is a run with all its kills.
     """
-    moments = victims.moments(longest)
+    rng = random.Random(0)
     done = 0
     while done < times:
         workdir = runs.fresh(f"killed_{done}")
         hits = 0
-        while done < times and _killed(runs, workdir, next(moments)):
+        while done < times and _killed(runs, workdir, rng.uniform(0, longest)):
             done += 1
             hits += 1
         row = runs.judged("SIGKILL", workdir)
@@ -70,7 +70,7 @@ def asked(runs: Victims, times: int) -> Iterator[Row]:
 def twice(runs: Victims, times: int) -> Iterator[Row]:
     """A second run in the workdir of one that trains; it is refused, and the first goes on.
 
-    Then the first is killed: its lock must not outlive it.
+    Every second time the first is killed then: its lock must not outlive it.
     """
     for i in range(times):
         workdir = runs.fresh(f"twice_{i}")
@@ -89,10 +89,7 @@ def twice(runs: Victims, times: int) -> Iterator[Row]:
 
 
 def full_disk(runs: Victims, times: int) -> Iterator[Row]:
-    """A disk that is full at a random moment, by a limit on every file's size or by a small disk.
-
-    A limit is what a process without rights can set; where disks can be mounted, a small one is.
-    """
+    """A small disk, mounted for the run, that is full at a random moment; later it is enlarged."""
     rng = random.Random(0)
     for i in range(times):
         disk = runs.fresh(f"disk_{i}")

@@ -4,18 +4,15 @@ A run that was hurt is compared with one that was not: every array of the last c
 bit, every line of metrics.jsonl, the result; all but what a clock measured.
 """
 
-import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
@@ -62,12 +59,12 @@ class Victims:
         shutil.rmtree(self.root / name, ignore_errors=True)
         return self.root / name
 
-    def start(self, workdir: pathlib.Path, *arguments: str, **options: Any) -> subprocess.Popen:
+    def start(self, workdir: pathlib.Path, *arguments: str) -> subprocess.Popen:
         """Begins or goes on; stderr is kept beside the workdir, see `said`."""
         with said(workdir).open("w") as file:
             return subprocess.Popen(
                 [*self._command, f"--workdir={workdir}", *arguments],
-                env=self._environment, stdout=subprocess.DEVNULL, stderr=file, **options,
+                env=self._environment, stdout=subprocess.DEVNULL, stderr=file,
             )  # fmt: skip
 
     def finish(self, workdir: pathlib.Path, *arguments: str) -> int:
@@ -110,9 +107,9 @@ class Victims:
         return Row(fault, "refused" if told else "survived", told)
 
 
-def command(config: str = "configs/soak.py", *overrides: str) -> list[str]:
-    """`experiments.train` with a config, here and in this Python."""
-    return [sys.executable, "-m", "experiments.train", f"--config={config}", *overrides]
+def command() -> list[str]:
+    """`experiments.train` with `configs/soak.py`, in this Python."""
+    return [sys.executable, "-m", "experiments.train", "--config=configs/soak.py"]
 
 
 def said(workdir: pathlib.Path) -> pathlib.Path:
@@ -148,7 +145,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     if found[0].keys() != found[1].keys():
         return [f"arrays {sorted(found[0].keys() ^ found[1].keys())}"]
     lines = [f"{path} differs" for path, x in found[0].items() if not _same(x, found[1][path])]
-    lines += files.difference(*(_timeless(_read(w / "result.json")) for w in (a, b)))
+    lines += files.difference(*(_timeless(files.read_json(w / "result.json")) for w in (a, b)))
     records = [[_timeless(r) for r in metrics.read(w / "metrics.jsonl")] for w in (a, b)]
     if len(records[0]) != len(records[1]):
         lines.append(f"{len(records[0])} lines of metrics and {len(records[1])}")
@@ -168,16 +165,5 @@ def _state(workdir):
     return {path: np.asarray(x) for path, x in paths.named(loaded).items()}
 
 
-def _read(path):
-    return {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
-
-
 def _timeless(record):
     return {k: v for k, v in record.items() if k not in CLOCKS}
-
-
-def moments(longest: float) -> Iterator[float]:
-    """Random seconds, always the same ones."""
-    rng = random.Random(0)
-    while True:
-        yield rng.uniform(0, longest)
