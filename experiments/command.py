@@ -93,7 +93,7 @@ def _in_one_line() -> Iterator[None]:
         sys.exit(signals.RESUMABLE)
     except Exception as error:
         said = _said(error)
-        shown = said is None or "--debug" in sys.argv
+        shown = said is None or supervisor.is_on("debug", sys.argv)
         if processes.several():
             _leave(error, traceback.format_exc() if shown else said)
         if shown:

@@ -6,6 +6,7 @@ imported next to nothing.
 """
 
 import atexit
+import functools
 import os
 import re
 import signal
@@ -30,7 +31,7 @@ def ensure() -> None:
 
     In the child itself it begins to look whether the parent lives.
     """
-    if CHILD in os.environ:
+    if _line() is not None:
         atexit.register(farewell)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     elif is_wanted(sys.orig_argv):
@@ -42,14 +43,27 @@ def ensure() -> None:
 
 def is_wanted(command: Sequence[str]) -> bool:
     """Is the command `python -m PROGRAM` with --distributed among its arguments?"""
-    given = re.compile(r"--?distributed(=(true|t|yes|y|1))?", re.IGNORECASE)
-    return "-m" in command and any(given.fullmatch(argument) for argument in command)
+    return "-m" in command and is_on("distributed", command)
+
+
+def is_on(name: str, arguments: Sequence[str]) -> bool:
+    """Do the arguments switch a flag on, in one of absl's spellings?"""
+    given = re.compile(rf"--?{name}(=(true|t|yes|y|1))?", re.IGNORECASE)
+    return any(given.fullmatch(argument) for argument in arguments)
 
 
 def farewell() -> None:
     """Tells the parent, if there is one, that this process ends by itself, its errors said."""
-    if CHILD in os.environ:
-        os.write(int(os.environ[CHILD]), b".")
+    line = _line()
+    if line is not None:
+        os.write(line, b".")
+
+
+@functools.cache
+def _line() -> int | None:
+    """Where a watched process says farewell; None in any other, as in those that it starts."""
+    given = os.environ.pop(CHILD, None)
+    return None if given is None else int(given)
 
 
 def _watched(command):

@@ -117,7 +117,8 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         f"{topology}: this compiler takes each of a chip's two cores for a device, and the figures"
         " are a chip's: use --arithmetic",
     )
-    grouped.check(run.mesh.implementation, PLATFORM)
+    with target.compiling_for(PLATFORM):
+        grouped.check(run.mesh.implementation)
     run = _of_tpus(run)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
     guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))

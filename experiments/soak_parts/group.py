@@ -12,15 +12,16 @@ from collections.abc import Iterator
 
 from experiments.soak_parts import victims
 from experiments.soak_parts.victims import Row, Victims
-from moe.training import checkpoint, processes, signals
+from moe.training import checkpoint, files, processes, signals
 
 ALLOWANCE = 30.0  # seconds that a process may take beside `processes.SILENCE`
+ROUNDING = 1e-3  # of the loss, after hundreds of steps on another mesh
 
 
 def group(runs: Victims, times: int) -> Iterator[Row]:
-    """Two processes on one mesh: one is killed or asked to end, both end, and one goes on alone.
+    """Two processes on one mesh: one is killed or asked to end, both end, and the run goes on.
 
-    What it ends with is that of a whole run but for rounding, so only its end is looked at.
+    As two again, to the bits of two that nobody hurt; or as one, to their loss but for rounding.
     """
     rng = random.Random(0)
     for i in range(times):
@@ -35,19 +36,54 @@ def group(runs: Victims, times: int) -> Iterator[Row]:
             codes = []
         for process in both:
             process.kill()
-        yield _judged(runs, workdir, f"{number.name} of one of two processes", number, codes)
+        fault = f"{number.name} of one of two processes"
+        yield _judged(runs, workdir, fault, number, codes, (_as_two, _as_one)[i // 2 % 2])
 
 
-def _judged(runs, workdir, fault, number, codes):
+def _judged(runs, workdir, fault, number, codes, go_on):
     killed = 128 + signal.SIGKILL
     wanted = [signals.RESUMABLE, killed if number == signal.SIGKILL else signals.RESUMABLE]
     if codes != wanted or not checkpoint.exists(workdir):
         return Row(fault, "lost", f"exit codes {codes}: {victims.last_line(workdirs(workdir)[0])}")
+    differ = go_on(runs, workdir)
+    if differ:
+        return Row(fault, "lost", "; ".join(differ[:3]))
+    shutil.rmtree(workdir)
+    return Row(fault, "survived", f"both ended, and it went on{go_on.__name__.replace('_', ' ')}")
+
+
+def _as_two(runs, workdir):
+    """What is wrong at the end of two processes."""
+    lines = _both(runs, workdir)
+    return lines or victims.differences(untouched(runs), workdir)
+
+
+def _as_one(runs, workdir):
+    """What is wrong at the end of one process."""
     code = runs.finish(workdir)
     if code:
-        return Row(fault, "lost", f"alone, exit code {code}: {victims.last_line(workdir)}")
-    shutil.rmtree(workdir)
-    return Row(fault, "survived", "both ended, and one went on alone")
+        return [f"alone, exit code {code}: {victims.last_line(workdir)}"]
+    want, got = (_test_loss(w) for w in (untouched(runs), workdir))
+    return [] if abs(got - want) < ROUNDING * want else [f"test loss {got}, and {want} of two"]
+
+
+def untouched(runs: Victims) -> pathlib.Path:
+    """The workdir of a whole run of two processes."""
+    workdir = runs.root / "untouched_pair"
+    if not (workdir / "result.json").exists() and (lines := _both(runs, workdir)):
+        raise RuntimeError(f"two processes that nobody hurts fail: {lines}")
+    return workdir
+
+
+def _both(runs, workdir):
+    """What is wrong with two processes that go on to the end."""
+    both = zip(start(runs, workdir), workdirs(workdir), strict=True)
+    codes = [(process.wait(victims.PATIENCE), name) for process, name in both]
+    return [f"exit code {code}: {victims.last_line(name)}" for code, name in codes if code]
+
+
+def _test_loss(workdir):
+    return files.read_json(workdir / "result.json")["test_nll"]
 
 
 def workdirs(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -1,4 +1,8 @@
-"""Does a long run use more and more memory? Looked at from inside, after its steps."""
+"""Does a long run use more and more memory? Looked at from inside, after its steps.
+
+A short run goes before it in the same process: threads of the library that saves come and go, and
+the first fifty saves fill the memory that the allocator keeps for each.
+"""
 
 import os
 import pathlib
@@ -17,13 +21,14 @@ from moe.training.config import RunConfig
 EVERY = 50  # steps between looks
 SETTLED = 0.2  # of the steps, before which caches fill
 MOST = 0.5  # MiB in 1,000 steps that count as flat
+SAVES = 50  # of the short run
 STATUS = pathlib.Path("/proc/self/statm")
 
 
 def flat(out: pathlib.Path, steps: int) -> Iterator[Row]:
     """Trains so many steps; the slope of resident memory, and the number of live arrays."""
-    config = soak.get_config()
-    config.train.update(steps=steps, eval_every=100, checkpoint_every=100, log_every=10)
+    loop.train(_run(steps=4 * SAVES, checkpoint_every=4), out / "memory_before")
+    long = _run(steps=steps, eval_every=100, checkpoint_every=100, log_every=10)
     looks: list[tuple[int, float, int]] = []
 
     def look(step: int) -> bool:
@@ -31,8 +36,14 @@ def flat(out: pathlib.Path, steps: int) -> Iterator[Row]:
             looks.append((step, _resident(), len(jax.live_arrays())))
         return False
 
-    loop.train(schema.from_config_dict(RunConfig, config), out / "memory", stop=look)
+    loop.train(long, out / "memory", stop=look)
     yield verdict(looks, steps)
+
+
+def _run(**train):
+    config = soak.get_config()
+    config.train.update(train)
+    return schema.from_config_dict(RunConfig, config)
 
 
 def verdict(looks: list[tuple[int, float, int]], steps: int) -> Row:

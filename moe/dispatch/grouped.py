@@ -39,24 +39,24 @@ IMPLEMENTATIONS = {
 }
 
 
-def fit(backend: str = "") -> list[str]:
-    """The kernels that are no dense product on a backend, on the one that is here if not told."""
-    backend = backend or target.platform()
+def fit() -> list[str]:
+    """The kernels that are no dense product on `target.platform()`."""
+    backend = target.platform()
     return [name for name, k in IMPLEMENTATIONS.items() if backend in k.backends]
 
 
-def check(kernel: str, backend: str = "") -> None:
-    """Refuses a kernel that would be a dense product on the backend.
+def check(kernel: str) -> None:
+    """Refuses a kernel that would be a dense product on `target.platform()`.
 
     Raises:
       UserError: with those that are not dense.
     """
-    backend = backend or target.platform()
-    if kernel not in fit(backend):
+    if kernel not in fit():
         raise UserError(
-            f"mesh.implementation={kernel!r} is not for {backend} in JAX {jax.__version__}: it"
-            " has no kernel there for values and gradients, or multiplies every row with every"
-            f" expert (moe/dispatch/ragged.py). Use {' or '.join(map(repr, fit(backend)))}"
+            f"mesh.implementation={kernel!r} is not for {target.platform()} in JAX"
+            f" {jax.__version__}: it has no kernel there for values and gradients, or multiplies"
+            " every row with every expert (moe/dispatch/ragged.py)."
+            f" Use {' or '.join(map(repr, fit()))}"
         )
 
 

@@ -56,12 +56,16 @@ class Checkpoints:
         return None if self._checked == NONE else self._checked
 
     def _last_sound(self):
-        steps = steps_in(self._workdir)
-        for step in steps:
-            said = checksums.damage(self._workdir, step)
-            if not said:
-                return step
-            print(f"the checkpoint of step {step} is left out: {said}", file=sys.stderr)
+        for _ in range(ATTEMPTS):
+            steps = steps_in(self._workdir)
+            for step in steps:
+                said = checksums.damage(self._workdir, step)
+                if not said:
+                    return step
+                if step in steps_in(self._workdir):  # else its run has replaced it
+                    print(f"the checkpoint of step {step} is left out: {said}", file=sys.stderr)
+            if steps == steps_in(self._workdir):
+                break
         return ALL_DAMAGED if steps else NONE
 
     def claim(self) -> None:

@@ -7,7 +7,6 @@ it loaded 54). What metrics.jsonl held when the checkpoint was saved is among th
 
 import concurrent.futures
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -30,7 +29,7 @@ def write(workdir: pathlib.Path, step: int) -> None:
     size = metrics.stat().st_size if metrics.exists() else 0
     found = {"files": _files(_folder(workdir, step)), METRICS: _beginning(metrics, size)}
     path.parent.mkdir(exist_ok=True)
-    files.write(path, json.dumps(found, indent=2) + "\n")
+    files.write_json(path, found, indent=2)
     for other in path.parent.glob("*.json"):
         if not _folder(workdir, other.stem).exists():
             other.unlink(missing_ok=True)
@@ -92,10 +91,8 @@ def _path(workdir, step):
 def _known(path) -> dict[str, Any]:
     """What was written; {} if that is damaged or there is nothing."""
     try:
-        known = json.loads(path.read_text())
-        whole = known.keys() == {"files", METRICS} and isinstance(known["files"], dict)
-        return known if whole else {}
-    except (OSError, ValueError, AttributeError):
+        return files.read_json(path, "files", METRICS)
+    except (OSError, UserError):
         return {}
 
 

@@ -25,13 +25,16 @@ class Writer:
     def __init__(self, path: pathlib.Path, first_step: int):
         self._leads = jax.process_index() == 0
         self._late: dict | None = None
-        self.before: list[dict] = []  # what the run wrote so far; of process 0
+        self._path = path
         if not self._leads:
             return
-        if path.exists():
-            self.before = [r for r in read(path) if r["step"] <= first_step]
-        files.write(path, "".join(_line(r) for r in self.before))
+        before = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
+        files.write(path, "".join(map(_line, before)))
         self._file = path.open("a")
+
+    def read(self) -> list[dict]:
+        """What the run wrote so far; nothing in a process that does not write."""
+        return read(self._path) if self._leads else []
 
     def write(self, record: dict) -> dict | None:
         """Writes the previous record, which is ready by now, keeps this one, returns the former."""

@@ -15,7 +15,10 @@ from moe.training.config import RunConfig
 
 
 class Clock:
-    """Seconds of training, without compilation, evaluation and checkpoints."""
+    """Seconds of training, without compilation, evaluation and checkpoints.
+
+    A step that is done again, after a kill or a rewind, counts once.
+    """
 
     def __init__(self, seconds: float):
         self.seconds = seconds
@@ -134,9 +137,8 @@ class Log:
         self._monitor = None
         if experts is not None:
             self._monitor = routing.CollapseMonitor(run.train.collapse_steps, experts.routing)
-            for record in writer.before:  # so that a run that goes on sees what it would have seen
+            for record in writer.read():  # so that a run that goes on sees what it would have seen
                 self._look(record)
-        writer.before = []
 
     def _look(self, record):
         if self._monitor and record["split"] == "train":

@@ -1,6 +1,5 @@
 """The state of step 0: from scratch, or from the parameters of another run."""
 
-import json
 import pathlib
 
 import jax
@@ -52,7 +51,7 @@ def start(
         "origins": {path: origin._asdict() for path, origin in origins.items()},
     }
     if jax.process_index() == 0:
-        files.write(workdir / "init.json", json.dumps(about, indent=2) + "\n")
+        files.write_json(workdir / "init.json", about, indent=2)
     return _with_parameters(state, made)
 
 

@@ -124,6 +124,23 @@ def test_a_reader_goes_back_to_the_sound_one_and_moves_nothing(workdir, capsys):
     assert "is left out" in capsys.readouterr().err
 
 
+def test_what_vanishes_while_a_reader_looks_is_not_damaged(workdir, capsys, monkeypatch):
+    """Its run has replaced both: the newer ones are looked at, and nothing is said."""
+    looked = checksums.damage
+
+    def slow(path, step):
+        if step == STEPS:
+            for old in (EVERY, STEPS):
+                folder(workdir, old).rename(folder(workdir, old + STEPS))
+                checksums_of = workdir / "checksums"
+                (checksums_of / f"{old}.json").rename(checksums_of / f"{old + STEPS}.json")
+        return looked(path, step) if step > STEPS else f"{path} is missing"
+
+    monkeypatch.setattr(checksums, "damage", slow)
+    assert checkpoint.Checkpoints(workdir).latest == 2 * STEPS
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_with_the_step_of_another_is_refused(workdir):
     """As one whose checksums have been lost, too: the state knows its step."""
     shutil.rmtree(folder(workdir, EVERY))

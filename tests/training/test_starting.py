@@ -153,7 +153,7 @@ def test_the_loop_refuses_another_tokenizer(dense, tmp_path, data, monkeypatch):
     other = dataclasses.replace(data, meta={"files": {"tokenizer.json": {"sha256": "ours"}}})
     monkeypatch.setattr(prepare, "prepare", lambda config: other)
     known = {"sha256": {"tokenizer.json": "theirs"}}
-    monkeypatch.setattr(starting.json, "loads", lambda text: known)
+    monkeypatch.setattr(starting.files, "read_json", lambda path: known)
     run = dense_run().replace(init_from={"workdir": str(dense)})
     with pytest.raises(ValueError, match="another tokenizer"):
         loop.train(run, tmp_path / "new")
