@@ -11,9 +11,9 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
@@ -159,9 +159,13 @@ def _same(x, y):
 
 def _state(workdir):
     """Every array of the last checkpoint by its path."""
-    step = checkpoint.steps_in(workdir)[0]
-    with warnings.catch_warnings(action="ignore"):  # of another topology: it is this one
-        loaded = orbax.load(workdir.resolve() / "checkpoints" / str(step))
+    folder = workdir.resolve() / "checkpoints" / str(checkpoint.steps_in(workdir)[0])
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def template(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+
+    loaded = orbax.load(folder, jax.tree.map(template, orbax.metadata(folder).metadata))
     return {path: np.asarray(x) for path, x in paths.named(loaded).items()}
 
 
