@@ -22,6 +22,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(f"--{name}={value}".lower() for name, value in FLAGS.items()),
     ]
 )
+# Where in the source an operation comes from is written a thousand times, and read by nobody.
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
 # Equal programs are compiled once in a session, by whichever test process needs them first.
 PROGRAMS = tempfile.TemporaryDirectory(prefix="moe-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)

@@ -21,7 +21,7 @@ from tests import tiny
 from tests.training import toys
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 40
+STEPS = 28
 SERVER = r"""
 import json, os, sys
 from tests.faults import victim
@@ -49,7 +49,7 @@ FSIZE = flags.DEFINE_integer("fsize", None, "The most bytes that a file may have
 
 def run_config(devices):
     """Short steps and many checkpoints."""
-    often = {"steps": STEPS, "eval_every": 20, "checkpoint_every": 4, "log_every": 1}
+    often = {"steps": STEPS, "eval_every": 14, "checkpoint_every": 4, "log_every": 1}
     return toys.run_config(train=often, mesh={"data": devices, "expert": 1})
 
 

@@ -22,8 +22,12 @@ from tests.training import toys
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def together(workdir, mesh, processes=2, other_seed=False) -> list[str]:
-    """What the processes say, after all have ended well."""
+def together(runs, processes=2, other_seed=False) -> list[str]:
+    """What the processes say, after all have ended well.
+
+    Args:
+      runs: workdirs and meshes.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -35,7 +39,7 @@ def together(workdir, mesh, processes=2, other_seed=False) -> list[str]:
     common = [sys.executable, "-m", "tests.training.worker", str(processes)]
     running = [
         subprocess.Popen(
-            [*common, str(index), str(port), str(workdir), mesh, str(index * other_seed)],
+            [*common, str(index), str(port), str(index * other_seed), *map(str, runs)],
             cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
@@ -93,12 +97,23 @@ def assert_same(workdir, alone):
     tiny.assert_close(got, want, rtol=1e-4, atol=2e-6)
 
 
-def test_two_processes_are_one(alone, tmp_path):
+@pytest.fixture(scope="module")
+def both(alone, tmp_path_factory):
+    """Two processes: the workdirs of a run from scratch, and of one from half-way on a new mesh."""
+    scratch, half = (tmp_path_factory.mktemp(name) for name in ("scratch", "taken_over"))
+    shutil.copytree(alone[1], half, dirs_exist_ok=True)
+    said = together((scratch, "2x4", half, "4x2"))
+    return scratch, half, said
+
+
+def test_two_processes_are_one(alone, both):
     """Losses, parameters and moments; each process knows the result, one writes the metrics."""
-    said = together(tmp_path, "2x4")
-    assert_same(tmp_path, alone[0])
-    assert len({line for text in said for line in text.splitlines() if "test_nll" in line}) == 1
-    rows = [line.split()[1:] for text in said for line in text.splitlines() if "rows" in line]
+    workdir, _, said = both
+    assert_same(workdir, alone[0])
+    lines = [text.splitlines() for text in said]
+    first, second = ([line for line in found if "test_nll" in line] for found in lines)
+    assert first == second and len(first) == 2
+    rows = [line.split()[1:] for found in lines for line in found if "rows" in line]
     assert [len(r) for r in rows] == [4, 4] and sorted(sum(rows, [])) == [*"01234567"]
 
 
@@ -107,14 +122,13 @@ def test_a_process_with_another_config_stops_all(alone, tmp_path):
     shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(AssertionError, match="train.seed: it has 0, you gave 1"):
-        together(tmp_path, "2x4", other_seed=True)
+        together((tmp_path, "2x4"), other_seed=True)
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_two_processes_take_over_on_another_mesh(alone, tmp_path):
+def test_two_processes_take_over_on_another_mesh(alone, both):
     """What one process left half-way on 2 x 4 they finish on 4 x 2."""
-    shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True)
-    together(tmp_path, "4x2")
-    assert_same(tmp_path, alone[0])
-    first = next(r for r in metrics.read(tmp_path / "metrics.jsonl") if r["step"] > toys.EVERY)
+    _, workdir, _ = both
+    assert_same(workdir, alone[0])
+    first = next(r for r in metrics.read(workdir / "metrics.jsonl") if r["step"] > toys.EVERY)
     assert first["step"] == toys.EVERY + 1

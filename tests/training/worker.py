@@ -1,6 +1,6 @@
 """One of several processes that train the toy run together; started by test_processes.
 
-python -m tests.training.worker <processes> <index> <port> <workdir> <data>x<expert> <seed>
+python -m tests.training.worker <processes> <index> <port> <seed> (<workdir> <data>x<expert>)*
 """
 
 import pathlib
@@ -27,8 +27,8 @@ def watched(train_batch):
     return watch
 
 
-def main(processes, index, port, workdir, mesh, seed):
-    """Joins the others, trains, prints the test loss."""
+def main(processes, index, port, seed, *runs):
+    """Joins the others, trains in a workdir on a mesh, prints the test loss, and so on."""
     place = (
         f"--coordinator=localhost:{port}",
         f"--num_processes={processes}",
@@ -36,12 +36,13 @@ def main(processes, index, port, workdir, mesh, seed):
     )
     flags.FLAGS(["worker", "--distributed", *place])
     train.join()
-    data, expert = map(int, mesh.split("x"))
     prepare.prepare = lambda _: toys.data()
     batches.train_batch = watched(batches.train_batch)
-    sections = {"mesh": {"data": data, "expert": expert}, "train": {"seed": int(seed)}}
-    result = loop.train(toys.run_config(**sections), pathlib.Path(workdir))
-    print("test_nll", result["test_nll"])
+    for workdir, mesh in zip(runs[::2], runs[1::2], strict=True):
+        data, expert = map(int, mesh.split("x"))
+        sections = {"mesh": {"data": data, "expert": expert}, "train": {"seed": int(seed)}}
+        result = loop.train(toys.run_config(**sections), pathlib.Path(workdir))
+        print("test_nll", result["test_nll"])
 
 
 if __name__ == "__main__":
