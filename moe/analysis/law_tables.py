@@ -17,6 +17,9 @@ AXES = {
 }  # what may be limited -> its price of a token, a column
 
 
+OPTIMUM = ("budget of", "how much", "parameters", "best E, 95%", "N", "tokens", "loss", "limit")
+
+
 class Answer(NamedTuple):
     """A law fitted to a grid."""
 
@@ -109,13 +112,21 @@ def priced(rows: list[dict]) -> list[dict]:
 
 
 def chooser(
-    one: Answer, axis: str, amount: float, memory: float = np.inf
+    one: Answer, axis: str, amount: float, memory: float = np.inf, text: float = np.inf
 ) -> Callable[[Coefficients], list[optima.Best]]:
-    """The best models of a budget on one axis, as a function of the law's coefficients."""
+    """The best models of a budget on one axis, as a function of the law's coefficients.
+
+    Args:
+      one: the law.
+      axis: of `AXES`.
+      amount: of FLOPs or seconds.
+      memory: the most parameters.
+      text: the tokens that there are.
+    """
     rows = priced(one.rows)
     price, total = (optima.lines(rows, field) for field in (AXES[axis], "total"))
     longest = max(row["tokens"] for row in rows)
-    budget = optima.Budget(amount, price, total, memory, longest)
+    budget = optima.Budget(amount, price, total, memory, longest, text)
     return lambda coefficients: optima.over_experts(one.fitted.law, coefficients, budget)
 
 
@@ -128,27 +139,42 @@ def budgets(one: Answer, axis: str, number: int = 4) -> np.ndarray:
 
 def optima_table(one: Answer, memories: Iterable[float] = (np.inf,)) -> str:
     """The best number of experts by axis, budget and memory, with the interval of its draws."""
-    rows = []
-    for axis in AXES:
-        for budget in budgets(one, axis):
-            for memory in memories:
-                choose = chooser(one, axis, budget, memory)
-                best = min(choose(one.fitted.coefficients), key=lambda found: found.loss)
-                _, low, high = optima.best_experts(one.draws, choose)
-                rows.append(
-                    (
-                        axis,
-                        f"{budget:.3g}",
-                        "any" if np.isinf(memory) else f"{memory:.3g}",
-                        f"{best.experts}, {low} to {high}",
-                        f"{best.size:.3g}",
-                        f"{best.tokens:.3g}",
-                        f"{best.loss:.3f}",
-                        best.limit,
-                    )
-                )
-    head = ("budget of", "how much", "parameters", "best E, 95%", "N", "tokens", "loss", "limit")
-    return markdown.table(head, rows)
+    rows = [
+        _optimum(one, axis, budget, memory)
+        for axis in AXES
+        for budget in budgets(one, axis)
+        for memory in memories
+    ]
+    return markdown.table(OPTIMUM, rows)
+
+
+def choice_table(one: Answer, share: float, memory: float = np.inf, text: float = np.inf) -> str:
+    """The best number of experts on each axis at one budget.
+
+    Args:
+      one: the law.
+      share: of what the longest dense run of the largest size costs, on each axis.
+      memory, text: see `chooser`.
+    """
+    rows = [_optimum(one, axis, share * budgets(one, axis)[-1], memory, text) for axis in AXES]
+    return markdown.table(OPTIMUM, rows)
+
+
+def _optimum(one, axis, budget, memory, text=np.inf):
+    """A row: the best model of a budget."""
+    choose = chooser(one, axis, budget, memory, text)
+    best = min(choose(one.fitted.coefficients), key=lambda found: found.loss)
+    _, low, high = optima.best_experts(one.draws, choose)
+    return (
+        axis,
+        f"{budget:.3g}",
+        "any" if np.isinf(memory) else f"{memory:.3g}",
+        f"{best.experts}, {low} to {high}",
+        f"{best.size:.3g}",
+        f"{best.tokens:.3g}",
+        f"{best.loss:.3f}",
+        best.limit,
+    )
 
 
 def gains_table(rows: list[dict]) -> str:

@@ -61,6 +61,7 @@ class Budget(NamedTuple):
     total: Lines  # parameters
     memory: float = np.inf  # the largest number of parameters
     longest: float = np.inf  # tokens of the longest run that the law was fitted to
+    text: float = np.inf  # tokens that there are; each is read once
 
 
 def best(law: Law, coefficients: Coefficients, experts: int, budget: Budget) -> Best | None:
@@ -81,19 +82,21 @@ def best(law: Law, coefficients: Coefficients, experts: int, budget: Budget) -> 
     if not fits.any():
         return None
     size = size[fits]
-    tokens = budget.amount / budget.price.at(experts, size)
+    tokens = np.minimum(budget.amount / budget.price.at(experts, size), budget.text)
     ones = np.ones_like(size)
     cells = Cells(ones, size, parameters[fits], tokens, experts * ones, ones, ones)
     loss = fitting.predict(law, coefficients, cells)
     i = int(loss.argmin())
-    limit = _limit(i, len(size), float(tokens[i]), budget.longest)
+    limit = _limit(i, len(size), float(tokens[i]), budget)
     return Best(int(experts), float(loss[i]), float(size[i]), float(tokens[i]), limit)
 
 
-def _limit(i, fitting_sizes, tokens, longest):
+def _limit(i, fitting_sizes, tokens, budget):
     """Why this is a bound and no optimum."""
-    if tokens > longest:
+    if tokens > budget.longest:
         return "more tokens than any run"
+    if tokens > 0.9 * budget.text:  # or a little less, since sizes are tried in steps
+        return "text"
     if i == 0:
         return "smallest size"
     if i < fitting_sizes - 1:

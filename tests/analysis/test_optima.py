@@ -54,6 +54,14 @@ def test_what_is_no_optimum_says_so():
     assert limit(1e28) == "largest size" and limit(1e12) == "smallest size"
     assert limit(1e20) == "" and limit(1e20, memory=1e8) == "memory"
     assert limit(1e20, longest=1e9) == "more tokens than any run"
+    assert limit(1e20, text=1e9) == "text" and limit(1e20, text=1e14) == ""
+
+
+def test_scarce_text_makes_models_larger():
+    """Until the budget is spent on reading it once."""
+    found = optima.best(LAW, TRUTH, 1, budget(1e20, text=1e9))
+    assert found.size == pytest.approx(1e20 / 6 / 1e9, rel=0.1)
+    assert found.size > 2 * optima.best(LAW, TRUTH, 1, budget(1e20)).size
 
 
 def test_memory_leaves_out_models():

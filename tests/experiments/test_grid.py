@@ -1,26 +1,20 @@
 """The grid: its configs, its runs, and the rows that the law reads."""
 
-import itertools
 import re
 
-import numpy as np
 import pytest
 
 from configs import laws as config_file
-from experiments import grid, horizons, laws, study
+from experiments import horizons, laws, study
 from moe import flops
-from moe.analysis import cells, fitting
-from moe.analysis.laws import LAWS
-
-
-def runs_of(config):
-    return {name: grid.runs(config, part) for name, part in config.parts.items()}
+from moe.analysis import cells
+from tests.experiments import grids
 
 
 def test_the_grid_is_as_large_as_it_says():
     """A hundred cells and more, four sizes, four lengths and more, 1 to 64 experts and 256."""
     config = config_file.get_config("cpu")
-    parts = runs_of(config)
+    parts = grids.runs_of(config)
     main = [run for name in ("small", "middle", "large") for run in parts[name].values()]
     assert len(main) == 116 and len(set(main)) == 116
     numbers = {run.model.experts.num_experts if run.model.experts else 1 for run in main}
@@ -36,7 +30,7 @@ def test_the_grid_is_as_large_as_it_says():
 def test_every_cell_is_read_once_and_handed_on(size):
     """Longer runs are heirs of shorter ones; none reads text twice but those that say so."""
     epoch = 24_000_000  # tokens of the packaged text, at least
-    for runs in runs_of(config_file.get_config(size)).values():
+    for runs in grids.runs_of(config_file.get_config(size)).values():
         for name, run in runs.items():
             assert ("@" in name) == (horizons.heir_of(name, runs) is not None)
             tokens = run.train.steps * run.train.batch_size * run.train.seq_len
@@ -47,7 +41,7 @@ def test_every_cell_is_read_once_and_handed_on(size):
 
 def test_active_sizes_do_not_depend_on_experts():
     """But for the router's: experts are as wide as the dense feed-forward, or K of a K-th of it."""
-    runs = runs_of(config_file.get_config("cpu"))["small"]
+    runs = grids.runs_of(config_file.get_config("cpu"))["small"]
     sizes = {name: flops.parameters(run.model).active for name, run in runs.items()}
     for number in (2, 64, 256):
         router = run_of(runs, f"s_e{number}").num_layers * 64 * number
@@ -59,39 +53,9 @@ def run_of(runs, name):
     return runs[name].model
 
 
-def invented():
-    """Rows of the grid as the joint law with noise would have them, two seeds."""
-    rng = np.random.default_rng(0)
-    config = config_file.get_config("cpu")
-    truth = {"a": 20.0, "b": 200.0, "c": 1.5, "alpha": -0.25, "gamma": 0.002, "delta": -0.1}
-    truth |= {"beta": -0.35, "zeta": 0.004, "omega": 0.03, "start": 2.0, "most": 300.0}
-    rows = []
-    for part, runs in runs_of(config).items():
-        for (name, run), seed in itertools.product(runs.items(), range(2)):
-            parameters = flops.parameters(run.model)
-            tokens = run.train.steps * 2048
-            again = tokens / (run.train.unique_tokens or tokens)
-            experts = run.model.experts
-            found = {
-                "part": part, "cell": study.variant_of(name), "seed": seed,
-                "steps": run.train.steps, "d_model": run.model.d_model,
-                "experts": experts.num_experts if experts else 1, "k": experts.k if experts else 1,
-                "granularity": run.model.d_ff // experts.d_ff if experts else 1,
-                "size": parameters.active, "total": parameters.total, "tokens": tokens,
-                "unique_tokens": tokens // again, "ideal_flops": 6 * parameters.active,
-                "executed_flops": (7 if experts else 6) * parameters.active,
-                "step_seconds": 1e-8 * 2048 * (parameters.active + 0.05 * parameters.total),
-            }  # fmt: skip
-            one = cells.of([found | {"test_nll": 0}])
-            (loss,) = fitting.predict(LAWS["ludziejewski"], truth, one)
-            moved = 0.02 * again + 0.01 * seed  # a seed moves all cells alike
-            rows.append(found | {"test_nll": loss + moved + 0.002 * rng.normal()})
-    return rows
-
-
 def test_the_report_answers_every_question(tmp_path, capsys):
     """On invented runs: laws find the noise, gains and optima are tables, figures are drawn."""
-    laws.report(invented(), tmp_path, 4)
+    laws.report(grids.invented(), tmp_path, 4)
     text = capsys.readouterr().out
     for title in ("Laws", "Coefficients", "The best number", "What experts gain", "Text that is"):
         assert f"## {title}" in text

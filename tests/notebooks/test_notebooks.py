@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,17 @@ import nbclient
 import nbformat
 import pytest
 
-from experiments import study
+from experiments import grid, study
 from moe import objectives, routing
 from moe.data import prepare
 from moe.routing import assignment, stats
 from moe.training import config, files, metrics
 from tests import tiny
+from tests.experiments import grids
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SCALING = ROOT / "notebooks" / "02_scaling_results.ipynb"
+BY_HAND, SCALING, EXPERTS = NOTEBOOKS
 V = 300
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -108,7 +110,10 @@ def execute(path, start):
     """Runs a notebook in a kernel that starts in the folder `start`; returns it with outputs."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(start)}}
-    return nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    said = "".join(outputs(notebook, "stderr").values())
+    assert not re.sub(r"\r[^\n]*\n?", "", said), "it warns (progress bars are none)"
+    return notebook
 
 
 def outputs(notebook, kind):
@@ -137,11 +142,24 @@ def test_is_kept_without_outputs(path):
             assert cell.execution_count is None, f"cell {cell.id} has a number: {clear}"
 
 
-@each_notebook
-def test_runs_from_its_folder(path, folder):
-    notebook = execute(path, path.parent)
-    assert outputs(notebook, "image/png")
-    assert not outputs(notebook, "stderr"), "a notebook runs without a warning"
+def test_routing_by_hand_runs():
+    assert outputs(execute(BY_HAND, BY_HAND.parent), "image/png")
+
+
+def test_how_many_experts_on_an_invented_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOE_GRID", str(tmp_path))
+    (tmp_path / "cells.csv").write_text(grid.table(grids.invented()))
+    notebook = execute(EXPERTS, EXPERTS.parent)
+    assert set(outputs(notebook, "image/png")) == {"fits", "gains", "experts"}
+    tables = outputs(notebook, "text/markdown")
+    assert "| ludziejewski | 2" in tables["laws"]
+    assert "| executed FLOPs | " in tables["have"] and tables["less"].count("| text |") == 3
+
+
+def test_experts_without_a_grid_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOE_GRID", str(tmp_path))
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="configs/laws.py:cpu"):
+        execute(EXPERTS, ROOT)
 
 
 def test_scaling_shows_the_study_from_the_root(folder):
@@ -155,7 +173,7 @@ def test_scaling_shows_the_study_from_the_root(folder):
 
 def test_scaling_shows_a_study_without_any_log(folder):
     (folder / "e4" / "seed0" / "metrics.jsonl").unlink()
-    notebook = execute(SCALING, ROOT)
+    notebook = execute(SCALING, SCALING.parent)
     assert set(outputs(notebook, "image/png")) == {"curves", "parts"}
     assert "no variant has a log of its experts" in outputs(notebook, "stdout")["read-metrics"]
 
