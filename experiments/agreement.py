@@ -18,12 +18,13 @@ import tqdm
 from absl import flags
 
 from experiments import command
+from moe import sealed
 from moe.batch import Batch
 from moe.data.prepared import Prepared
 from moe.errors import UserError
 from moe.evaluation import routing
 from moe.routing import assignment
-from moe.training import files, loop, runs
+from moe.training import loop, runs
 from moe.training.config import RunConfig
 from moe.training.step import State
 
@@ -63,7 +64,7 @@ def main(workdir: str, batches: int) -> None:
     """Prints and writes what `compare` finds."""
     run, data, state = runs.load_run(workdir)
     text = json.dumps(compare(run, data, state, batches))
-    files.write(pathlib.Path(workdir) / "agreement.json", text + "\n")
+    sealed.write(pathlib.Path(workdir) / "agreement.json", text + "\n")
     print(text)
 
 

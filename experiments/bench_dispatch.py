@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 
 from experiments import baselines, command, timing
 from experiments.bench_layers import Cell, Layer, choices, dense, layers, sample, usable
-from moe import counting, ffn, hlo
+from moe import counting, ffn, hlo, sealed
 from moe.analysis import dispatching
 from moe.routing.assignment import TopKAssignment
 from moe.training import files
@@ -183,7 +183,7 @@ def main(config: ConfigDict, workdir: str, with_peers: bool) -> None:
     for cell in tqdm.tqdm([Cell(**cell) for cell in config.cells], desc="cells"):
         for way in PASSES:
             made += rows(cell, way, programs(cell, way, with_peers), config.rounds)
-            files.write(root / "rows.jsonl", "".join(json.dumps(r) + "\n" for r in made))
+            sealed.write(root / "rows.jsonl", "".join(json.dumps(r) + "\n" for r in made))
     text = f"{dispatching.table(made)}\n\n{dispatching.targets(made)}\n\n{files.machine()}\n"
     (root / "table.md").write_text(text)
     plots.save(plots.dispatch_figure(made), root / "dispatch.png")

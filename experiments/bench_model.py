@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import baselines, command, peers, scaling, timing
-from moe import counting, decoding, flops, hlo, models, schema
+from moe import counting, decoding, flops, hlo, models, schema, sealed
 from moe.analysis import dispatching
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
@@ -198,7 +198,7 @@ def main(config: ConfigDict, workdir: str, with_peers: bool = False) -> None:
     for name, study in config.training.items():
         rows += training(name, study, config.rounds, with_peers and name == PEERED)
     rows += decoding_rows(config.decoding, config.rounds)
-    files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    sealed.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     tables = dispatching.models_table(rows), dispatching.models_targets(rows)
     text = "\n\n".join((*tables, str(files.machine()))) + "\n"
     (root / "table.md").write_text(text)

@@ -76,7 +76,7 @@ def _with_found_config(argv):
 def _found(value):
     """A config file, with what stands after its colon, here or in the repository."""
     path, colon, argument = value.partition(":")
-    places = [pathlib.Path(path).expanduser(), ROOT / path]
+    places = [pathlib.Path(os.path.expanduser(path)), ROOT / path]
     for place in places:
         if place.is_file():
             return f"{place}{colon}{argument}"
@@ -89,7 +89,7 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except signals.Stopped as error:
-        print(f"{error}: the same command goes on from there", file=sys.stderr)
+        signals.say(f"{error}: the same command goes on from there")
         sys.exit(signals.RESUMABLE)
     except Exception as error:
         said = _said(error)

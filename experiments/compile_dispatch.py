@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments import bench_dispatch as bench
 from experiments import bench_layers, command
-from moe import ffn, hlo, plan, target
+from moe import ffn, hlo, plan, sealed, target
 from moe.analysis import markdown
 from moe.routing.assignment import TopKAssignment
 from moe.training import files
@@ -91,7 +91,7 @@ def main(config: ConfigDict, topology: str, workdir: str) -> None:
     device = plan.tpu_devices(topology)[0]
     cells = tqdm.tqdm([bench_layers.Cell(**cell) for cell in config.cells], desc="cells")
     made = [row for cell in cells for row in rows(cell, device)]
-    files.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in made))
+    sealed.write(root / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in made))
     text = f"{table(made)}\n\n{topology}, compiled and not run, {files.machine()}\n"
     (root / "table.md").write_text(text)
     print(f"\n{text}\n{root}/rows.jsonl, table.md")

@@ -8,9 +8,8 @@ import pathlib
 from ml_collections import ConfigDict
 
 from experiments import horizons, study
-from moe import schema
+from moe import schema, sealed
 from moe.errors import NotFiniteError
-from moe.training import files
 from moe.training.config import RunConfig
 
 VARIANT = {"model", "experts", "rate", "seen"}  # what one may have
@@ -59,7 +58,7 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
             diverged.append(str(error))
     study.time_steps({n: r for runs in parts.values() for n, r in runs.items()}, root, config.jobs)
     rows = [row for name in parts for row in _rows(name, parts[name], config, root)]
-    files.write(root / "cells.csv", table(rows))
+    sealed.write(root / "cells.csv", table(rows))
     if diverged:
         raise NotFiniteError("\n".join(diverged))
     return rows

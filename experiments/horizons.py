@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from moe.training import checkpoint, files, loop, signals
 from moe.training.config import RunConfig
@@ -22,6 +23,13 @@ def with_shorter(runs: dict[str, RunConfig], lengths: Iterable[int]) -> dict[str
         for name, run in runs.items()
     }
     return shorter | runs
+
+
+class Heir(NamedTuple):
+    """The next longer run, and its folder."""
+
+    run: RunConfig
+    path: pathlib.Path
 
 
 def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:
@@ -44,10 +52,10 @@ def train(
     name: str,
     bar: int,
     stop: Callable[[int], bool],
-    heir: pathlib.Path | None,
+    heir: Heir | None,
 ) -> dict:
-    """As `loop.train`; on its way the run hands its state to the folder of its heir."""
-    if heir is None or _began(heir):
+    """As `loop.train`; on its way the run hands its state to its heir."""
+    if heir is None or _began(heir.path):
         return loop.train(run, path, name, bar, stop)
     parting = run.optimizer.stable_steps(run.train.steps)
     if (_step(path) or 0) < parting:
@@ -72,11 +80,14 @@ def _step(path):
         return checkpoints.latest
 
 
-def _hand_on(path, to):
+def _hand_on(path, heir):
     """Copies what belongs to the checkpoints, then these, unless another process trains there."""
+    to = heir.path
     with files.lock(to / "lock") as free:
         if not free or _began(to):
             return
+        loop.claim_workdir(heir.run, to)
+        shutil.copy(path / "data.json", to / "data.json")
         shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
         if (path / "checksums").exists():
             shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)

@@ -22,7 +22,7 @@ from configs import soak
 from experiments import command
 from experiments.soak_parts import damage, fuzz, group, memory, problems, stops, victims
 from experiments.soak_parts.victims import Row
-from moe import schema
+from moe import schema, sealed
 from moe.analysis import markdown
 from moe.training import files
 
@@ -64,21 +64,39 @@ PARTS = {
 
 
 def main(out: str, parts: Iterable[str], share: float) -> None:
-    """Does the parts, each so many times; rows and table."""
+    """Does the parts, each so many times; rows and table.
+
+    Raises:
+      UserError: at the end, if something was lost.
+    """
     root = pathlib.Path(out)
     root.mkdir(parents=True, exist_ok=True)
     for name in parts:
         schema.one_of("--parts", name, PARTS)
-        path = root / f"{name}.jsonl"
-        if not path.exists():
-            _do(PARTS[name], root, path, max(1, round(share * PARTS[name].times)))
+        times = max(1, round(share * PARTS[name].times))
+        if _done(root, name)["times"] < times:
+            _do(PARTS[name], root, name, times)
     text = table(root)
-    files.write(root / "table.md", text)
+    sealed.write(root / "table.md", text)
     print(f"\n{text}\n{root}/table.md, and a line for each in {root}/*.jsonl")
+    lost = sum(row["outcome"] == "lost" for name in PARTS for row in _rows(root, name))
+    schema.require(not lost, f"{lost} lost: see outcome 'lost' in {root}/*.jsonl")
 
 
-def _do(part, root, path, times):
+def _done(root, name) -> dict:
+    """How often a finished part did it, and where."""
+    path = root / f"{name}.done.json"
+    return sealed.read_json(path) if path.exists() else {"times": 0}
+
+
+def _rows(root, name):
+    path = root / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _do(part, root, name, times):
     """One part; its rows are written as they come, and have their name when all are there."""
+    path = root / f"{name}.jsonl"
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w") as file, tqdm.tqdm(desc=f"{part.what}, {times}") as bar:
         for row in part.rows(root, times):
@@ -88,18 +106,21 @@ def _do(part, root, path, times):
             if row.outcome == "lost":
                 bar.write(f"{row.fault} LOST: {row.said}")
     unfinished.rename(path)
+    about = {"times": times, "machine": files.machine()}
+    sealed.write_json(root / f"{name}.done.json", about)
 
 
 def table(root: pathlib.Path) -> str:
     """What was tried and what came of it, in Markdown."""
     lines = []
     for name, part in PARTS.items():
-        path = root / f"{name}.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        counts = collections.Counter(row["outcome"] for row in rows)
-        if rows:
-            lines.append([name, part.what, *(str(counts[outcome]) for outcome in COUNTED)])
-    return f"{markdown.table(['part', 'fault', *COUNTED], lines)}\n\n{files.machine()}\n"
+        done = _done(root, name)
+        counts = collections.Counter(row["outcome"] for row in _rows(root, name))
+        if done["times"]:
+            numbers = (str(counts[outcome]) for outcome in COUNTED)
+            commit = done["machine"]["commit"]
+            lines.append([name, part.what, str(done["times"]), *numbers, commit])
+    return markdown.table(["part", "fault", "times", *COUNTED, "commit"], lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import horizons, timing, workers
-from moe import counting, flops, hlo, legacy, plan, schema, sharding
+from moe import counting, flops, hlo, legacy, plan, schema, sealed, sharding
 from moe.config import ModelConfig, MoEConfig
 from moe.data import prepare
 from moe.errors import NotFiniteError
@@ -121,7 +121,7 @@ def collect(
         for name, path, seed in _all(runs, root, seeds)
         if _done(path)
     ]
-    files.write(root / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    sealed.write(root / "results.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     return records
 
 
@@ -192,7 +192,7 @@ def _timing(root):
     """Seconds of a step by variant, median and least; nothing before they were taken."""
     path = root / "timing.json"
     nothing: dict[str, dict] = {"median": {}, "least": {}}
-    found = files.read_json(path) if path.exists() else nothing
+    found = sealed.read_json(path) if path.exists() else nothing
     return found if "least" in found else nothing
 
 
@@ -211,7 +211,7 @@ def _timed(timed, name):
 def _finished(path):
     """The result of a run with its validation curve and the routing of its last quarter."""
     records = metrics.read(path / "metrics.jsonl")
-    result = files.read_json(path / "result.json", "steps", "seconds")
+    result = sealed.read_json(path / "result.json", "steps", "seconds")
     result["test"] = legacy.metrics(result.get("test", {}))
     curve = [r for r in records if r["split"] == "validation"]
     train = [r for r in records if r["split"] == "train"]
@@ -267,7 +267,9 @@ def _work(index, runs, root, seeds):
 
 def _heir(name, runs, root, seed):
     found = horizons.heir_of(name, runs)
-    return None if found is None else _folder(root, found, seed)
+    if found is None:
+        return None
+    return horizons.Heir(_seeded(runs[found], seed), _folder(root, found, seed))
 
 
 def _time_steps(index, runs, root):
@@ -293,7 +295,7 @@ def _time_steps(index, runs, root):
         "memory": {name: hlo.temporary_bytes(s) for name, s in steps.items()},
         "seconds": {name: [round(x, 6) for x in s] for name, s in seconds.items()},
     }
-    files.write_json(root / "timing.json", found)
+    sealed.write_json(root / "timing.json", found)
 
 
 def _state(run, data):

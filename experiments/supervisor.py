@@ -21,8 +21,8 @@ POLL = 1.0  # seconds between looks at the parent
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = "the same command, for every process, goes on from the last checkpoint"
 OTHERS = (
-    "another process has ended, or was not heard of (its own output says why): this one cannot go"
-    f" on without it; {AGAIN}"
+    "another process has ended, or was not heard of (its own output says why), and this one cannot"
+    f" go on without it; unless the lines above say something else, {AGAIN}"
 )
 
 
@@ -73,7 +73,8 @@ def _watched(command):
     child = subprocess.Popen(command, env=environment, pass_fds=[writing])
     os.close(writing)
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: child.send_signal(number))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: child.send_signal(number))
     code = child.wait()
     return code, os.read(reading, 1) != b""
 

@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
 from moe.errors import UserError
 from moe.training import signals
+
+GRACE = 30.0  # seconds that a step and a save may take
 
 
 def run(target: Callable[..., None], number: int, jobs: int, *args: Any) -> None:
@@ -53,7 +57,17 @@ def _wait_for(processes):
         return stop(0)
 
 
+def _end_with_parent():
+    """Ends this process when its parent has died, if it does not see that itself and save."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    time.sleep(GRACE)
+    os._exit(signals.RESUMABLE)
+
+
 def _pinned(target, index, jobs, *args):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[index::jobs] or cores)

@@ -58,19 +58,19 @@ def damaged(runs: Victims, times: int) -> Iterator[Row]:
         kind, (name, damage) = kinds[i % len(kinds)], rng.choice(list(DAMAGES.items()))
         workdir = runs.fresh(f"damaged_{i}")
         shutil.copytree(copies[kind], workdir)
-        damage(rng.choice([p for p in _files(workdir) if _kind(p, workdir) == kind]), rng)
-        yield _judged(runs, f"{name}: {kind}", workdir, copies[kind])
+        path = rng.choice([p for p in _files(workdir) if _kind(p, workdir) == kind])
+        damage(path, rng)
+        yield _judged(runs, f"{name}: {kind}", workdir, path, copies[kind])
 
 
-def _judged(runs, fault, workdir, copy):
+def _judged(runs, fault, workdir, path, copy):
     code = runs.finish(workdir)
     if not code:
         return runs.judged(fault, workdir)
     told = victims.last_line(workdir)
     if not victims.is_told(workdir) or str(workdir) not in told:
         return Row(fault, "lost", f"exit code {code}: {told}")
-    shutil.rmtree(workdir)
-    shutil.copytree(copy, workdir)
+    shutil.copy(copy / path.relative_to(workdir), path)
     return runs.judged(fault, workdir, told.replace(str(workdir), "WORKDIR"))
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from experiments.soak_parts import victims
 from experiments.soak_parts.victims import Row, Victims
-from moe.training import checkpoint, files, processes, signals
+from moe import sealed
+from moe.training import checkpoint, processes, signals
 
 ALLOWANCE = 30.0  # seconds that a process may take beside `processes.SILENCE`
 ROUNDING = 1e-3  # of the loss, after hundreds of steps on another mesh
@@ -83,7 +84,7 @@ def _both(runs, workdir):
 
 
 def _test_loss(workdir):
-    return files.read_json(workdir / "result.json")["test_nll"]
+    return sealed.read_json(workdir / "result.json")["test_nll"]
 
 
 def workdirs(workdir: pathlib.Path) -> list[pathlib.Path]:

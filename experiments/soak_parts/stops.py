@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 from experiments.soak_parts import victims
 from experiments.soak_parts.victims import Row, Victims
-from moe.training import signals
+from moe.training import checkpoint, signals
 
+AHEAD = 8  # steps, of which one or two save
+SAVE = 0.3  # seconds that a save takes, and more
 START = 9.0  # seconds of a start and of some steps: the time in which kills come
 
 # What is said of it; threads of the library may print more, after it.
@@ -19,33 +21,38 @@ FULL = "could not be written|No space left"
 
 
 def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
-    """SIGKILL, so many times, at random moments up to `longest` seconds after a start.
+    """SIGKILL, so many times, at random moments.
 
-    A run that ends is compared, and another one begins; a row is a run with all its kills.
+    Half of them come up to `longest` seconds after a start, half around a step, which is often one
+    that saves. A run that ends is compared, and another one begins; a row is a run with all its
+    kills.
     """
     rng = random.Random(0)
     done = 0
     while done < times:
         workdir = runs.fresh(f"killed_{done}")
-        hits = 0
-        while done < times and _killed(runs, workdir, rng.uniform(0, longest)):
+        hits = late = 0
+        while done < times and _killed(runs, workdir, rng, longest):
             done += 1
             hits += 1
+            late += checkpoint.exists(workdir)
         row = runs.judged("SIGKILL", workdir)
-        yield row._replace(said=f"{hits} kills. {row.said}".strip())
+        yield row._replace(said=f"{hits} kills, {late} after a checkpoint. {row.said}".strip())
 
 
-def _killed(runs, workdir, seconds):
-    """Kills a run after so many seconds; false if it had ended by then."""
+def _killed(runs, workdir, rng, longest):
+    """Kills a run at a random moment; false if it had ended by then."""
     process = runs.start(workdir)
-    try:
-        process.wait(seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        return True
-    finally:
-        process.kill()
-        process.wait()
+    seconds = rng.uniform(0, longest)
+    if rng.random() < 0.5:
+        last = max(checkpoint.steps_in(workdir), default=0)
+        victims.wait_for_step(workdir, last + rng.randrange(1, AHEAD), process)
+        seconds = rng.uniform(0, SAVE)
+    time.sleep(seconds)
+    lives = process.poll() is None
+    process.kill()
+    process.wait()
+    return lives
 
 
 def asked(runs: Victims, times: int) -> Iterator[Row]:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
-from moe import paths
+from moe import paths, sealed
 from moe.training import checkpoint, files, metrics
 
 CLOCKS = {"seconds", "machine", "tokens_per_second"}  # what no two runs have alike
@@ -145,7 +145,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     if found[0].keys() != found[1].keys():
         return [f"arrays {sorted(found[0].keys() ^ found[1].keys())}"]
     lines = [f"{path} differs" for path, x in found[0].items() if not _same(x, found[1][path])]
-    lines += files.difference(*(_timeless(files.read_json(w / "result.json")) for w in (a, b)))
+    lines += files.difference(*(_timeless(sealed.read_json(w / "result.json")) for w in (a, b)))
     records = [[_timeless(r) for r in metrics.read(w / "metrics.jsonl")] for w in (a, b)]
     if len(records[0]) != len(records[1]):
         lines.append(f"{len(records[0])} lines of metrics and {len(records[1])}")

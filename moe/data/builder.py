@@ -13,8 +13,12 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
+from moe import sealed
 from moe.data import corpora, packages, splits
 from moe.errors import UserError
+
+SEAL = "sealed.json"  # beside the files of a packaged domain
+MEND = "delete the folder, and it is prepared again"
 
 
 class PackagedText(tfds.core.GeneratorBasedBuilder):
@@ -37,6 +41,7 @@ class PackagedText(tfds.core.GeneratorBasedBuilder):
         self._cache_dir = packages.resolve_cache_dir(cache_dir)
         self.identity = splits.digest(corpora.identity(config) + _code()).hex()[:16]
         root = pathlib.Path(data_dir or self._cache_dir / "tfds")
+        _check(root / self.identity / self.name / config / str(self.VERSION))
         super().__init__(data_dir=os.fspath(root / self.identity), config=config, version=version)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -125,6 +130,8 @@ def documents(
         known = sorted(source.info.features)
         raise UserError(f"Source {name!r} has no feature {text_key!r}; it has {known}.")
     _prepare(source)
+    if name in corpora.DOMAINS:
+        _seal(pathlib.Path(source.data_path))
     source = _builder(name, cache_dir)  # a fresh one sees what is on disk, whoever wrote it
     parts = splits.SHARES if name in corpora.DOMAINS else ["train"]
     texts = (text for part in parts for text in _read(source, part, text_key))
@@ -146,11 +153,12 @@ def _builder(name: str, cache_dir: str | os.PathLike | None) -> tfds.core.Datase
         return PackagedText(config=name, cache_dir=cache_dir)
     try:
         return tfds.builder(name)
-    except tfds.core.DatasetNotFoundError as error:
+    except Exception as error:  # of many kinds: not found, malformed, no network
+        said = "" if isinstance(error, tfds.core.DatasetNotFoundError) else f" ({error})"
         raise UserError(
-            f"Unknown source {name!r}. The packaged domains are {', '.join(corpora.DOMAINS)}; "
-            "any other source is a TFDS data set, named as in tfds.builder: 'lm1b', 'c4/en', "
-            "'wiki40b/en'."
+            f"Unknown source {name!r}{said}. The packaged domains are"
+            f" {', '.join(corpora.DOMAINS)}; any other source is a TFDS data set, named as in"
+            " tfds.builder: 'lm1b', 'c4/en', 'wiki40b/en'."
         ) from error
 
 
@@ -174,10 +182,45 @@ def _prepare(source: tfds.core.DatasetBuilder) -> None:
             tfds.enable_progress_bar()
 
 
+def _seal(folder: pathlib.Path) -> None:
+    """Hashes the files of a packaged domain when they are new."""
+    if not (folder / SEAL).exists():
+        sealed.write_json(folder / SEAL, {"files": sealed.contents(folder)}, indent=2)
+
+
+def _check(folder: pathlib.Path) -> None:
+    """Makes sure that files of a packaged domain, if they are there, are what was written.
+
+    Raises:
+      UserError: if they are not.
+    """
+    path = folder / SEAL
+    if not path.exists():
+        return
+    said = sealed.difference(folder, sealed.read_json(path, "files", mend=MEND)["files"])
+    if said:
+        raise UserError(f"{said}: {MEND}")
+
+
 def _read(source: tfds.core.DatasetBuilder, split: str, text_key: str) -> Iterator[str]:
-    for example in source.as_data_source(split=split):
+    """The documents of a split."""
+    examples = iter(source.as_data_source(split=split))
+    while True:
+        try:
+            example = next(examples, None)
+        except Exception as error:  # the library's, of many kinds
+            raise UserError(
+                f"{source.data_path} cannot be read ({type(error).__name__}: {error}): {MEND}"
+            ) from error
+        if example is None:
+            return
         text = example[text_key]
-        yield _decoded(source, text_key, text) if isinstance(text, bytes) else str(text)
+        if not isinstance(text, bytes | str):
+            raise UserError(
+                f"Source {source.info.full_name!r} has no text in {text_key!r} but"
+                f" {type(text).__name__}: set data.text_key to a feature that holds text"
+            )
+        yield _decoded(source, text_key, text) if isinstance(text, bytes) else text
 
 
 def _decoded(source, text_key, text):

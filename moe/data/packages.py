@@ -71,7 +71,9 @@ PACKAGES = {
 
 def resolve_cache_dir(cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
     """The cache: the directory given, else $MOE_CACHE, else ~/.cache/moe."""
-    return pathlib.Path(cache_dir or os.environ.get("MOE_CACHE") or "~/.cache/moe").expanduser()
+    return pathlib.Path(
+        os.path.expanduser(cache_dir or os.environ.get("MOE_CACHE") or "~/.cache/moe")
+    )
 
 
 def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:

@@ -7,6 +7,7 @@ machine and library version repeats, so a prefix of a stream is a fair sample of
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tqdm
 
-from moe import ranges
+from moe import ranges, sealed
 from moe.data import corpora, packages, prepared, splits, tokenizer
 from moe.errors import UserError
 
@@ -112,7 +113,7 @@ def _choices(config: DataConfig) -> dict:
 
 def _identity(config):
     """The SHA-256 of the tokenizer given, wherever it lies; empty if none is."""
-    path = pathlib.Path(config.tokenizer).expanduser()
+    path = pathlib.Path(os.path.expanduser(config.tokenizer))
     if not config.tokenizer:
         return ""
     if not path.is_file():
@@ -120,7 +121,7 @@ def _identity(config):
             f"data.tokenizer={config.tokenizer!r} is no file: give the path of a tokenizer.json, or"
             " leave it empty to train one"
         )
-    return prepared.describe(path)["sha256"]
+    return sealed.describe(path)["sha256"]
 
 
 def _recipe(config: DataConfig) -> dict:
@@ -153,6 +154,8 @@ def _write(config: DataConfig, directory: pathlib.Path) -> dict:
     given = _given(config)  # refused before hours of reading
     documents = _gather(config)
     words = given or _trained(config, documents["train"])
+    if given:
+        tokenizer.check_text(words, (text for text, _ in documents["train"]), config.tokenizer)
     doc_id = tokenizer.document_id(words, config.doc_token, config.tokenizer)
     _save(config, words, directory / "tokenizer.json")
     token_bytes = tokenizer.token_bytes(words, config.vocab_size)
@@ -174,7 +177,7 @@ def _given(config):
     """The tokenizer given, None if one is to be trained."""
     if not config.tokenizer:
         return None
-    words = tokenizer.load(pathlib.Path(config.tokenizer).expanduser())
+    words = tokenizer.load(pathlib.Path(os.path.expanduser(config.tokenizer)))
     tokenizer.check_size(words, config.vocab_size, config.tokenizer)
     tokenizer.document_id(words, config.doc_token, config.tokenizer)
     return words
@@ -189,7 +192,7 @@ def _trained(config, members):
 def _save(config, words, path):
     """Writes tokenizer.json; one that is given stays what it is, byte for byte."""
     if config.tokenizer:
-        shutil.copyfile(pathlib.Path(config.tokenizer).expanduser(), path)
+        shutil.copyfile(pathlib.Path(os.path.expanduser(config.tokenizer)), path)
     else:
         tokenizer.save(words, path)
 

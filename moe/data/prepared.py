@@ -13,19 +13,24 @@ The directory may be moved or carried to another machine; opening it takes numpy
 
 import contextlib
 import dataclasses
-import hashlib
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 
+from moe import sealed
 from moe.data import splits
 from moe.errors import UserError
 
 FORMAT = 1  # of the directory; raise it when the layout above changes
+PARTIAL = ".partial-"
+NEEDED = ("format", "source", "files")  # in meta.json
+MEND = "delete the directory and prepare the data again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +71,13 @@ def load(path: str | os.PathLike) -> Prepared:
     Raises:
       UserError: the directory is missing, incomplete or damaged, or of another format.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     meta = _read_meta(path)
     for name, expected in meta["files"].items():
-        if not (path / name).exists() or describe(path / name) != expected:
+        if not (path / name).exists() or sealed.describe(path / name) != expected:
             raise UserError(
                 f"Prepared data in {path} is damaged: {name} is missing or not what meta.json "
-                "recorded. Delete the directory and prepare the data again."
+                f"recorded: {MEND}."
             )
     return Prepared(
         path=path,
@@ -87,33 +92,52 @@ def load(path: str | os.PathLike) -> Prepared:
 
 
 def _read_meta(path: pathlib.Path) -> dict:
+    file = path / "meta.json"
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        text = file.read_text()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} holds no complete prepared data: {error}") from error
-    if meta.get("format") != FORMAT:
-        raise UserError(f"{path} has format {meta.get('format')}; this code reads {FORMAT}.")
+    if '"checksum"' in text:
+        return _of_today(path, sealed.read_json(file, *NEEDED, mend=MEND))
+    try:  # as older code wrote it
+        meta = json.loads(text)
+        return _of_today(path, {name: meta[name] for name in NEEDED} | meta)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error!r}): {MEND}") from error
+
+
+def _of_today(path, meta):
+    if meta["format"] != FORMAT:
+        raise UserError(f"{path} has format {meta['format']}; this code reads {FORMAT}.")
     return meta
-
-
-def describe(path: pathlib.Path) -> dict:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
 @contextlib.contextmanager
 def writing(final: pathlib.Path) -> Iterator[pathlib.Path]:
     """A scratch directory that becomes `final` if the block succeeds, and vanishes if not.
 
-    Where another process was faster its result stays.
+    Where another process was faster its result stays. What processes left that were killed while
+    they wrote is removed.
+
+    Raises:
+      UserError: if the disk is full, or fails.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-") as scratch:
+    _sweep(final.parent)
+    with (
+        tempfile.TemporaryDirectory(dir=final.parent, prefix=PARTIAL) as scratch,
+        (pathlib.Path(scratch) / "lock").open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         directory = pathlib.Path(scratch) / "data"
         directory.mkdir()
-        yield directory
+        try:
+            yield directory
+        except OSError as error:
+            raise UserError(
+                f"{final} could not be prepared: {error}. Make room in {final.parent}, or name"
+                " another place in data.cache_dir"
+            ) from error
         try:
             os.replace(directory, final)
         except OSError:
@@ -121,8 +145,16 @@ def writing(final: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
 
 
+def _sweep(folder):
+    """Removes scratch directories that nobody holds any more."""
+    for scratch in folder.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError), (scratch / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(scratch)
+
+
 def write_meta(directory: pathlib.Path, meta: dict) -> None:
     """Writes meta.json, the last file: `meta` (format, fingerprint, source...) and all hashes."""
-    files = {path.name: describe(path) for path in sorted(directory.iterdir())}
-    text = json.dumps({**meta, "files": files}, indent=2)
-    (directory / "meta.json").write_text(text + "\n")
+    sealed.write_json(
+        directory / "meta.json", {**meta, "files": sealed.contents(directory)}, indent=2
+    )

@@ -8,6 +8,7 @@ is <doc>, with id 0.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # imported where it is used: who only reads ids does without
 DOC = "<doc>"
 DOC_ID = 0  # of <doc> in a tokenizer that is trained here
 SMALLEST = 257  # 256 bytes and <doc>
+CHECKED, CHECKED_LENGTH = 50, 1000  # documents, and characters of each
 
 
 def train(texts: Iterable[str], *, vocab_size: int, max_bytes: int) -> tokenizers.Tokenizer:
@@ -122,12 +124,39 @@ def check_size(tokenizer: tokenizers.Tokenizer, vocab_size: int, path: str | os.
     Raises:
       UserError: with the size that is needed.
     """
-    needed = max(tokenizer.get_vocab().values()) + 1
+    needed = max(tokenizer.get_vocab().values(), default=0) + 1
     if vocab_size < needed:
         raise UserError(
             f"data.vocab_size={vocab_size} is too small for {path}, whose ids go up to"
             f" {needed - 1}: set data.vocab_size and model.vocab_size to {needed}, or more."
         )
+
+
+def check_text(
+    tokenizer: tokenizers.Tokenizer, texts: Iterable[str], path: str | os.PathLike
+) -> None:
+    """Refuses a tokenizer that cannot encode text, or that changes it, on the first of the texts.
+
+    Args:
+      texts: documents.
+      path: of the tokenizer, for the error.
+
+    Raises:
+      UserError: with the text, and what became of it.
+    """
+    for text in itertools.islice(texts, CHECKED):
+        start = text[:CHECKED_LENGTH]
+        try:
+            again = tokenizer.decode(tokenizer.encode(start, add_special_tokens=False).ids)
+        except Exception as error:  # the library raises no narrower kind
+            raise UserError(f"{path} cannot encode {start[:50]!r}: {error}") from error
+        if again != start:
+            place = len(os.path.commonprefix([start, again]))
+            raise UserError(
+                f"{path} does not keep the text: {start[place:][:40]!r} comes back as"
+                f" {again[place:][:40]!r}. Use one that does not normalise text and knows every"
+                " word, such as byte-level BPE"
+            )
 
 
 def _added(tokenizer):

@@ -4,6 +4,7 @@ The last two are kept, and a damaged one is left out in favour of the one before
 """
 
 import contextlib
+import itertools
 import pathlib
 import re
 import sys
@@ -50,7 +51,7 @@ class Checkpoints:
             self._checked = processes.first_says(self._last_sound)
         if self._checked == ALL_DAMAGED:
             raise UserError(
-                f"no checkpoint in {self._root} is what was saved: bring one back"
+                f"no checkpoint in {self._root} is what was saved, or none is left: bring one back"
                 " from a copy, or start over in another workdir"
             )
         return None if self._checked == NONE else self._checked
@@ -66,20 +67,25 @@ class Checkpoints:
                     print(f"the checkpoint of step {step} is left out: {said}", file=sys.stderr)
             if steps == steps_in(self._workdir):
                 break
-        return ALL_DAMAGED if steps else NONE
+        return ALL_DAMAGED if steps or checksums.any_of(self._workdir) else NONE
 
     def claim(self) -> None:
-        """Moves damaged checkpoints to `damaged/`: the run will save these steps again.
+        """Makes a run's folder what it was at its last sound checkpoint.
+
+        Damaged checkpoints are moved to `damaged/`, since the run will save these steps again.
 
         Raises:
-          UserError: if all are damaged, or metrics.jsonl is.
+          UserError: if all are damaged, or what lies beside them is.
         """
         sound = self.latest
         if sound is None:
             return
-        checksums.check_metrics(self._workdir, sound)
+        checksums.check_beside(self._workdir, sound)
         processes.barrier("checkpoints were looked at")
         if jax.process_index() == 0:
+            if not checksums.any_of(self._workdir):
+                checksums.write(self._workdir, sound)
+            checksums.cut_metrics(self._workdir, sound)
             for step in steps_in(self._workdir):
                 if step > sound or (step < sound and checksums.damage(self._workdir, step)):
                     _set_aside(self._workdir, step)
@@ -272,8 +278,9 @@ def _set_aside(workdir, step):
     """Moves one checkpoint to where none was moved before."""
     target = workdir / "damaged"
     target.mkdir(exist_ok=True)
-    number = len(list(target.iterdir()))
-    (workdir / "checkpoints" / str(step)).rename(target / f"{step}_{number}")
+    names = (target / f"{step}_{number}" for number in itertools.count())
+    free = next(name for name in names if not name.exists())
+    (workdir / "checkpoints" / str(step)).rename(free)
 
 
 def _pruned(tree):

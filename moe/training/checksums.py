@@ -1,24 +1,25 @@
-"""Is what lies in a run's folder what was written there? SHA-256 of checkpoints and small files.
+"""Is what lies in a run's folder what was written there? SHA-256 of checkpoints and what is beside.
 
-Those of a checkpoint lie beside it, in `checksums/<step>.json`, and are compared before it is read:
-the library that writes checkpoints checks some of its files, but not the arrays (of 60 flipped bits
-it loaded 54). What metrics.jsonl held when the checkpoint was saved is among them.
+Those of a checkpoint lie beside it, in `checksums/<step>.json`, its seal, and are compared before
+it is read: the library that writes checkpoints checks some of its files, but not the arrays (of 60
+flipped bits it loaded 54). What metrics.jsonl held when it was saved, and the run's rewinds so far,
+are among them.
 """
 
-import concurrent.futures
 import hashlib
+import os
 import pathlib
 from typing import Any
 
-from moe.data import prepared
+from moe import sealed
 from moe.errors import UserError
-from moe.training import files
+from moe.training import divergence
 
 METRICS = "metrics.jsonl"
 
 
 def write(workdir: pathlib.Path, step: int) -> None:
-    """Hashes a complete checkpoint and the metrics so far; forgets checkpoints that are gone.
+    """Seals a complete checkpoint, with the metrics so far; forgets checkpoints that are gone.
 
     Args:
       workdir: of the run.
@@ -27,9 +28,13 @@ def write(workdir: pathlib.Path, step: int) -> None:
     path = _path(workdir, step)
     metrics = workdir / METRICS
     size = metrics.stat().st_size if metrics.exists() else 0
-    found = {"files": _files(_folder(workdir, step)), METRICS: _beginning(metrics, size)}
+    found = {
+        "files": sealed.contents(_folder(workdir, step)),
+        METRICS: _beginning(metrics, size),
+        "rewinds": divergence.rewinds(workdir),
+    }
     path.parent.mkdir(exist_ok=True)
-    files.write_json(path, found, indent=2)
+    sealed.write_json(path, found, indent=2)
     for other in path.parent.glob("*.json"):
         if not _folder(workdir, other.stem).exists():
             other.unlink(missing_ok=True)
@@ -40,44 +45,55 @@ def forget(workdir: pathlib.Path, step: int) -> None:
     _path(workdir, step).unlink(missing_ok=True)
 
 
+def any_of(workdir: pathlib.Path) -> bool:
+    """Was a checkpoint of this run ever sealed?"""
+    return any((workdir / "checksums").glob("*.json"))
+
+
 def damage(workdir: pathlib.Path, step: int) -> str:
     """What is wrong with a checkpoint; "" if it is what was saved.
 
-    One without checksums is believed: it is from before there were any, or its run was killed
-    between the two. (What is written half has another name.)
+    One without a seal is believed where nothing has a seal: it is from before there were any, or
+    the first of its run, which was killed between the two. Else it is not: after a loss of power
+    its files may be empty. (What is written half has another name.)
     """
     path = _path(workdir, step)
     if not path.exists():
-        return ""
+        return f"{path} is missing, so it was not finished" if any_of(workdir) else ""
     known = _known(path)
     if not known:
         return f"{path} is damaged"
-    try:
-        found = _files(_folder(workdir, step))
-    except OSError as error:
-        return str(error)
-    for name, was in known["files"].items():
-        if name not in found:
-            return f"{_folder(workdir, step) / name} is missing"
-        if found[name] != was:
-            return f"{_folder(workdir, step) / name} is not what was saved"
-    return ""
+    return sealed.difference(_folder(workdir, step), known["files"])
 
 
-def check_metrics(workdir: pathlib.Path, step: int) -> None:
-    """Makes sure that metrics.jsonl still begins with what it held at a checkpoint.
+def check_beside(workdir: pathlib.Path, step: int) -> None:
+    """Makes sure that metrics and rewinds still begin with what they held at a checkpoint.
 
     Raises:
-      UserError: if it does not.
+      UserError: if they do not.
     """
-    known = _known(_path(workdir, step)).get(METRICS)
+    known = _known(_path(workdir, step))
+    metrics = known.get(METRICS)
     path = workdir / METRICS
-    if known and _beginning(path, known["bytes"]) != known:
+    if metrics and _beginning(path, metrics["bytes"]) != metrics:
         raise UserError(
-            f"{path} does not begin with the {known['bytes']:,} bytes that it had when the"
+            f"{path} does not begin with the {metrics['bytes']:,} bytes that it had when the"
             f" checkpoint of step {step} was saved: bring it back from a copy; or, to go on with"
             f" what is left of it, delete {_path(workdir, step).parent}"
         )
+    rewinds = [divergence.Rewind(*pair) for pair in known.get("rewinds", [])]
+    if divergence.rewinds(workdir)[: len(rewinds)] != rewinds:
+        raise UserError(
+            f"{divergence.path(workdir)} is not what it was when the checkpoint of step {step} was"
+            " saved: bring it back from a copy; without it the run would read other data"
+        )
+
+
+def cut_metrics(workdir: pathlib.Path, step: int) -> None:
+    """Removes what a run wrote into its metrics after a checkpoint: it will write that again."""
+    known = _known(_path(workdir, step)).get(METRICS)
+    if known and (workdir / METRICS).exists():
+        os.truncate(workdir / METRICS, known["bytes"])
 
 
 def _folder(workdir, step):
@@ -91,17 +107,9 @@ def _path(workdir, step):
 def _known(path) -> dict[str, Any]:
     """What was written; {} if that is damaged or there is nothing."""
     try:
-        return files.read_json(path, "files", METRICS)
+        return sealed.read_json(path, "files", METRICS)
     except (OSError, UserError):
         return {}
-
-
-def _files(folder):
-    """Size and hash of every file by its name; several at a time, as hashing holds no lock."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        hashes = pool.map(prepared.describe, found)
-        return {str(p.relative_to(folder)): h for p, h in zip(found, hashes, strict=True)}
 
 
 def _beginning(path, size):

@@ -1,6 +1,7 @@
 """The configuration of one run: model, data, optimizer, training, mesh."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,9 +67,10 @@ class TrainConfig:
             name, _, every = entry.partition(":")
             schema.one_of("train.evaluators", name, evaluation.EVALUATORS)
             schema.require(
-                not every or (every.isdigit() and int(every) > 0),
+                re.fullmatch("|0*[1-9][0-9]{0,11}", every) is not None,
                 f"train.evaluators has {entry!r}: expected a name, or name:steps as 'loss:500'",
             )
+            schema.require(name not in intervals, f"train.evaluators names {name!r} twice")
             intervals[name] = int(every or self.eval_every)
         return intervals
 

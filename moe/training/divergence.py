@@ -5,6 +5,7 @@ goes on with the next batch. "rewind" goes back to the last checkpoint, and on w
 the step: the batches between are never trained on (Chowdhery et al. 2022, PaLM, section 5.1).
 """
 
+import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe import sealed
 from moe.errors import NotFiniteError
-from moe.training import files, metrics, processes
+from moe.training import metrics, processes
 
 POLICIES = ("stop", "skip", "rewind")
 MOST = 10  # rewinds of a run, and skipped steps one after the other
@@ -92,6 +94,14 @@ def look(name: str, step: int, measured: dict, policy: str, largest: float) -> d
     return {"step": step, "split": SPLIT, "loss": float(loss), "grad_norm": float(norm)}
 
 
+def last_in_a_row(records: list[dict]) -> int:
+    """How many of the last steps before a checkpoint were skipped, one after the other."""
+    steps = [record["step"] for record in records]
+    skipped = {record["step"] for record in records if record["split"] == SPLIT}
+    last = max(steps, default=0)
+    return next(n for n in itertools.count() if last - n not in skipped)
+
+
 def check_skipped(name: str, step: int, number: int) -> None:
     """Ends a run that skips and skips.
 
@@ -106,10 +116,16 @@ def check_skipped(name: str, step: int, number: int) -> None:
         )
 
 
+def path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where a run notes its rewinds."""
+    return workdir / "rewinds.json"
+
+
 def rewinds(workdir: pathlib.Path) -> list[Rewind]:
     """Those of a run so far."""
-    path = workdir / "rewinds.json"
-    return [Rewind(*pair) for pair in files.read_json(path)["rewinds"]] if path.exists() else []
+    if not path(workdir).exists():
+        return []
+    return [Rewind(*pair) for pair in sealed.read_json(path(workdir), "rewinds")["rewinds"]]
 
 
 def counts(workdir: pathlib.Path) -> dict[str, int]:
@@ -131,7 +147,7 @@ def rewind(workdir: pathlib.Path, start: int, error: Diverged) -> None:
         raise Diverged(error.step, f"after {MOST} rewinds, {error}") from error
     processes.barrier("rewinds were read")
     if jax.process_index() == 0:
-        files.write_json(workdir / "rewinds.json", {"rewinds": [*known, (start, error.step)]})
+        sealed.write_json(path(workdir), {"rewinds": [*known, (start, error.step)]})
     processes.barrier("the rewind was written")
 
 

@@ -1,70 +1,21 @@
-"""Small files that decide whether a run is finished, and whose it is."""
+"""What decides whose a folder is, and what made a number: locks, configs, the machine."""
 
 import contextlib
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
 import platform
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from moe import sealed
 from moe.errors import UserError
 from moe.training import processes
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader, or a crash, never meets half of it."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(text)
-    new.replace(path)
-
-
-def write_json(path: pathlib.Path, content: dict, indent: int | None = None) -> None:
-    """Writes a JSON file with a checksum of its content, which `read_json` compares."""
-    whole = content | {"checksum": _checksum(content)}
-    write(path, json.dumps(whole, indent=indent) + "\n")
-
-
-def read_json(path: pathlib.Path, *needed: str) -> dict:
-    """The content of a JSON file; that of one without a checksum, as older code wrote, is believed.
-
-    Args:
-      path: of the file.
-      needed: keys that it must have.
-
-    Raises:
-      UserError: if it is not what was written, or lacks a key.
-    """
-    try:
-        content = json.loads(path.read_text())
-        known = content.pop("checksum", None)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): {_MEND}") from error
-    if known != _checksum(content) and (known or _has_a_checksum(content)):
-        raise UserError(f"{path} is damaged (it is not what was written): {_MEND}")
-    missing = [key for key in needed if key not in content]
-    if missing:
-        raise UserError(f"{path} is damaged (it lacks {', '.join(missing)}): {_MEND}")
-    return content
-
-
-_MEND = "bring it back from a copy, or name another workdir"
-
-
-def _has_a_checksum(content):
-    """Under another name, which is damage to the name."""
-    return any(re.fullmatch("[0-9a-f]{64}", str(value)) for value in content.values())
-
-
-def _checksum(content):
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -117,19 +68,20 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
         not see the file that the first wrote.
     """
     wanted = json.loads(json.dumps(content))
-    _require_same(path, wanted, owner, read)  # by all, before one writes
+    require_same(path, wanted, owner, read)  # by all, before one writes
     if jax.process_index() == 0 and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted, indent=2)
+        sealed.write_json(path, wanted, indent=2)
     processes.barrier(f"{path} was written")
     if not path.exists():
         raise UserError(f"process 0 wrote {path}, and this process does not see it: name a workdir"
                          " on a disk that all hosts share")  # fmt: skip
-    _require_same(path, wanted, owner, read)
+    require_same(path, wanted, owner, read)
 
 
-def _require_same(path, wanted, owner, read):
-    said = json.loads(json.dumps(read(read_json(path)))) if path.exists() else wanted
+def require_same(path: pathlib.Path, wanted: dict, owner: str, read: Callable = dict) -> None:
+    """Makes sure that a JSON file, if it is there, says what is wanted; see `check_or_write`."""
+    said = json.loads(json.dumps(read(sealed.read_json(path)))) if path.exists() else wanted
     lines = difference(said, wanted)
     if not any(processes.all_gather(bool(lines))):
         return

@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from moe import compat, evaluation, legacy, schema, sharding
+from moe import compat, evaluation, legacy, schema, sealed, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.data.prepared import Prepared
@@ -68,7 +68,7 @@ def train(
     done = workdir / "result.json"
     if processes.all_gather(done.exists())[0]:
         claim_workdir(run, workdir)
-        return files.read_json(done, "steps", "seconds")
+        return sealed.read_json(done, "steps", "seconds")
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
         print(said, file=sys.stderr)
@@ -79,7 +79,7 @@ def train(
         with sharding.on(mesh, run.mesh.zero):
             result = _train(run, workdir, data, name, bar, stop)
         if jax.process_index() == 0:
-            files.write_json(done, result)
+            sealed.write_json(done, result)
         processes.barrier(f"{done} was written")
     return result
 
@@ -144,7 +144,17 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None =
     Neither where the data lies (data.json says what it is) nor the mesh or how layers are scanned,
     on which no result depends (but for a buffer that is too small), is part of what a run is: it
     may go on elsewhere.
+
+    Raises:
+      UserError: if it is another's, or has checkpoints and does not say whose.
     """
+    begun = processes.all_gather(checkpoint.exists(workdir))[0]
+    for name in ("config.json", "data.json"):
+        schema.require(
+            not begun or (workdir / name).exists(),
+            f"{workdir} has checkpoints but no {name}, so nobody knows what they are of:"
+            f" {sealed.MEND}",
+        )
     files.check_or_write(workdir / "config.json", _fingerprint(run), "config", _fingerprint_of_file)
     if data is not None:
         hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
@@ -206,6 +216,8 @@ def _go_on(run, workdir, data, name, line, stop, checkpoints):
     state = starting.scratch(run, data)
     resumed = checkpoints.restore(state)
     state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
+    if not resumed and run.init_from.workdir:
+        checkpoints.save(0, state, 0.0)  # the other run may be further when this one starts again
     train_step = compiled(run, state, data)
     path = workdir / "metrics.jsonl"
     known = divergence.rewinds(workdir)

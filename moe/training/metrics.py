@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from moe import legacy
+from moe import legacy, sealed
 from moe.errors import UserError
-from moe.training import files
 
 
 class Writer:
@@ -29,7 +28,7 @@ class Writer:
         if not self._leads:
             return
         before = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
-        files.write(path, "".join(map(_line, before)))
+        sealed.write(path, "".join(map(_line, before)))
         self._file = path.open("a")
 
     def read(self) -> list[dict]:
@@ -59,14 +58,15 @@ class Writer:
 
 def read(path: pathlib.Path | str) -> list[dict]:
     """The records of a metrics file; a last line cut off by a crash is left out."""
-    lines = pathlib.Path(path).read_text().splitlines()
+    lines = pathlib.Path(path).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines):
         try:
-            records.append(_replaced(legacy.metrics(json.loads(line)), _is_null, math.nan))
-        except json.JSONDecodeError as error:
+            record = _replaced(legacy.metrics(json.loads(line)), _is_null, math.nan)
+            records.append({"step": record["step"], **record})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if number < len(lines) - 1:
-                raise UserError(f"{path} line {number + 1} is not JSON: {error}") from error
+                raise UserError(f"{path} line {number + 1} is no record: {error!r}") from error
     return records
 
 

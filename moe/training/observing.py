@@ -10,7 +10,7 @@ from moe import evaluation
 from moe.data.prepared import Prepared
 from moe.errors import NotFiniteError
 from moe.evaluation import routing
-from moe.training import divergence, metrics, step
+from moe.training import divergence, metrics, processes, step
 from moe.training.config import RunConfig
 
 
@@ -55,7 +55,7 @@ class Watch:
         }
         self._writer = writer
         self._late: tuple[int, dict] | None = None  # a step that was not looked at yet
-        self._skipped = 0  # steps without a sound one between them
+        self._skipped = processes.first_says(lambda: divergence.last_in_a_row(writer.read()))
 
     def flush(self) -> None:
         """Makes sure that the last step did not diverge, and writes its record."""

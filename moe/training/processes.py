@@ -29,9 +29,9 @@ def join(coordinator: str | None, number: int | None, index: int | None) -> None
     """
     try:
         jax.distributed.initialize(coordinator, number, index, heartbeat_timeout_seconds=SILENCE)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the second of an address without a port
         raise UserError(
-            f"--distributed: {error} Where JAX finds no cluster, give --coordinator,"
+            f"--distributed: {error} Where JAX finds no cluster, give --coordinator=host:port,"
             " --num_processes and --process_id"
         ) from error
 
@@ -48,10 +48,13 @@ def preempted() -> Callable[[int], bool]:
     be in its place).
     """
     calls = itertools.count()  # steps repeat after a rewind, calls do not
+    came: list[bool] = []  # JAX says it once, and that step may diverge
 
     def agreed(step: int) -> bool:
         del step
-        return multihost_utils.reached_preemption_sync_point(next(calls))
+        if not came and multihost_utils.reached_preemption_sync_point(next(calls)):
+            came.append(True)
+        return bool(came)
 
     return agreed
 

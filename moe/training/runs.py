@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any, NamedTuple
 
-from moe import legacy, schema
+from moe import legacy, schema, sealed
 from moe.data import prepare
 from moe.errors import UserError
 from moe.training import checkpoint, files, loop, starting, step
@@ -26,7 +26,7 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
     """
     path = pathlib.Path(workdir) / "config.json"
     schema.require(path.exists(), f"{workdir} has no config.json: it is not a run's folder")
-    return schema.from_config_dict(RunConfig, legacy.run_config(files.read_json(path)))
+    return schema.from_config_dict(RunConfig, legacy.run_config(sealed.read_json(path)))
 
 
 def load_run(workdir: pathlib.Path | str) -> LoadedRun:
@@ -38,7 +38,7 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     workdir = pathlib.Path(workdir)
     run = read_config(workdir)
     data = prepare.prepare(run.data)
-    loop.claim_workdir(run, workdir, data)
+    files.require_same(workdir / "data.json", loop.identity(data), "data")
     state = starting.scratch(run, data)
     found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(state))
     if found is None:

@@ -41,10 +41,9 @@ def asked() -> Iterator[Callable[[int], bool]]:
 
     def note(number: int, frame: object) -> None:
         del frame
-        if not came:
-            said = f"\n{signal.Signals(number).name}: saving after this step, then ending"
-            print(said, file=sys.stderr, flush=True)
         came.append(number)
+        if len(came) == 1:
+            say(f"\n{signal.Signals(number).name}: saving after this step, then ending")
 
     def stop(step: int) -> bool:
         del step
@@ -64,9 +63,17 @@ def _passed_on():
     return _handled((signal.SIGINT, signal.SIGHUP), ask)
 
 
+def say(text: str) -> None:
+    """A line on stderr, unless that was a terminal which is closed now."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def _handled(numbers, handler):
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Handles them but for those that are ignored, as nohup has it."""
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

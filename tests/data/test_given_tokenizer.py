@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -76,13 +77,35 @@ def test_a_tokenizer_that_loses_text_is_refused(cache, tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<doc>": 0, "[UNK]": 1}, "[UNK]"))
     words.add_special_tokens(["<doc>"])
     words.save(str(tmp_path / "t.json"))
-    with pytest.raises(ValueError, match="does not keep the text: its tokens stand for"):
+    with pytest.raises(ValueError, match="does not keep the text: .* comes back as '.UNK"):
         prepare.prepare(config(tokenizer=str(tmp_path / "t.json")))
+
+
+def test_a_tokenizer_that_changes_text_is_refused(cache, tmp_path):
+    """To as many bytes."""
+    path = pathlib.Path(given(tmp_path).tokenizer)
+    changed = json.loads(path.read_text())
+    changed["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="t.json does not keep the text: '[A-Z].* comes back as"):
+        prepare.prepare(given_again(path))
+
+
+def test_a_tokenizer_without_words_is_refused(cache, tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 1}, "[UNK]"))
+    words.add_special_tokens(["<doc>"])
+    words.save(str(tmp_path / "t.json"))
+    with pytest.raises(ValueError, match="t.json cannot encode '.*: WordLevel error"):
+        prepare.prepare(config(tokenizer=str(tmp_path / "t.json")))
+
+
+def given_again(path):
+    return config(tokenizer=str(path), doc_token="<|endoftext|>")
 
 
 def test_data_prepared_before_there_was_a_choice_of_tokenizer(data):
     meta = json.loads((data.path / "meta.json").read_text())
-    for name in ("tokenizer", "doc_token", "doc_id"):
+    for name in ("tokenizer", "doc_token", "doc_id", "checksum"):
         del meta[name]
     (data.path / "meta.json").write_text(json.dumps(meta))
     assert prepare.prepare(config(prepared_dir=str(data.path))).doc_id == 0

@@ -1,5 +1,6 @@
 """The prepared directory: what is in it, when it is made, and what it refuses."""
 
+import errno
 import json
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from moe import sealed
 from moe.data import builder, prepare, prepared, splits, tokenizer
 from tests.data.toys import config
 
@@ -138,12 +140,42 @@ def test_incomplete_or_foreign_directories(data, tmp_path):
     with pytest.raises(ValueError, match="no complete prepared data"):
         prepared.load(tmp_path / "nowhere")
     meta = data.path / "meta.json"
-    meta.write_text(meta.read_text().replace('"format": 1', '"format": 0'))
+    sealed.write_json(meta, data.meta | {"format": 0})
     with pytest.raises(ValueError, match="has format 0; this code reads 1"):
         prepared.load(data.path)
-    meta.write_text("{")
-    with pytest.raises(ValueError, match="no complete prepared data"):
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '"checksum"', "{" * 10**5])
+def test_a_description_that_is_none(data, text):
+    (data.path / "meta.json").write_text(text)
+    with pytest.raises(ValueError, match=r"meta.json is damaged .*prepare the data again"):
         prepared.load(data.path)
+
+
+def test_a_flipped_bit_in_the_description_is_seen(data):
+    """It says which token starts a document."""
+    meta = data.path / "meta.json"
+    meta.write_text(meta.read_text().replace('"doc_id": 0', '"doc_id": 1'))
+    with pytest.raises(ValueError, match="meta.json is damaged .it is not what was written"):
+        prepared.load(data.path)
+
+
+def test_what_a_killed_preparation_left_is_removed(tmp_path):
+    """And not what another one is writing."""
+    with prepared.writing(tmp_path / "slow"):
+        (tmp_path / ".partial-killed" / "data").mkdir(parents=True)
+        (tmp_path / ".partial-killed" / "lock").touch()
+        with prepared.writing(tmp_path / "fast"):
+            assert not (tmp_path / ".partial-killed").exists()
+            assert len(list(tmp_path.glob(".partial-*"))) == 2
+
+
+def test_a_full_disk_is_told(tmp_path):
+    with (
+        pytest.raises(ValueError, match="could not be prepared: .*No space left.* Make room in"),
+        prepared.writing(tmp_path / "x"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_carried_directory_opens_without_tfds(data, tmp_path):

@@ -22,11 +22,15 @@ def test_rows_table_and_what_is_done(tmp_path, monkeypatch):
 
     monkeypatch.setattr(soak, "PARTS", {"some": soak.Part("some faults", 40, rows)})
     for _ in range(2):
-        soak.main(str(tmp_path), ["some"], 0.1)
+        with pytest.raises(UserError, match="1 lost: see outcome 'lost'"):
+            soak.main(str(tmp_path), ["some"], 0.1)
     assert calls == [4]
     lines = [json.loads(line) for line in (tmp_path / "some.jsonl").read_text().splitlines()]
     assert [line["outcome"] for line in lines] == ["survived"] * 3 + ["lost"]
-    assert "| some | some faults | 3 | 0 | 1 | 0 | 0 | 0 |" in (tmp_path / "table.md").read_text()
+    assert "| some | some faults | 4 | 3 | 0 | 1 | 0 |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(UserError, match="1 lost"):
+        soak.main(str(tmp_path), ["some"], 0.2)  # more than were done
+    assert calls == [4, 8]
     with pytest.raises(UserError, match="--parts='others' is not one of 'some'"):
         soak.main(str(tmp_path), ["others"], 1.0)
 

@@ -112,7 +112,8 @@ def test_an_interrupted_handing_on_is_made_up_for(data, root, monkeypatch):
     with pytest.raises(signals.Stopped):
         loop.train(runs["dense@2"], paths[0], stop=lambda step: step == 1)
     paths[1].mkdir(parents=True)
-    horizons.train(runs["dense@2"], paths[0], "short", 0, loop.never, paths[1])
+    heir = horizons.Heir(runs["dense"], paths[1])
+    horizons.train(runs["dense@2"], paths[0], "short", 0, loop.never, heir)
     assert [path.name for path in (paths[1] / "checkpoints").iterdir()] == ["1"]
     with pytest.raises(signals.Stopped, match="at step 3"):
         horizons.train(runs["dense"], paths[1], "long", 0, lambda step: step == 3, None)

@@ -1,4 +1,7 @@
-"""A study of two workers that wait: python -m tests.faults.orphan FOLDER."""
+"""A study of two workers: python -m tests.faults.orphan FOLDER.
+
+One waits to be asked to end, as training does; the other asks nobody, as what times steps does.
+"""
 
 import os
 import pathlib
@@ -10,10 +13,11 @@ from moe.training import signals
 
 
 def wait(index, folder):
-    """Says who it is, and works until it is asked to end."""
+    """Says who it is, and works."""
     (pathlib.Path(folder) / f"worker_{index}").write_text(str(os.getpid()))
+    workers.GRACE = 1.0
     with signals.asked() as stop:
-        while not stop(0):
+        while index or not stop(0):
             time.sleep(0.05)
 
 

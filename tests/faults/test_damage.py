@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from moe.training import checkpoint, checksums, files, loop, metrics, runs
+from moe import sealed
+from moe.training import checkpoint, checksums, loop, metrics, runs
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -95,7 +96,7 @@ def test_a_run_without_a_sound_checkpoint_does_not_start_over(workdir):
     for step in (EVERY, STEPS):
         delete(contents(folder(workdir, step))[0])
     for use in (lambda: loop.train(toys.run_config(), workdir), lambda: runs.load_run(workdir)):
-        with pytest.raises(ValueError, match="no checkpoint in .* is what was saved: bring one"):
+        with pytest.raises(ValueError, match="no checkpoint in .* is what was saved, or none"):
             use()
     assert not (workdir / "result.json").exists() and not (workdir / "damaged").exists()
 
@@ -114,7 +115,10 @@ def test_checksums_of_a_damaged_checkpoint_do_not_condemn_the_next(workdir, whol
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checksums, "write", lambda *args: None)
         loop.train(toys.run_config(), workdir)
-    assert checksums.damage(workdir, STEPS) == ""
+    assert "is missing, so it was not finished" in checksums.damage(workdir, STEPS)
+    (workdir / "result.json").unlink()
+    assert loop.train(toys.run_config(), workdir)["test_nll"] == whole.result["test_nll"]
+    assert len(list((workdir / "damaged").iterdir())) == 2
 
 
 def test_a_reader_goes_back_to_the_sound_one_and_moves_nothing(workdir, capsys):
@@ -142,17 +146,54 @@ def test_what_vanishes_while_a_reader_looks_is_not_damaged(workdir, capsys, monk
 
 
 def test_a_folder_with_the_step_of_another_is_refused(workdir):
-    """As one whose checksums have been lost, too: the state knows its step."""
+    """If its checksums have been lost, too: the state knows its step."""
     shutil.rmtree(folder(workdir, EVERY))
+    shutil.rmtree(workdir / "checksums")
     folder(workdir, STEPS).rename(folder(workdir, STEPS + 2))
     with pytest.raises(ValueError, match=f"checkpoints/8 holds the state of step {STEPS}"):
         runs.load_run(workdir)
 
 
-def test_a_checkpoint_without_checksums_is_believed(whole, workdir):
-    """A run from before there were any, or killed before they were written."""
+def test_a_checkpoint_without_checksums_is_believed_where_there_are_none(whole, workdir):
+    """A run from before there were any, or killed before its first; it is sealed then."""
     shutil.rmtree(workdir / "checksums")
     assert loop.train(toys.run_config(), workdir)["test_nll"] == whole.result["test_nll"]
+    assert (workdir / "checksums" / f"{STEPS}.json").exists()
+
+
+def test_checkpoints_that_are_all_gone_do_not_start_a_run_over(workdir):
+    """As on a disk that is not mounted."""
+    metrics_before = (workdir / "metrics.jsonl").read_text()
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(ValueError, match="or none is left: bring one back"):
+        loop.train(toys.run_config(), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == metrics_before
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_checkpoints_of_nobody_are_refused(workdir, name):
+    (workdir / name).unlink()
+    with pytest.raises(ValueError, match=f"has checkpoints but no {name}"):
+        loop.train(toys.run_config(train={"seed": 5}), workdir)
+    assert not (workdir / name).exists()
+
+
+@pytest.mark.parametrize("tail", [b"\xff\xfe{}\n7\n", b'{"stap": 7}\n{}\n'])
+def test_what_stands_behind_the_checkpoint_is_written_again(whole, workdir, tail):
+    """Whatever a crash made of it."""
+    with (workdir / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    with pytest.raises(ValueError, match="metrics.jsonl line .* is no record"):
+        metrics.read(workdir / "metrics.jsonl")
+    loop.train(toys.run_config(), workdir)
+    assert len(metrics.read(workdir / "metrics.jsonl")) == len(whole.records)
+
+
+def test_names_of_damaged_ones_that_are_taken(workdir):
+    flip(contents(folder(workdir, STEPS))[0])
+    (workdir / "damaged" / f"{STEPS}_0").mkdir(parents=True)
+    loop.train(toys.run_config(), workdir)
+    assert len(list((workdir / "damaged").iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", (cut, empty, delete, flip_digit))
@@ -168,7 +209,7 @@ def test_metrics_that_are_not_what_they_were_stop_the_run(workdir, damage):
 @pytest.mark.parametrize("name", ["config.json", "data.json", "result.json"])
 def test_a_flipped_bit_in_a_small_file_is_seen_or_changes_nothing(whole, tmp_path, name):
     before = (whole.workdir / name).read_bytes()
-    want = files.read_json(whole.workdir / name)
+    want = sealed.read_json(whole.workdir / name)
     path = tmp_path / name
     rng = random.Random(0)
     seen = 0
@@ -177,7 +218,7 @@ def test_a_flipped_bit_in_a_small_file_is_seen_or_changes_nothing(whole, tmp_pat
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
         try:
-            assert files.read_json(path) == want
+            assert sealed.read_json(path) == want
         except ValueError as error:
             assert str(error).startswith(f"{path} is damaged (")
             seen += 1
@@ -193,12 +234,12 @@ def test_a_result_without_its_numbers_is_none(workdir, text):
 
 def test_what_older_code_wrote_is_believed(workdir):
     path = workdir / "config.json"
-    path.write_text(json.dumps(files.read_json(path)))
+    path.write_text(json.dumps(sealed.read_json(path)))
     assert runs.read_config(workdir).model == toys.run_config().model
 
 
-def test_no_checkpoint_is_lost_to_a_stop_between_it_and_its_checksums(workdir):
+def test_a_checkpoint_that_was_not_sealed_any_more_is_left_out(workdir, capsys):
+    """After a loss of power its files may be empty."""
     (workdir / "checksums" / f"{STEPS}.json").unlink()
-    checkpoints = checkpoint.Checkpoints(workdir)
-    assert checkpoints.latest == STEPS
-    checkpoints.close()
+    assert checkpoint.Checkpoints(workdir).latest == EVERY
+    assert f"{STEPS}.json is missing, so it was not finished" in capsys.readouterr().err

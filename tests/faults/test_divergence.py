@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe.training import checkpoint, divergence, files, loop, metrics, signals
+from moe import sealed
+from moe.training import checkpoint, divergence, loop, metrics, signals
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -69,7 +70,7 @@ def test_skipped(worst, whole, tmp_path):
     records = metrics.read(tmp_path / "skip" / "metrics.jsonl")
     (found,) = (r for r in records if r["split"] == divergence.SPLIT)
     assert found["step"] == step and found["grad_norm"] > worst[1]
-    assert files.read_json(tmp_path / "skip" / "result.json")["skipped"] == 1
+    assert sealed.read_json(tmp_path / "skip" / "result.json")["skipped"] == 1
     losses = {r["step"]: r["loss"] for r in records if r["split"] == "train"}
     before = {r["step"]: r["loss"] for r in whole.records if r["split"] == "train"}
     assert [losses[n] == before[n] for n in range(1, STEPS + 1)] == [
@@ -100,6 +101,17 @@ def test_rewound_past_the_data(tmp_path, batches):
     loop.train(run, tmp_path / "parts")
     again, want = (toys.Run(tmp_path / name, None).state(run) for name in ("parts", "whole"))
     tiny.assert_equal(again, want)
+    (tmp_path / "whole" / "result.json").unlink()
+    divergence.path(tmp_path / "whole").unlink()
+    with pytest.raises(ValueError, match="rewinds.json is not what it was when the checkpoint of"):
+        loop.train(run, tmp_path / "whole")
+
+
+def test_skips_are_counted_over_a_stop():
+    skipped = [{"step": n, "split": divergence.SPLIT} for n in (2, 5, 6)]
+    assert divergence.last_in_a_row([{"step": 4, "split": "train"}, *skipped]) == 2
+    assert divergence.last_in_a_row([*skipped, {"step": 7, "split": "train"}]) == 0
+    assert divergence.last_in_a_row([]) == 0
 
 
 @pytest.mark.parametrize("after", [2, STEPS])

@@ -15,6 +15,7 @@ ROOTS = ("moe", "experiments", "configs")
 SOURCES = sorted(path for name in ROOTS for path in (ROOT / name).rglob("*.py"))
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 CALLS = {"eval", "exec", "compile", "extract", "extractall", "unpack_archive", "system", "popen"}
+CALLS |= {"__import__", "run_path", "run_module"}
 COMPILES = {"compile"}  # as a method it is a regular expression's, or XLA's
 
 

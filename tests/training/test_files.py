@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from moe import sealed
 from moe.training import files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -15,10 +16,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    files.write(path, "old")
+    sealed.write(path, "old")
     monkeypatch.setattr(files.pathlib.Path, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        files.write(path, "new")
+        sealed.write(path, "new")
     assert path.read_text() == "old"
 
 
@@ -43,7 +44,7 @@ def test_a_workdir_remembers_its_config(tmp_path):
     files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     written = (workdir / "config.json").read_text()
     want = {"inner": {"a": 1, "names": ["x", "y"]}, "rate": 0.1}
-    assert files.read_json(workdir / "config.json") == want
+    assert sealed.read_json(workdir / "config.json") == want
     files.check_or_write(workdir / "config.json", dataclasses.asdict(Outer()), "config")
     assert (workdir / "config.json").read_text() == written
 

@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from moe import compat
+from moe import compat, sealed
 from moe.evaluation import text
 from moe.training import (
     checkpoint,
-    files,
     loop,
     metrics,
     observing,
@@ -126,7 +125,7 @@ def test_training_learns(whole):
 
 def test_the_result(whole):
     result = whole.result
-    assert files.read_json(whole.workdir / "result.json") == result
+    assert sealed.read_json(whole.workdir / "result.json") == result
     nll = result["test_documents_nll"]
     tokens = result["test_documents_tokens"]
     assert sum(tokens) == 16 * toys.run_config().train.seq_len

@@ -50,7 +50,7 @@ def test_what_came_after_the_last_checkpoint_is_forgotten(tmp_path):
 def test_a_damaged_line_is_an_error_but_a_cut_last_one_is_not(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="metrics.jsonl line 2 is not JSON"):
+    with pytest.raises(ValueError, match="metrics.jsonl line 2 is no record"):
         metrics.read(path)
     path.write_text('{"step": 1}\n{"step": 2')
     assert steps(path) == [1]

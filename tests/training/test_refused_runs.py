@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from moe import sealed
 from moe.training import (
     files,
     loop,
@@ -67,7 +68,7 @@ def test_a_config_of_older_code_is_still_known(whole, tmp_path):
     """A field that came later has its default; the mesh is not part of what a run is."""
     shutil.copytree(whole.workdir, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "config.json"
-    config = files.read_json(path)
+    config = sealed.read_json(path)
     assert "mesh" not in config and config["model"].pop("num_kv_heads") == 0
     path.write_text(json.dumps({**config, "mesh": {"data": -1, "expert": 1}}))
     assert loop.train(toys.run_config(mesh={"data": 8, "expert": 1}), tmp_path) == whole.result

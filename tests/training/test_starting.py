@@ -134,6 +134,24 @@ def test_resume_comes_first_then_init_from_then_scratch(dense, tmp_path, data, m
     assert not (tmp_path / "b" / "init.json").exists()
 
 
+def test_a_run_that_died_early_starts_from_where_it_did(tmp_path, data, monkeypatch):
+    """Though the other run has trained on meanwhile."""
+    source = tmp_path / "source"
+    save(dense_run(), source, data, seed=5)
+    run = dense_run().replace(
+        init_from={"workdir": str(source)}, train={"steps": 2, "checkpoint_every": 2}
+    )
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(loop, "batch", lambda run, data, i: {}[i])
+        loop.train(run, tmp_path / "run")
+    before = saved(tmp_path / "run")
+    save(dense_run(), source, data, seed=6, step=9)
+    monkeypatch.setattr(starting, "start", None)
+    loop.train(run, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "init.json").read_text())["step"] == 3
+    assert not np.array_equal(before["embed"], saved(source)["embed"])
+
+
 @pytest.mark.parametrize(
     ("init", "message"),
     [
@@ -153,7 +171,7 @@ def test_the_loop_refuses_another_tokenizer(dense, tmp_path, data, monkeypatch):
     other = dataclasses.replace(data, meta={"files": {"tokenizer.json": {"sha256": "ours"}}})
     monkeypatch.setattr(prepare, "prepare", lambda config: other)
     known = {"sha256": {"tokenizer.json": "theirs"}}
-    monkeypatch.setattr(starting.files, "read_json", lambda path: known)
+    monkeypatch.setattr(starting.sealed, "read_json", lambda path: known)
     run = dense_run().replace(init_from={"workdir": str(dense)})
     with pytest.raises(ValueError, match="another tokenizer"):
         loop.train(run, tmp_path / "new")
