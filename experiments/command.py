@@ -49,12 +49,15 @@ def _parse(argv):
     if unexpected:
         raise UserError(f"unexpected arguments {unexpected}: overrides look like --config.a.b=c")
     if "workdir" in flags.FLAGS:
-        flags.FLAGS["workdir"].value = _folder(flags.FLAGS["workdir"].value)
+        given = flags.FLAGS["workdir"]
+        given.value = _folder(given.value, given.default)
     return [program]
 
 
-def _folder(workdir):
-    """The folder's name with ~ spelled out."""
+def _folder(workdir, default):
+    """The folder's name with ~ spelled out; an empty one is refused where that is no default."""
+    if default and not workdir:
+        raise UserError(f"--workdir= is empty: name a folder, or leave it out for {default}")
     path = os.path.expanduser(workdir)
     if path and os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"--workdir={workdir} is a file: name a folder, which may be a new one")

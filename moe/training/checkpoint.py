@@ -83,8 +83,8 @@ class Checkpoints:
         checksums.check_beside(self._workdir, sound)
         processes.barrier("checkpoints were looked at")
         if jax.process_index() == 0:
-            if not checksums.any_of(self._workdir):
-                checksums.write(self._workdir, sound)
+            for step in () if checksums.any_of(self._workdir) else steps_in(self._workdir):
+                checksums.write(self._workdir, step)  # they are believed
             checksums.cut_metrics(self._workdir, sound)
             for step in steps_in(self._workdir):
                 if step > sound or (step < sound and checksums.damage(self._workdir, step)):
@@ -209,14 +209,13 @@ class Checkpoints:
 
     def _require_finite(self, step, state):
         bad = divergence.not_finite(state)
-        if not bad:
-            return
-        more = f" and {len(bad) - 1} arrays more" if len(bad) > 1 else ""
-        raise NotFiniteError(
-            f"step {step}: state{bad[0]}{more} are not finite, so the state was not saved;"
-            f" {self._stays()}."
-            " Lower optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
-        )
+        if bad:
+            more = f" and {len(bad) - 1} arrays more" if len(bad) > 1 else ""
+            raise NotFiniteError(
+                f"step {step}: state{bad[0]}{more} are not finite, so the state was not saved;"
+                f" {self._stays()}."
+                " Lower optimizer.learning_rate, or raise optimizer.warmup_steps, in a new workdir"
+            )
 
     def _stays(self):
         """What there is to go back to."""
@@ -279,8 +278,7 @@ def _set_aside(workdir, step):
     target = workdir / "damaged"
     target.mkdir(exist_ok=True)
     names = (target / f"{step}_{number}" for number in itertools.count())
-    free = next(name for name in names if not name.exists())
-    (workdir / "checkpoints" / str(step)).rename(free)
+    (workdir / "checkpoints" / str(step)).rename(next(n for n in names if not n.exists()))
 
 
 def _pruned(tree):

@@ -46,6 +46,7 @@ BROKEN = {
         (["--distributed"], "--distributed: coordinator_address should be .* give --coordinator"),
         (["--num_processes=2"], "--coordinator, --num_processes, --process_id need --distributed"),
         (["--workdir=README.md"], "--workdir=README.md is a file: name a folder"),
+        (["--workdir="], "--workdir= is empty: name a folder, or leave it out for runs/train"),
         *((["--config={tmp}/" + name], f".*{said}") for name, (_, said) in BROKEN.items()),
     ],
     ids=str,
@@ -87,7 +88,7 @@ def test_from_any_folder(tmp_path, warm):
 
 def test_a_workdir_at_home(tmp_path, monkeypatch, warm):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert command._folder("~/x") == str(tmp_path / "x") and command._folder("") == ""
+    assert command._folder("~/x", "a") == str(tmp_path / "x") and command._folder("", "") == ""
     done = warm.run("generate", "--workdir=~/x", cwd=tmp_path, HOME=str(tmp_path))
     assert done.stderr == f"{tmp_path}/x has no config.json: it is not a run's folder\n"
 
