@@ -58,6 +58,9 @@ def _killed(runs, workdir, rng, longest):
 def asked(runs: Victims, times: int) -> Iterator[Row]:
     """SIGTERM, SIGINT and SIGHUP, twice each time, while it trains."""
     rng = random.Random(0)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) == signal.SIG_IGN:  # as of nohup, and runs would inherit it
+            signal.signal(number, signal.SIG_DFL)
     for i in range(times):
         number = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[i % 3]
         workdir = runs.fresh(f"asked_{i}")
@@ -68,7 +71,7 @@ def asked(runs: Victims, times: int) -> Iterator[Row]:
         process.send_signal(number)
         code = process.wait(victims.PATIENCE)
         told = victims.last_line(workdir)
-        if code not in (0, signals.RESUMABLE) or not victims.is_told(workdir):
+        if code != signals.RESUMABLE or not victims.is_told(workdir):
             yield Row(number.name, "lost", f"exit code {code}: {told}")
         else:
             yield runs.judged(number.name, workdir)

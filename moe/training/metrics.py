@@ -57,14 +57,13 @@ class Writer:
 
 
 def read(path: pathlib.Path | str) -> list[dict]:
-    """The records of a metrics file; a last line cut off by a crash is left out."""
+    """The records of a file of JSON lines; a last one that a crash has cut off is left out."""
     lines = pathlib.Path(path).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines):
         try:
-            record = _replaced(legacy.metrics(json.loads(line)), _is_null, math.nan)
-            records.append({"step": record["step"], **record})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            records.append({**_replaced(legacy.metrics(json.loads(line)), _is_null, math.nan)})
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             if number < len(lines) - 1:
                 raise UserError(f"{path} line {number + 1} is no record: {error!r}") from error
     return records

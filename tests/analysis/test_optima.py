@@ -59,8 +59,8 @@ def test_what_is_no_optimum_says_so():
 
 def test_scarce_text_makes_models_larger():
     """Until the budget is spent on reading it once."""
-    found = optima.best(LAW, TRUTH, 1, budget(1e20, text=1e9))
-    assert found.size == pytest.approx(1e20 / 6 / 1e9, rel=0.1)
+    found = optima.best(LAW, TRUTH, 1, budget(1e20, text=3e9))
+    assert found.size == pytest.approx(1e20 / 6 / 3e9, rel=0.1)
     assert found.size > 2 * optima.best(LAW, TRUTH, 1, budget(1e20)).size
 
 

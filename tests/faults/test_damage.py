@@ -183,8 +183,6 @@ def test_what_stands_behind_the_checkpoint_is_written_again(whole, workdir, tail
     """Whatever a crash made of it."""
     with (workdir / "metrics.jsonl").open("ab") as file:
         file.write(tail)
-    with pytest.raises(ValueError, match="metrics.jsonl line .* is no record"):
-        metrics.read(workdir / "metrics.jsonl")
     loop.train(toys.run_config(), workdir)
     assert len(metrics.read(workdir / "metrics.jsonl")) == len(whole.records)
 

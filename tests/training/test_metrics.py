@@ -52,6 +52,10 @@ def test_a_damaged_line_is_an_error_but_a_cut_last_one_is_not(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n')
     with pytest.raises(ValueError, match="metrics.jsonl line 2 is no record"):
         metrics.read(path)
+    for line in (b"\xff\xfe{}", b"7", b"[" * 10**5):
+        path.write_bytes(line + b"\n{}\n")
+        with pytest.raises(ValueError, match="metrics.jsonl line 1 is no record"):
+            metrics.read(path)
     path.write_text('{"step": 1}\n{"step": 2')
     assert steps(path) == [1]
 
