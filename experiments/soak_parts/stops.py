@@ -23,8 +23,8 @@ FULL = "could not be written|No space left"
 def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
     """SIGKILL, so many times, at random moments.
 
-    Half of them come up to `longest` seconds after a start, half around a step, which is often one
-    that saves. A run that ends is compared, and another one begins; a row is a run with all its
+    Most come up to `longest` seconds after a start, a third around a step, which is often one that
+    saves. A run that ends is compared, and another one begins; a row is a run with all its
     kills.
     """
     rng = random.Random(0)
@@ -44,7 +44,7 @@ def _killed(runs, workdir, rng, longest):
     """Kills a run at a random moment; false if it had ended by then."""
     process = runs.start(workdir)
     seconds = rng.uniform(0, longest)
-    if rng.random() < 0.5:
+    if rng.random() < 1 / 3:
         last = max(checkpoint.steps_in(workdir), default=0)
         victims.wait_for_step(workdir, last + rng.randrange(1, AHEAD), process)
         seconds = rng.uniform(0, SAVE)
