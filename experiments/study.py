@@ -267,9 +267,7 @@ def _work(index, runs, root, seeds):
 
 def _heir(name, runs, root, seed):
     found = horizons.heir_of(name, runs)
-    if found is None:
-        return None
-    return horizons.Heir(_seeded(runs[found], seed), _folder(root, found, seed))
+    return found and horizons.Heir(_seeded(runs[found], seed), _folder(root, found, seed))
 
 
 def _time_steps(index, runs, root):

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from moe import sealed
 from moe.analysis import markdown
 from moe.training import files
 
@@ -87,7 +88,7 @@ class Report:
         """Writes a row and the report; status is done, unfinished, skipped or failed."""
         row = {"part": part, "cell": cell, "status": status, "on": self._on(), **fields}
         self._append(_plain(row))
-        _write(self._out / "report.md", self.text())
+        sealed.write(self._out / "report.md", self.text())
 
     def text(self) -> str:
         """The whole report in markdown."""
@@ -163,13 +164,3 @@ def _read(path):
         except json.JSONDecodeError:
             continue
     return rows
-
-
-def _write(path, text):
-    """Whole or not at all, and on the disk."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -39,7 +39,7 @@ class PackagedText(tfds.core.GeneratorBasedBuilder):
     def __init__(self, *, config: str, cache_dir=None, data_dir=None, version=None):
         """`config` names the domain; `cache_dir` is the cache of `packages`."""
         self._cache_dir = packages.resolve_cache_dir(cache_dir)
-        self.identity = splits.digest(corpora.identity(config) + _code()).hex()[:16]
+        self.identity = _identity(config)
         root = pathlib.Path(data_dir or self._cache_dir / "tfds")
         _check(root / self.identity / self.name / config / str(self.VERSION))
         super().__init__(data_dir=os.fspath(root / self.identity), config=config, version=version)
@@ -68,6 +68,11 @@ class PackagedText(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, texts: list[str]) -> Iterator[tuple[int, dict]]:
         for key, text in enumerate(sorted(texts, key=splits.digest)):
             yield key, {"text": text, "domain": self.builder_config.name}
+
+
+def _identity(domain: str) -> str:
+    """Changes with the documents of a packaged domain, and with the code that divides them."""
+    return splits.digest(corpora.identity(domain) + _code()).hex()[:16]
 
 
 def _code() -> str:
@@ -142,9 +147,9 @@ def documents(
 
 def source_identity(name: str, cache_dir: str | os.PathLike | None = None) -> str:
     """A string that changes with the documents of the source `name`."""
+    if name in corpora.DOMAINS:  # whose kept files need not be looked at
+        return _identity(name)
     source = _builder(name, cache_dir)
-    if name in corpora.DOMAINS:
-        return source.identity
     return f"{source.info.full_name} {splits.digest(_code()).hex()}"
 
 
