@@ -58,6 +58,17 @@ def memory(program: jax.stages.Compiled) -> Any:
     return used
 
 
+def held_bytes(program: jax.stages.Compiled) -> int:
+    """Memory of one call on each device: arguments, temporary arrays, code, and new results.
+
+    Results that take the memory of donated arguments count once.
+    """
+    used = memory(program)
+    results = used.output_size_in_bytes - used.alias_size_in_bytes
+    beside = used.temp_size_in_bytes + used.generated_code_size_in_bytes
+    return used.argument_size_in_bytes + beside + results
+
+
 def _nothing_yet() -> _Found:
     return defaultdict(lambda: Traffic(0, 0.0))
 

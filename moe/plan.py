@@ -148,14 +148,8 @@ def _of_tpus(run):
 
 
 def beside(program: jax.stages.Compiled, state: float) -> float:
-    """Bytes that a compiled step holds on a device beside its state of so many bytes.
-
-    Temporary buffers, code, the batch, padding, and results that do not reuse the state's memory.
-    """
-    used = hlo.memory(program)
-    results = used.output_size_in_bytes - used.alias_size_in_bytes
-    arguments = used.argument_size_in_bytes - state
-    return used.temp_size_in_bytes + used.generated_code_size_in_bytes + arguments + results
+    """Bytes that a compiled step holds on a device beside its state of so many bytes."""
+    return hlo.held_bytes(program) - state
 
 
 def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:

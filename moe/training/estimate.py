@@ -43,14 +43,36 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
         moments = jax.eval_shape(run.tx.init, params)
     gradients = bytes_per_device(trained(run, params))
     needed = bytes_per_device(params) + gradients + bytes_per_device(moments)
-    limit, where = _memory(mesh.local_devices)
+    _check(
+        needed,
+        mesh.local_devices,
+        "the model needs {} GiB a device for parameters, gradients and optimizer state, and {}:"
+        " make model.d_model, model.d_ff, experts.d_ff or experts.num_experts smaller, or spread"
+        " them over more devices with mesh",
+    )
+
+
+def check_step(program: jax.stages.Compiled) -> None:
+    """Refuses a compiled step that no memory here holds, before it is run.
+
+    A host without such a limit of its own would let the system kill the run without a word.
+
+    Raises:
+      UserError: with both sizes.
+    """
+    _check(
+        hlo.held_bytes(program),
+        jax.local_devices(),
+        "a training step needs {} GiB a device for the state, activations and what lies between,"
+        " and {}: lower train.batch_size or train.seq_len, raise train.accumulate, set"
+        " model.remat=True, make the model smaller, or use more devices with mesh",
+    )
+
+
+def _check(needed, devices, message):
+    limit, where = _memory(devices)
     if needed > limit:
-        raise UserError(
-            f"the model needs {_gib(needed)} GiB a device for parameters, gradients and"
-            f" optimizer state, and {where} has {_gib(limit)} GiB: make model.d_model,"
-            " model.d_ff, experts.d_ff or experts.num_experts smaller, or spread them over more"
-            " devices with mesh"
-        )
+        raise UserError(message.format(_gib(needed), f"{where} has {_gib(limit)} GiB"))
 
 
 def _gib(size):

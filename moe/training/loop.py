@@ -256,8 +256,14 @@ def _loop(run, data, rewinds, state, train_step, watch, checkpoints, bar, stop):
 
 
 def compiled(run: RunConfig, state: step.State, data: Prepared) -> jax.stages.Compiled:
-    """The training step, compiled ahead so that no compilation is timed."""
-    return step.of_run(run).lower(state, batch(run, data, 0)).compile()
+    """The training step, compiled ahead so that no compilation is timed.
+
+    Raises:
+      UserError: if no memory here holds it.
+    """
+    program = step.of_run(run).lower(state, batch(run, data, 0)).compile()
+    estimate.check_step(program)
+    return program
 
 
 def batch(run: RunConfig, data: Prepared, i: int) -> Batch:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import flops, initialisation, models, paths, sharding
+from moe import flops, hlo, initialisation, models, paths, sharding
 from moe.data import prepare
+from moe.errors import UserError
 from moe.training import checkpoint, estimate, loop, signals, starting, step
 from tests import tiny
 from tests.training import toys
@@ -253,6 +254,20 @@ def test_what_is_frozen_needs_no_memory_for_gradients(monkeypatch):
     with pytest.raises(ValueError, match=r"needs 3.67e-05 GiB a device .* it has 1.38e-05 GiB"):
         estimate.check_state(run, mesh)
     estimate.check_state(frozen_run(("embed", "block/.*")), mesh)
+
+
+def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, monkeypatch):
+    """Where activations are what is too much; the kernel would kill the run without a word."""
+    run = dense_run()
+    with sharding.on(loop.mesh_of(run), run.mesh.zero):
+        state = starting.scratch(run, data)
+        held = hlo.held_bytes(loop.compiled(run, state, data))
+    assert held > 2 * estimate.bytes_per_device(state)
+    monkeypatch.setattr(estimate, "_memory", lambda devices: (held - 1, "it"))
+    with pytest.raises(
+        UserError, match=r"a training step needs .* GiB a device .* train.batch_size"
+    ):
+        loop.train(run, tmp_path)
 
 
 @pytest.mark.parametrize(
