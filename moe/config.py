@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe import dispatch, ffn, ranges, routing
+from moe.attention_config import AttentionConfig
 from moe.routing import assignment, contract
 from moe.schema import one_of, require
 
@@ -182,6 +183,9 @@ class ModelConfig:
     activation: str = "gelu"  # of experts, and of dense feed-forwards unless dense_activation
     dense_activation: str = ""  # GLaM: gated dense layers beside plain experts
     position: str = "rotary"
+    attention: AttentionConfig = AttentionConfig()
+    norm_epsilon: float = 1e-6  # RMSNorm adds it to the mean square
+    scale_embedding: bool = True  # embeddings are multiplied by sqrt(d_model)
     tie_embeddings: bool = True  # the head's weights are the embedding's
     ngram_rows: int = 0  # of each table of hashed n-gram embeddings, see `moe.layers.ngrams`
     init_scale: float = 1.0
@@ -224,11 +228,7 @@ class ModelConfig:
             f"experts.router={self.experts and self.experts.router!r} goes by token ids, which"
             " are hidden where tokens are masked (model.mask_embedding=True)",
         )
-        require(
-            self.position == "rotary" or self.causal,
-            "model.position='relative' has buckets for earlier tokens only: use 'rotary' with"
-            " model.causal=False",
-        )
+        self.attention.check(self.position, self.causal)
         in_blocks = self.num_layers - self.num_dense_layers
         require(
             in_blocks > 0 and in_blocks % self.moe_every == 0,

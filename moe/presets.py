@@ -2,17 +2,19 @@
 
 A preset is a `ModelConfig` and what its paper says of it. Sizes come from `jax.eval_shape`, so none
 is ever made in memory: `python -m experiments.plan --model NAME`. What our decoder does not have
-(QK norm, biases, a paper's own router) is a matter of less than 1% of parameters, except where
-`note` says more. All presets have a capacity, so they drop tokens, also where the paper drops none
-(Mixtral, OLMoE, DBRX); `dispatcher="grouped"` with both capacity factors 0 computes every choice.
+(biases of feed-forwards, LayerNorm's bias, a paper's own router) is a matter of less than 1% of
+parameters, except where `note` says more. All presets have a capacity, so they drop tokens, also
+where the paper drops none (Mixtral, OLMoE, DBRX); `dispatcher="grouped"` with both capacity factors
+0 computes every choice.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+from moe.attention_config import AttentionConfig
 from moe.config import ModelConfig, MoEConfig
 from moe.errors import UserError
-from moe.routing import rre
+from moe.routing import rre, top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,12 @@ def glam(
     )
 
 
-def _experts(number: int | None, d_ff: int, k: int) -> MoEConfig | None:
+def _experts(number: int | None, d_ff: int, k: int, **options: Any) -> MoEConfig | None:
     """So many experts with the usual router; None for a dense model."""
     if not number:
         return None
-    return MoEConfig(num_experts=number, d_ff=d_ff, k=k, router_scale=1.0)
+    own = top_k.ROUTER.options(**options)
+    return MoEConfig(num_experts=number, d_ff=d_ff, k=k, router_scale=1.0, options=own)
 
 
 def mixtral(
@@ -64,6 +67,8 @@ def mixtral(
     experts: int,
     k: int,
     vocab: int,
+    theta: float = 10_000.0,
+    normalise_gates: bool | None = None,
     **changes: Any,
 ) -> ModelConfig:
     """The decoders of 2023 and 2024: every layer MoE, SwiGLU experts, grouped-query attention."""
@@ -77,9 +82,12 @@ def mixtral(
         "d_head": 128,
         "d_ff": d_ff,
         "activation": "swiglu",
+        "attention": AttentionConfig(rope_theta=theta),
+        "norm_epsilon": 1e-5,
+        "scale_embedding": False,
         "tie_embeddings": False,
         "remat": True,
-        "experts": _experts(experts, d_ff, k),
+        "experts": _experts(experts, d_ff, k, normalise_gates=normalise_gates),
     }
     return ModelConfig(**fields | changes)
 
@@ -178,15 +186,18 @@ PRESETS = {
         source="Fedus et al. 2021, table 9", note="a decoder with the sizes of one side",
     ),
     "mixtral_8x7b": Preset(
-        model=mixtral(32, 4096, 14_336, 32, 8, 8, 2, 32_000),
+        model=mixtral(32, 4096, 14_336, 32, 8, 8, 2, 32_000, theta=1e6),
         total=46.7e9, active=12.9e9, length=32_768, source="Jiang et al. 2024, table 1",
     ),
     "mixtral_8x22b": Preset(
-        model=mixtral(56, 6144, 16_384, 48, 8, 8, 2, 32_768),
+        model=mixtral(56, 6144, 16_384, 48, 8, 8, 2, 32_768, theta=1e6),
         total=141e9, active=39e9, length=65_536, source="Mistral AI 2024, the release",
     ),
     "dbrx": Preset(
-        model=mixtral(40, 6144, 10_752, 48, 8, 16, 4, 100_352),
+        model=mixtral(
+            40, 6144, 10_752, 48, 8, 16, 4, 100_352,
+            attention=AttentionConfig(rope_theta=5e5, clip_qkv=8.0),
+        ),
         total=132e9, active=36e9, tokens=12e12, length=32_768,
         source="Databricks 2024, the release",
     ),
@@ -197,7 +208,11 @@ PRESETS = {
         total=314e9, active=0.25 * 314e9, length=8192, source="xAI 2024, the release",
     ),
     "olmoe_1b_7b": Preset(
-        model=mixtral(16, 2048, 1024, 16, 16, 64, 8, 50_304),
+        model=mixtral(
+            16, 2048, 1024, 16, 16, 64, 8, 50_304,
+            attention=AttentionConfig(qk_norm="width"),
+            normalise_gates=False,
+        ),
         total=6.9e9, active=1.3e9, length=4096, tokens=5.1e12,
         source="Muennighoff et al. 2024, table 1",
     ),

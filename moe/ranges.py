@@ -81,6 +81,11 @@ OPTIONS = {  # of any router
     "baseline_weight": from_zero(WEIGHT),
     "entropy_weight": from_zero(WEIGHT),
 }
+ATTENTION = {
+    "clip_qkv": from_zero(1e30),
+    "rope_theta": Range(1.0, 1e30),
+    "window": from_zero(COUNT),
+}
 MODEL = {
     "vocab_size": above_zero(COUNT),
     "num_layers": above_zero(100_000),
@@ -92,6 +97,7 @@ MODEL = {
     "d_head": above_zero(SIZE),
     "d_ff": above_zero(SIZE),
     "ngram_rows": from_zero(COUNT),
+    "norm_epsilon": from_zero(1.0),
     "init_scale": above_zero(10_000.0),
     "scan_unroll": from_zero(100_000),
 }

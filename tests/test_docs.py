@@ -151,7 +151,7 @@ def test_what_extending_adds_works_alone_and_together(sandbox):
     assert all(len(new) == 1 for new in added), "a router, a dispatcher, a model, and so on"
     (router,), (dispatcher,), (model,), (objective,), (evaluator,), _ = added
     experts = tiny.moe_config(router=router, k=2, dispatcher=dispatcher)
-    sizes = dataclasses.asdict(tiny.model(vocab_size=toys.V)) | {"experts": experts}
+    sizes = vars(tiny.model(vocab_size=toys.V)) | {"experts": experts}
     run = dataclasses.replace(
         toys.run_config(train={"evaluators": ("loss", f"{evaluator}:3")}),
         architecture=model,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moe import decoding, routing
+from moe.attention_config import AttentionConfig
 from moe.data import batches
 from moe.models import contract, decoder
 from tests import tiny
@@ -29,6 +30,14 @@ MODELS = {
     },
     "ids": {"experts": tiny.moe_config(router="hash")},
     "n-grams": {"experts": None, "ngram_rows": 16},
+    "attention as published": {
+        "num_kv_heads": 1, "scale_embedding": False, "norm_epsilon": 1e-5,
+        "attention": AttentionConfig(
+            qkv_bias=True, qk_norm="width", clip_qkv=2.0, rope_theta=1e6, rope_layout="pairs",
+            window=3,
+        ),
+        "experts": tiny.moe_config(k=2, options=routing.ranked.Options(normalise_gates=False)),
+    },
 }  # fmt: skip
 EXPERTS = "experts after a dense layer, shared heads"
 DENSE = "dense, relative positions"

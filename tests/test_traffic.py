@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 
 from moe import hlo, models, objectives, sharding
 from moe.dispatch import grouped, transport
-from moe.layers import attention
+from moe.layers import relative
 from moe.models import classifier
 from tests import tiny
 from tests.test_sharding import EVERY_MESH, EVERYTHING, first_step
@@ -113,7 +113,7 @@ def test_relative_positions_send_their_table_and_not_all_pairs():
     text = first_step(EVERYTHING, "2x2x2", zero=True, transport="constraint").program.as_text()
     sums = re.findall(r"= \(?(.*?)\)? all-reduce\(", text)
     shapes = {shape for line in sums for shape in re.findall(r"f32\[([\d,]+)\]", line)}
-    assert f"2,{attention.BUCKETS}" in shapes and f"2,{tiny.T},{tiny.T}" not in shapes
+    assert f"2,{relative.BUCKETS}" in shapes and f"2,{tiny.T},{tiny.T}" not in shapes
 
 
 def test_with_a_model_axis_only_sums_cross_it():
@@ -180,7 +180,7 @@ def test_the_config_says_how_tokens_travel(architecture, dispatcher, mesh, monke
     experts = tiny.moe_config(
         num_experts=8, dispatcher=dispatcher, capacity_factor=factor, eval_capacity_factor=factor
     )
-    sizes = dataclasses.asdict(tiny.model(vocab_size=toys.V)) | {"experts": experts}
+    sizes = vars(tiny.model(vocab_size=toys.V)) | {"experts": experts}
     if architecture == "classifier":
         model = classifier.ClassifierConfig(**sizes | {"num_classes": 2, "causal": False})
         objective = objectives.ObjectiveConfig(name="classification")

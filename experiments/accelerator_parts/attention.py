@@ -12,7 +12,8 @@ import numpy as np
 
 from experiments.accelerator_parts import reference
 from experiments.accelerator_parts.cells import Skipped
-from moe.layers import attention, attention_kernels
+from moe.attention_config import AttentionConfig
+from moe.layers import attention_kernels, dot_product
 
 TOLERANCE = 0.03  # of the largest entry
 HEADS = 4
@@ -30,7 +31,7 @@ def check() -> dict:
     """
     arrays, segment_BT, weight = make()
     low = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
-    reason = attention_kernels.misfit(low[0], "rotary")
+    reason = attention_kernels.misfit(low[0], "rotary", AttentionConfig())
     if reason:
         raise Skipped(f"it wants {reason}")
     got = with_gradients(by_cudnn, low, segment_BT, weight)
@@ -65,7 +66,7 @@ def by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -
 
 def plain(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -> jax.Array:
     """y_BTNH by a softmax over all pairs of positions."""
-    k, v = (attention.share(x, HEADS) for x in (k, v))
+    k, v = (dot_product.share(x, HEADS) for x in (k, v))
     (T,) = segment_BT.shape[1:]
     visible_BTU = (segment_BT[:, :, None] == segment_BT[:, None]) & np.tri(T, dtype=bool)
     score_BNTU = jnp.einsum("BTNH,BUNH->BNTU", q, k) / WIDTH**0.5

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from configs import soak
-from moe import ffn, objectives, routing
+from moe import attention_config, ffn, objectives, routing
+from moe.attention_config import AttentionConfig
 from moe.config import DTYPES, ModelConfig, MoEConfig
 from moe.dispatch import DISPATCHERS, grouped, transport
 from moe.layers import attention_kernels
@@ -33,6 +34,8 @@ NAMES: dict[str, tuple[str, ...]] = {  # what fields that hold a name may say
     "name": tuple(objectives.OBJECTIVES),
     "second": gshard.SECONDS,
     "table": tuple(hashed.TABLES),
+    "qk_norm": attention_config.QK_NORMS,
+    "rope_layout": attention_config.LAYOUTS,
 }
 SMALL = (1, 2, 3, 4, 5, 7, 8, 12, 16, 32)
 ODD = (-1, 0, 64, 1000, 10**6, 2**31, 10**12)
@@ -44,6 +47,7 @@ SECTIONS = {
     "objective": ObjectiveConfig,
 }  # fmt: skip
 CHANGED = {"train": 0.3, "optimizer": 0.3, "mesh": 0.1, "objective": 0.02}  # how often
+NOT_DRAWN = ("experts", "vocab_size", "attention")
 ONE_EXPERT = ("reinforce", "domain", "rre", "base", "hash", "sinkhorn")
 K = {**dict.fromkeys(ONE_EXPERT, [1]), "gshard": [2]}  # of routers that are not free to choose
 STEPS = 2
@@ -63,7 +67,8 @@ def run(seed: int) -> dict[str, Any]:
         model |= {"causal": False, "mask_embedding": True}
     for section, kind in SECTIONS.items():
         change(rng, config.setdefault(section, {}), kind, rng.random() < CHANGED[section])
-    change(rng, model, ModelConfig, rng.choice((0, 0, 1, 2)), kept=("experts", "vocab_size"))
+    change(rng, model, ModelConfig, rng.choice((0, 0, 1, 2)), kept=NOT_DRAWN)
+    change(rng, model.setdefault("attention", {}), AttentionConfig, rng.random() < 0.3)
     config["train"]["steps"] = STEPS
     return config
 

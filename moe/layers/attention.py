@@ -2,26 +2,20 @@
 
 Grouped-query (Ainslie et al. 2023): N heads share fewer key and value heads, neighbours the same.
 
-Positions are rotary, see `moe.layers.rotary`, or relative: a learned bias per head and bucket of
-distance (Raffel et al. 2020, section 2.1), which GLaM uses.
+Positions are rotary, see `moe.layers.rotary`, or relative, see `moe.layers.relative`. What
+published models do differently: `moe.attention_config`.
 """
 
 import functools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from moe import matmul, sharding
-from moe.layers import attention_kernels, rotary, weights
-
-BUCKETS = 32
-FAR = 128  # distances from here on share the last bucket
-MAX_BLOCKS = 8
-MIN_BLOCK = 64  # queries
+from moe.attention_config import AttentionConfig
+from moe.layers import attention_kernels, dot_product, relative, rotary, weights
 
 
 class KVCache(NamedTuple):
@@ -61,6 +55,8 @@ class Attention(nn.Module):
     dtype: str
     causal: bool = True
     kernel: str = "plain"  # without a cache, of `attention_kernels`
+    how: AttentionConfig = AttentionConfig()
+    epsilon: float = 1e-6  # of qk_norm
 
     @nn.compact
     def __call__(
@@ -79,6 +75,11 @@ class Attention(nn.Module):
         q = self.project(x_BTD, "w_q", self.num_heads)
         k = self.project(context_BUD, "w_k", self.num_kv_heads)
         v = self.project(context_BUD, "w_v", self.num_kv_heads)
+        if self.how.qk_norm != "none":
+            q = self.normalise(q, "q_norm")
+            k = self.normalise(k, "k_norm")
+        if self.how.clip_qkv:
+            q, k, v = (jnp.clip(x, -self.how.clip_qkv, self.how.clip_qkv) for x in (q, k, v))
         if self.position == "rotary":
             q = self.rotate(q, q_info)
             k = self.rotate(k, kv_info)
@@ -98,11 +99,24 @@ class Attention(nn.Module):
         """x in so many heads, [B, T, N, H]."""
         D = x_BTD.shape[-1]
         w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
-        return matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
+        x_BTNH = matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
+        if not self.how.qkv_bias:
+            return x_BTNH
+        bias_NH = weights.zeros(self, f"{name}_bias", "N.", (heads, self.d_head), self.dtype)
+        return x_BTNH + bias_NH[None, None]
+
+    def normalise(self, x_BTNH: jax.Array, name: str) -> jax.Array:
+        axes = (-2, -1) if self.how.qk_norm == "width" else -1
+        norm = nn.RMSNorm(
+            self.epsilon, dtype=self.dtype, reduction_axes=axes, feature_axes=axes, name=name
+        )
+        return norm(x_BTNH)
 
     def rotate(self, x_BTNH: jax.Array, info: TokenInfo) -> jax.Array:
-        rotation = info.rotation or rotary.of(info.position_BT, self.d_head)
-        return rotary.rotate(x_BTNH, rotation)
+        rotation = info.rotation
+        if rotation is None:
+            rotation = rotary.of(info.position_BT, self.d_head, self.how.rope_theta)
+        return rotary.rotate(x_BTNH, rotation, self.how.rope_layout)
 
     def matrix(self, name: str, letters: str, shape: tuple[int, ...], fan_in: int) -> jax.Array:
         return weights.weight(
@@ -131,154 +145,25 @@ class Attention(nn.Module):
             letters = (*["BTNH"] * 3, "BT", "BT")
             on_one_device = sharding.shard_mapped(by_cudnn, letters, "BTNH")
             return on_one_device(q, k, v, q_segment_BT, kv_segment_BU)
-        k = share(k, self.num_heads)
-        v = share(v, self.num_heads)
+        k = dot_product.share(k, self.num_heads)
+        v = dot_product.share(v, self.num_heads)
         arrays = (q, k, v, q_segment_BT, kv_segment_BU)
+        how: dict[str, Any] = {
+            "causal": self.causal,
+            "scaled": self.how.scaled,
+            "window": self.how.window,
+        }
         if self.position != "relative":
-            return attend(*arrays, causal=self.causal, first=first)
-
-        def zeros(_: jax.Array) -> jax.Array:
-            return sharding.reshard(jnp.zeros((self.num_heads, BUCKETS)), "N.")
-
+            return dot_product.attend(*arrays, first=first, **how)
         # Each device on its own: what is summed over devices is the gradient of the table, which is
         # small, and not that of the bias of all pairs of positions.
-        table = self.param("relative", zeros)
+        table = weights.zeros(self, "relative", "N.", (self.num_heads, relative.BUCKETS))
         if first is not None:
-            return attend_relative(*arrays, table, first=first, causal=self.causal)
-        on_one_device = functools.partial(attend_relative, causal=self.causal)
+            return dot_product.attend_relative(*arrays, table, first=first, **how)
+        on_one_device = functools.partial(dot_product.attend_relative, **how)
         letters = (*["BTNH"] * 3, "BT", "BT", "N.")
         return sharding.shard_mapped(on_one_device, letters, "BTNH")(*arrays, table)
 
     def fused(self, q_BTNH: jax.Array) -> bool:
         """Does cuDNN's kernel compute it?"""
-        return attention_kernels.choose(self.kernel, q_BTNH, self.position) == "cudnn"
-
-
-def share(x_BTNH: jax.Array, heads: int) -> jax.Array:
-    """Key or value heads, each repeated for the query heads that share it."""
-    B, T, N, H = x_BTNH.shape
-    if heads == N:
-        return x_BTNH
-    x = jnp.broadcast_to(x_BTNH[:, :, :, None], (B, T, N, heads // N, H))
-    return sharding.reshape(x, (B, T, heads, H), "BTNH")
-
-
-def attend_relative(
-    q_BTNH: jax.Array,
-    k_BUNH: jax.Array,
-    v_BUNH: jax.Array,
-    q_segment_BT: jax.Array,
-    kv_segment_BU: jax.Array,
-    table: jax.Array,
-    *,
-    causal: bool = True,
-    first: jax.Array | None = None,
-) -> jax.Array:
-    """`attend` with the bias of a table [N, BUCKETS]."""
-    table = sharding.pvary(table)  # here, not after the lookup, is its gradient summed
-    index_T, index_U = _indices(q_BTNH, k_BUNH, first)
-    bias_NTU = table[:, bucket(index_T[:, None] - index_U[None, :])]
-    return attend(
-        q_BTNH, k_BUNH, v_BUNH, q_segment_BT, kv_segment_BU, bias_NTU, causal=causal, first=first
-    )
-
-
-def attend(
-    q_BTNH: jax.Array,
-    k_BUNH: jax.Array,
-    v_BUNH: jax.Array,
-    q_segment_BT: jax.Array,
-    kv_segment_BU: jax.Array,
-    bias_NTU: jax.Array | None = None,
-    *,
-    causal: bool = True,
-    first: jax.Array | None = None,
-) -> jax.Array:
-    """Softmax attention over the tokens of the same segment; causal: not over later ones.
-
-    The softmax is in float32. In causal training, queries go in blocks that meet no key behind
-    their last, so of what lies in the future less than a block is computed.
-
-    Segment 0 is padding, which attends to padding: its rows are finite and never used.
-
-    Args:
-      q_BTNH, k_BUNH, v_BUNH: queries, keys and values.
-      q_segment_BT, kv_segment_BU: the documents of queries and of keys.
-      bias_NTU: is added to the scores.
-      causal: no token attends to a later one.
-      first: in decoding, where the first query lies among the keys.
-    """
-    index_T, index_U = _indices(q_BTNH, k_BUNH, first)
-    visible_BTU = q_segment_BT[:, :, None] == kv_segment_BU[:, None, :]
-    if causal:
-        visible_BTU &= (index_U[None, :] <= index_T[:, None])[None]
-    return _in_blocks(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU, causal and first is None)
-
-
-KEEP_PROBABILITIES = jax.checkpoint_policies.save_only_these_names("probabilities")
-
-
-@functools.partial(jax.checkpoint, static_argnums=(5,), policy=KEEP_PROBABILITIES)
-def _in_blocks(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU, in_blocks):
-    """For the gradient only arguments and probabilities are kept, not copies laid out anew."""
-    T = q_BTNH.shape[1]
-    y = []
-    for start, end in blocks(T) if in_blocks else [(0, T)]:
-        rows = slice(start, end)
-        keys = slice(end) if in_blocks else slice(None)
-        bias = None if bias_NTU is None else bias_NTU[:, rows, keys]
-        visible = visible_BTU[:, rows, keys]
-        y.append(_attend(q_BTNH[:, rows], k_BUNH[:, keys], v_BUNH[:, keys], visible, bias))
-    return jnp.concatenate(y, axis=1)
-
-
-def blocks(length: int) -> list[tuple[int, int]]:
-    """Where each block of queries begins and ends."""
-    size = max(MIN_BLOCK, math.ceil(length / MAX_BLOCKS))
-    return [(first, min(first + size, length)) for first in range(0, length, size)]
-
-
-def _attend(q_BTNH, k_BUNH, v_BUNH, visible_BTU, bias_NTU):
-    q_BTNH = q_BTNH / math.sqrt(q_BTNH.shape[-1])  # not the scores, which are more
-    score = matmul.with_float32_output(functools.partial(jnp.einsum, "BTNH,BUNH->BNTU"))
-    score_BNTU = score(q_BTNH, k_BUNH)
-    if bias_NTU is not None:
-        score_BNTU += bias_NTU[None]
-    p_BNTU = _softmax(jnp.where(visible_BTU[:, None], score_BNTU, -1e30))
-    return jnp.einsum("BNTU,BUNH->BTNH", p_BNTU.astype(v_BUNH.dtype), v_BUNH)
-
-
-@jax.custom_vjp
-def _softmax(score_BNTU):
-    """Over keys. Its gradient reads the probabilities under the name by which they are kept."""
-    return jax.nn.softmax(score_BNTU)
-
-
-def _softmax_forward(score_BNTU):
-    p_BNTU = checkpoint_name(jax.nn.softmax(score_BNTU), "probabilities")
-    return p_BNTU, p_BNTU
-
-
-def _softmax_backward(p_BNTU, dp_BNTU):
-    mean_BNT1 = (p_BNTU * dp_BNTU).sum(-1, keepdims=True)
-    return (p_BNTU * (dp_BNTU - mean_BNT1),)
-
-
-_softmax.defvjp(_softmax_forward, _softmax_backward)
-
-
-def _indices(q_BTNH, k_BUNH, first):
-    """Where queries and keys lie in the sequence."""
-    start = 0 if first is None else first
-    return start + jnp.arange(q_BTNH.shape[1]), jnp.arange(k_BUNH.shape[1])
-
-
-def bucket(distance: jax.Array) -> jax.Array:
-    """The bucket of a distance >= 0: exact up to 16, then logarithmic up to 128 (T5)."""
-    exact = BUCKETS // 2
-    far = jnp.log(jnp.maximum(distance, exact) / exact) / math.log(FAR / exact)
-    return jnp.where(
-        distance < exact,
-        jnp.maximum(distance, 0),
-        jnp.minimum(exact + (far * (BUCKETS - exact)).astype(jnp.int32), BUCKETS - 1),
-    )
+        return attention_kernels.choose(self.kernel, q_BTNH, self.position, self.how) == "cudnn"

@@ -14,6 +14,17 @@ from jax import random
 from moe import sharding
 
 
+def zeros(
+    module: nn.Module, name: str, letters: str, shape: tuple[int, ...], dtype: str = "float32"
+) -> jax.Array:
+    """A float32 parameter that starts at zero, laid out by its letters, in `dtype`."""
+
+    def init(_: jax.Array) -> jax.Array:
+        return sharding.reshard(jnp.zeros(shape), letters)
+
+    return module.param(name, init).astype(dtype)
+
+
 def weight(
     module: nn.Module,
     name: str,

@@ -48,7 +48,7 @@ class Classifier(decoder.Trunk):
         D = c.d_model
         info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT)
         x_BTD, _ = self.embed(info)
-        x_BTD = decoder.norm(c.dtype, "norm")(self.layers(x_BTD, info, train))
+        x_BTD = decoder.norm(c, "norm")(self.layers(x_BTD, info, train))
         with jax.named_scope("head"):
             mean_BD = mean_of_real(x_BTD.astype(jnp.float32), segment_BT > 0)
             w_DV = weights.weight(self, "head", "D.", (D, c.num_classes), fan_in=D, scale=1.0)

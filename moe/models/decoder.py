@@ -64,13 +64,15 @@ class Trunk(nn.Module):
         if c.ngram_rows:
             x_BTD += ngrams.embed(self, c.ngram_rows, D, info)
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
-        return (x_BTD * D**0.5).astype(c.dtype), embed_VD
+        return (x_BTD * (D**0.5 if c.scale_embedding else 1.0)).astype(c.dtype), embed_VD
 
     def layers(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         """All layers: the dense ones that come first, then blocks."""
         c = self.config
         if c.position == "rotary":
-            info = info._replace(rotation=rotary.of(info.position_BT, c.d_head))
+            info = info._replace(
+                rotation=rotary.of(info.position_BT, c.d_head, c.attention.rope_theta)
+            )
         if c.num_dense_layers:
             dense = dataclasses.replace(c, experts=None, moe_every=1)
             x_BTD = self.blocks(dense, c.num_dense_layers, "dense_block", x_BTD, info, train)
@@ -127,7 +129,7 @@ class Decoder(Trunk):
         x_BTD, embed_VD = self.embed(info)
         x_BTD = self.layers(x_BTD, info, train)
         with jax.named_scope("head"):
-            x_BTD = norm(c.dtype, "norm")(x_BTD)
+            x_BTD = norm(c, "norm")(x_BTD)
             w_VD = embed_VD.astype(c.dtype)
             if not c.tie_embeddings:
                 w_VD = weights.weight(
@@ -175,11 +177,13 @@ class Layer(nn.Module):
                 dtype=c.dtype,
                 causal=c.causal,
                 kernel=self.execution.attention,
+                how=c.attention,
+                epsilon=c.norm_epsilon,
                 name="attention",
             )
-            h_BTD = norm(c.dtype, "attention_norm")(x_BTD)
+            h_BTD = norm(c, "attention_norm")(x_BTD)
             x_BTD += attend(h_BTD, q_info=info, cache=info.kv_cache)
-        h_BTD = norm(c.dtype, "ffn_norm")(x_BTD)
+        h_BTD = norm(c, "ffn_norm")(x_BTD)
         if self.is_moe:
             assert c.experts is not None
             layer = moe_layer.MoELayer(
@@ -234,9 +238,15 @@ def ideal_flops(config: ModelConfig, length: int) -> dict[str, float]:
 def _attention_flops(config, length):
     attended = config.num_heads * config.d_head
     keys = config.kv_heads * config.d_head
-    # Twice the mean number of positions that a token attends to.
-    twice_attended = length + 1 if config.causal else 2 * length
-    return 4 * config.d_model * (attended + keys) + 2 * attended * twice_attended
+    return 4 * config.d_model * (attended + keys) + 4 * attended * _met(config, length)
+
+
+def _met(config, length):
+    """The mean number of positions that a token attends to."""
+    if not config.causal:
+        return length
+    window = min(config.attention.window or length, length)
+    return window - window * (window - 1) / (2 * length)
 
 
 def _dense_flops(config):
@@ -285,6 +295,6 @@ def decode(
     return logits_BTV, after["cache"]
 
 
-def norm(dtype: str, name: str) -> nn.RMSNorm:
+def norm(config: ModelConfig, name: str) -> nn.RMSNorm:
     """RMSNorm (Zhang and Sennrich 2019), computed in float32."""
-    return nn.remat(nn.RMSNorm)(dtype=dtype, name=name)
+    return nn.remat(nn.RMSNorm)(epsilon=config.norm_epsilon, dtype=config.dtype, name=name)

@@ -231,7 +231,12 @@ def pick(x_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
     return sharding.map_groups(take)(x_GSE, expert_GSK)
 
 
-def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.Array) -> jax.Array:
+def gates(
+    affinity_GSE: jax.Array,
+    log_affinity_GSE: jax.Array,
+    expert_GSK: jax.Array,
+    normalise: bool | None = None,
+) -> jax.Array:
     """Gates that sum to 1 over a token's experts, and a single gate as it is.
 
     Renormalised it would always be 1, and the router would get no gradient from the task.
@@ -240,8 +245,11 @@ def gates(affinity_GSE: jax.Array, log_affinity_GSE: jax.Array, expert_GSK: jax.
       affinity_GSE: what a single gate is.
       log_affinity_GSE: its logarithm, up to a number for each token; the sum of the affinities
         themselves may have underflowed to 0.
+      normalise: whether they sum to 1; None: if K > 1.
     """
-    if expert_GSK.shape[-1] == 1:
+    if normalise is None:
+        normalise = expert_GSK.shape[-1] > 1
+    if not normalise:
         return pick(affinity_GSE, expert_GSK)
     exists_GSK = expert_GSK < log_affinity_GSE.shape[-1]
     return softmax_of(pick(log_affinity_GSE, expert_GSK), exists_GSK)

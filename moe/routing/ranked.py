@@ -31,6 +31,9 @@ class Options(contract.Options):
     batch_priority: bool = False
     expert_groups: int = 1  # groups of experts...
     groups_used: int = 1  # ... of which a token uses so many
+    # Gates sum to 1 over a token's experts; None: if K > 1. OLMoE's do not, at K = 8; Mixtral's do,
+    # at K = 1 too.
+    normalise_gates: bool | None = None
 
 
 def route(
@@ -44,7 +47,7 @@ def route(
 
     Args:
       score_GSE: what choices go by.
-      affinity_GSE: what gates are, normalised over a token's experts if K > 1...
+      affinity_GSE: what gates are, normalised over a token's experts if so wanted...
       log_affinity_GSE: ... by their logarithms, up to a number for each token.
     """
     o = settings.options
@@ -59,7 +62,7 @@ def route(
             reroute, k=settings.k, slots=settings.slots, rounds=o.reroute_rounds, allowed=allowed
         )
         expert_GSK = sharding.map_groups(settle)(score_GSE, inputs.mask_GS)
-    gate_GSK = contract.gates(affinity_GSE, log_affinity_GSE, expert_GSK)
+    gate_GSK = contract.gates(affinity_GSE, log_affinity_GSE, expert_GSK, o.normalise_gates)
     choice = contract.choice(inputs, settings, expert_GSK, gate_GSK)
     priority_GS = affinity_GSE.max(-1) if o.batch_priority else None
     return contract.RouterOutput(choice, requested=requested, priority_GS=priority_GS)

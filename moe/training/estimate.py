@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from moe import hlo, models, paths, sharding
 from moe.errors import UserError
-from moe.layers import attention
+from moe.layers import dot_product
 from moe.training import step
 from moe.training.config import RunConfig
 
@@ -122,7 +122,7 @@ def activations(run: RunConfig, sizes: Sizes) -> float:
     model = sizes["model"]
     width = _width(run)
     T = run.train.seq_len
-    pairs = T * T if not m.causal else sum((b - a) * b for a, b in attention.blocks(T))
+    pairs = T * T if not m.causal else sum((b - a) * b for a, b in dot_product.blocks(T))
     scores = t * pairs / T * m.num_heads / model * (4 + width)
     attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
     dense = t * (m.d_model + 3 * m.d_ff / model) * width

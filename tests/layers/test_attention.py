@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe import counting
-from moe.layers import attention, rotary
+from moe.layers import attention, dot_product, relative, rotary
 from tests import tiny
 
 B = 2
@@ -20,7 +20,7 @@ D = 8
 SEGMENT = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
 POSITION = np.array([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 0, 0]])
 
-attend = jax.jit(attention.attend)
+attend = jax.jit(dot_product.attend)
 
 
 @jax.jit
@@ -34,7 +34,7 @@ def qkv(seed=0):
 
 def random_params(position):
     shapes = {"w_q": (D, N, H), "w_k": (D, N, H), "w_v": (D, N, H), "w_o": (N, H, D)}
-    shapes |= {"relative": (N, attention.BUCKETS)} if position == "relative" else {}
+    shapes |= {"relative": (N, relative.BUCKETS)} if position == "relative" else {}
     rng = np.random.default_rng(1)
     return {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
 
@@ -70,10 +70,10 @@ def test_softmax_is_float32_whatever_the_input():
     length = 4000
     zeros = jnp.zeros((1, length, 1, 2), jnp.bfloat16)
     segment = jnp.ones((1, length), jnp.int32)
-    y = jax.eval_shape(attention.attend, zeros, zeros, zeros, segment, segment)
+    y = jax.eval_shape(dot_product.attend, zeros, zeros, zeros, segment, segment)
     assert y.dtype == jnp.bfloat16
-    jaxpr = str(jax.make_jaxpr(attention.attend)(zeros, zeros, zeros, segment, segment))
-    assert f"f32[1,1,{length // attention.MAX_BLOCKS},{length}] = exp" in jaxpr
+    jaxpr = str(jax.make_jaxpr(dot_product.attend)(zeros, zeros, zeros, segment, segment))
+    assert f"f32[1,1,{length // dot_product.MAX_BLOCKS},{length}] = exp" in jaxpr
     assert not re.search(r"bf16\[[\d,]*\] = exp", jaxpr)
 
 
@@ -81,7 +81,7 @@ def test_blocks_of_queries_are_the_whole():
     """Values and all gradients, in three blocks of which the last is short."""
     length = 150
     rng = np.random.default_rng(0)
-    assert attention.blocks(length) == [(0, 64), (64, 128), (128, 150)]
+    assert dot_product.blocks(length) == [(0, 64), (64, 128), (128, 150)]
     q, k, v = jnp.asarray(rng.normal(size=(3, B, length, N, H)), jnp.float32)
     bias = jnp.asarray(rng.normal(size=(N, length, length)), jnp.float32)
     segment = np.sort(rng.integers(0, 3, (B, length)), axis=-1)
@@ -96,7 +96,7 @@ def test_blocks_of_queries_are_the_whole():
         y, transpose = jax.vjp(fn, q, k, v, bias)
         return y, transpose(jnp.cos(v))
 
-    got = with_gradients(lambda q, k, v, bias: attention.attend(q, k, v, segment, segment, bias))
+    got = with_gradients(lambda q, k, v, bias: dot_product.attend(q, k, v, segment, segment, bias))
     tiny.assert_close(got, with_gradients(plain), rtol=1e-4, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_little_of_the_future_is_computed():
     segment = jax.ShapeDtypeStruct((1, 512), jnp.int32)
     found = [
         counting.count(
-            functools.partial(attention.attend, causal=causal), x, x, x, segment, segment
+            functools.partial(dot_product.attend, causal=causal), x, x, x, segment, segment
         )
         for causal in (True, False)
     ]
@@ -182,19 +182,19 @@ T5_BUCKETS = {
 
 def test_buckets_are_those_of_t5():
     distance = np.array(list(T5_BUCKETS))
-    assert jax.jit(attention.bucket)(distance).tolist() == list(T5_BUCKETS.values())
+    assert jax.jit(relative.bucket)(distance).tolist() == list(T5_BUCKETS.values())
 
 
 def test_the_future_falls_into_bucket_0():
     """It is masked, but the table must be read inside its bounds."""
-    assert attention.bucket(np.array([-1, -500])).tolist() == [0, 0]
+    assert relative.bucket(np.array([-1, -500])).tolist() == [0, 0]
 
 
 def test_the_relative_bias_is_that_of_the_distance():
     """Without a query, and with one-hot values, the output is softmax(bias) itself."""
     length = 40
     eye = jnp.eye(length)
-    bias_X = np.random.default_rng(0).normal(size=attention.BUCKETS).astype(np.float32)
+    bias_X = np.random.default_rng(0).normal(size=relative.BUCKETS).astype(np.float32)
     params = {
         "w_q": jnp.zeros((length, 1, length)),
         "w_k": eye[:, None],

@@ -13,10 +13,12 @@ import pytest
 
 from experiments.accelerator_parts import attention as conformance
 from experiments.accelerator_parts.cells import Skipped
+from moe.attention_config import AttentionConfig
 from moe.layers import attention, attention_kernels
 from tests import tiny
 
 B, T, N, K, H, D = 8, 16, 4, 2, 8, 12
+HOW = AttentionConfig()
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def queries(dtype="bfloat16", length=T, width=H):
 
 
 def test_auto_takes_it_where_it_fits(on_cuda):
-    assert attention_kernels.choose("auto", queries(), "rotary") == "cudnn"
-    assert attention_kernels.choose("plain", queries(), "rotary") == "plain"
-    assert attention_kernels.choose("auto", queries("float32"), "rotary") == "plain"
+    assert attention_kernels.choose("auto", queries(), "rotary", HOW) == "cudnn"
+    assert attention_kernels.choose("plain", queries(), "rotary", HOW) == "plain"
+    assert attention_kernels.choose("auto", queries("float32"), "rotary", HOW) == "plain"
 
 
 @pytest.mark.parametrize(
@@ -56,13 +58,13 @@ def test_auto_takes_it_where_it_fits(on_cuda):
 )
 def test_what_does_not_fit_is_refused(on_cuda, q, position, wants):
     with pytest.raises(ValueError, match=f"mesh.attention='cudnn' wants .*{wants}. Use 'auto'"):
-        attention_kernels.choose("cudnn", q, position)
+        attention_kernels.choose("cudnn", q, position, HOW)
 
 
 def test_without_an_nvidia_gpu():
-    assert attention_kernels.choose("auto", queries(), "rotary") == "plain"
+    assert attention_kernels.choose("auto", queries(), "rotary", HOW) == "plain"
     with pytest.raises(ValueError, match="an NVIDIA GPU, not cpu"):
-        attention_kernels.choose("cudnn", queries(), "rotary")
+        attention_kernels.choose("cudnn", queries(), "rotary", HOW)
     with pytest.raises(Skipped, match="an NVIDIA GPU"):
         conformance.check()
 

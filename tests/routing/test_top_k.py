@@ -33,6 +33,14 @@ def test_two_choices_share_one():
     np.testing.assert_allclose(gate_GSK, want, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("k", "normalise", "want"), [(1, True, [1.0]), (2, False, [0.4, 0.3])])
+def test_gates_are_normalised_as_published_models_have_it(k, normalise, want):
+    """OLMoE's are not, Mixtral's are at any K."""
+    options = routing.ROUTERS["top_k"].options(normalise_gates=normalise)
+    routed = routing.route("top_k", LOGITS, MASK, k, options=options)
+    np.testing.assert_allclose(routed.assignment.gate_GSK[0, 0], want, rtol=1e-5)
+
+
 def test_all_experts_are_the_softmax():
     expert_GSK, gate_GSK = choose(LOGITS, MASK, 4)
     assert expert_GSK.tolist() == [[[2, 3, 1, 0], [0, 3, 1, 2], [0, 1, 2, 3]]]

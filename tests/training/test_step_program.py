@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moe import ffn, models
-from moe.layers import attention
+from moe.layers import dot_product
 from moe.models import contract
 from moe.training import optimizer, step
 from tests import tiny
@@ -101,7 +101,7 @@ def test_attention_keeps_its_arguments_and_the_probabilities():
     segment_BT = jnp.ones(shape[:2], jnp.int32)
 
     def attend(q, k, v):
-        return attention.attend(q, k, v, segment_BT, segment_BT)
+        return dot_product.attend(q, k, v, segment_BT, segment_BT)
 
     _, back = jax.vjp(attend, q, k, v)
     kept = [x.shape for x in jax.tree.leaves(back) if getattr(x, "dtype", None) == jnp.float32]
