@@ -1,0 +1,85 @@
+"""Dense decoders as Llama (Touvron et al. 2023), and what Mistral and Qwen change of it."""
+
+from typing import Any
+
+from moe.config import ModelConfig
+from moe.interop import decoder
+from moe.interop.family import Family, Fields
+from moe.interop.rules import Rule
+
+NAMES = {"w_gate": "gate", "w_in": "up", "w_out": "down"}
+
+
+def rules(c: ModelConfig) -> list[Rule]:
+    """Three matrices a layer."""
+    found = []
+    for ours, theirs in NAMES.items():
+        axes = "DF->FD" if ours == "w_out" else "FD->DF"
+        name = f"{decoder.LAYER}mlp.{theirs}_proj.weight"
+        found.append(Rule(f"block/layer_0/ffn/{ours}", name, axes, range(c.num_layers)))
+    return decoder.rules(c, found)
+
+
+LAYOUTS = {"dense": rules}
+
+
+def llama(f: Fields) -> ModelConfig:
+    """Llama 1 to 3, without scaled positions."""
+    f.expect("mlp_bias", False)
+    return decoder.config(f, {})
+
+
+def llama_fields(c: ModelConfig) -> dict[str, Any]:
+    """config.json of a model."""
+    return decoder.fields(c) | {"mlp_bias": False}
+
+
+def mistral(f: Fields) -> ModelConfig:
+    """With a window."""
+    return decoder.config(f, {"window": f.get("sliding_window", int, 0)})
+
+
+def mistral_fields(c: ModelConfig) -> dict[str, Any]:
+    """config.json of a model."""
+    own = decoder.fields(c)
+    del own["attention_bias"]
+    return own | {"sliding_window": c.attention.window or None}
+
+
+def _without_window(f):
+    """Qwen's files have windows that are not used."""
+    f.expect("use_sliding_window", False)
+    f.get("sliding_window")
+    f.get("max_window_layers")
+    full = ["full_attention"] * f.need("num_hidden_layers")
+    f.expect("layer_types", None, full)
+
+
+def qwen2(f: Fields) -> ModelConfig:
+    """Biases of queries, keys and values."""
+    _without_window(f)
+    return decoder.config(f, {"qkv_bias": True})
+
+
+def qwen2_fields(c: ModelConfig) -> dict[str, Any]:
+    """config.json of a model; transformers has no field for its biases."""
+    own = decoder.fields(c)
+    del own["attention_bias"]
+    return own | {"use_sliding_window": False}
+
+
+def qwen3(f: Fields) -> ModelConfig:
+    """QK norm of each head."""
+    _without_window(f)
+    return decoder.config(f, {"qk_norm": "head"})
+
+
+def qwen3_fields(c: ModelConfig) -> dict[str, Any]:
+    """config.json of a model."""
+    return decoder.fields(c) | {"use_sliding_window": False}
+
+
+LLAMA = Family("LlamaForCausalLM", False, llama, llama_fields, LAYOUTS)
+MISTRAL = Family("MistralForCausalLM", False, mistral, mistral_fields, LAYOUTS)
+QWEN2 = Family("Qwen2ForCausalLM", False, qwen2, qwen2_fields, LAYOUTS)
+QWEN3 = Family("Qwen3ForCausalLM", False, qwen3, qwen3_fields, LAYOUTS)

@@ -1,0 +1,231 @@
+"""Checkpoints of transformers: its logits, its bytes, and every wrong file refused by name."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as st
+
+from moe import interop, models
+from moe.interop import files
+from moe.models import decoder
+from tests import tiny
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+NAMES = sorted(path.name for path in GOLDENS.iterdir())
+CLOSE = 2e-5  # of logits of a standard deviation of about 1; the goal is 1e-4
+
+
+@functools.cache
+def loaded(name):
+    return interop.load(GOLDENS / name)
+
+
+def family_of(name):
+    return json.loads((GOLDENS / name / "config.json").read_text())["model_type"]
+
+
+def logits(config, params, ids_BT):
+    """Each row is one document."""
+    info = [np.broadcast_to(x, ids_BT.shape) for x in (1, np.arange(ids_BT.shape[1]))]
+    network = decoder.Decoder(config)
+    return jax.jit(lambda p, *given: network.apply({"params": p}, *given, False))(
+        params, ids_BT, *info
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_transformers(name):
+    config, params = loaded(name)
+    expected = st.load_file(GOLDENS / name / "expected.safetensors")
+    assert expected["logits"].std() > 0.5
+    got = logits(config, params, expected["ids"])
+    np.testing.assert_allclose(got, expected["logits"], rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_has_the_bytes_that_were_read(name, tmp_path):
+    """And a config.json that is read as the same model."""
+    config, params = loaded(name)
+    layout = "fused" if name.endswith("_fused") else None
+    interop.save(tmp_path / "out", config, params, family_of(name), layout=layout)
+    (theirs, ours) = ((p / files.SINGLE).read_bytes() for p in (GOLDENS / name, tmp_path / "out"))
+    assert ours == theirs
+    again, _ = interop.load(tmp_path / "out")
+    assert again == config
+
+
+def test_both_layouts_are_one_model():
+    for name in ("mixtral", "olmoe"):
+        (one, ours), (two, theirs) = loaded(name), loaded(f"{name}_fused")
+        assert one == two
+        tiny.assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "mixtral_fused", "olmoe"])
+def test_a_checkpoint_is_read_onto_a_mesh(name):
+    """Every device gets its own experts, heads and columns."""
+    want = loaded(name)[1]
+    with tiny.on("2x2x2", zero=True):
+        config, params = interop.load(GOLDENS / name)
+        shapes = models.parameter_shapes(config)
+        same = jax.tree.map(lambda x, s: x.sharding.spec == s.sharding.spec, params, shapes)
+        assert all(jax.tree.leaves(same))
+        tiny.assert_equal(tiny.host(params), tiny.host(want))
+
+
+def test_several_files_are_one(tmp_path):
+    config, params = loaded("mixtral")
+    interop.save(tmp_path / "out", config, params, "mixtral", max_file_bytes=10_000)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 3
+    tiny.assert_equal(interop.load(tmp_path / "out")[1], params)
+
+
+def test_low_precision_is_read_and_written(tmp_path):
+    """bfloat16 has 8 bits; what was rounded once is written as it was."""
+    config, params = loaded("mixtral")
+    interop.save(tmp_path / "low", config, params, "mixtral", dtype="bfloat16")
+    _, low = interop.load(tmp_path / "low")
+    tiny.assert_equal(low, jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params))
+    interop.save(tmp_path / "again", config, low, "mixtral", dtype="bfloat16")
+    one, two = ((tmp_path / n / files.SINGLE).read_bytes() for n in ("low", "again"))
+    assert one == two and len(one) < 0.6 * (GOLDENS / "mixtral" / files.SINGLE).stat().st_size
+
+
+def test_what_was_trained_here_is_published_only_as_what_it_is(tmp_path):
+    """Another position, activation or router is no Mixtral."""
+    config, params = loaded("mixtral")
+    for changes, message in [
+        ({"scale_embedding": True}, "no scale_embedding=True"),
+        ({"num_dense_layers": 1}, "no num_dense_layers=1"),
+        ({"norm_epsilon": 1e-3}, None),
+    ]:
+        other = type(config)(**vars(config) | changes)
+        if message is None:
+            interop.save(tmp_path / "out", other, params, "mixtral")
+            continue
+        with pytest.raises(ValueError, match=message):
+            interop.save(tmp_path / "out", other, params, "mixtral")
+    with pytest.raises(ValueError, match="has no experts, and the model has some"):
+        interop.save(tmp_path / "two", config, params, "llama")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy to spoil: its folder, tensors and config."""
+    folder = tmp_path / "copy"
+    shutil.copytree(GOLDENS / "mixtral", folder)
+    return folder
+
+
+def rewrite(folder, change):
+    """Its tensors, changed."""
+    tensors = st.load_file(folder / files.SINGLE)
+    changed = change(tensors) or tensors
+    contiguous = {name: np.ascontiguousarray(x) for name, x in changed.items()}
+    st.save_file(contiguous, folder / files.SINGLE, metadata={"format": "pt"})
+
+
+def say(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+EXPERT = "model.layers.1.block_sparse_moe.experts.3.w1.weight"
+WRONG_TENSORS = {
+    "a tensor dropped": (lambda t: {k: v for k, v in t.items() if k != EXPERT}, f"no {EXPERT}"),
+    "a tensor added": (lambda t: t | {"model.bias": t["lm_head.weight"]}, "has model.bias"),
+    "a tensor transposed": (lambda t: t | {EXPERT: t[EXPERT].T}, rf"{EXPERT} is \[16, 24\]"),
+    "another dtype": (lambda t: t | {EXPERT: t[EXPERT].astype(np.float16)}, f"{EXPERT} is float16"),
+    "integers": (lambda t: t | {EXPERT: t[EXPERT].astype(np.int32)}, f"{EXPERT} in I32"),
+}
+WRONG_CONFIGS = {
+    "more experts than there are": ({"num_local_experts": 5}, "experts.4.w1.weight"),
+    "fewer experts": ({"num_local_experts": 3}, "experts.3.w1.weight.*knows nothing"),
+    "two numbers of experts": ({"num_experts": 8}, "should be one number"),
+    "a missing number": ({"num_experts_per_tok": ...}, "no num_experts_per_tok: expected a int"),
+    "a missing theta": ({"rope_parameters": ...}, "no rope_theta"),
+    "scaled positions": (
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
+        "rope_type='yarn'",
+    ),
+    "an unknown field": ({"attention_sinks": 4}, "has attention_sinks, which this code does not"),
+    "another activation": ({"hidden_act": "gelu"}, "hidden_act='gelu'.*only 'silu'"),
+    "a word for a number": ({"hidden_size": "16"}, "hidden_size='16': expected a int"),
+    "another family": ({"model_type": "gpt2"}, "'gpt2' is not one of"),
+    "more key heads": ({"num_key_value_heads": 4}, r"k_proj.weight is \[8, 16\]"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TENSORS)
+def test_wrong_tensors_are_refused_by_name(copy, what):
+    change, message = WRONG_TENSORS[what]
+    rewrite(copy, change)
+    with pytest.raises(ValueError, match=message):
+        interop.load(copy)
+
+
+@pytest.mark.parametrize("what", WRONG_CONFIGS)
+def test_wrong_configs_are_refused_by_name(copy, what):
+    changes, message = WRONG_CONFIGS[what]
+    say(copy, **changes)
+    with pytest.raises(ValueError, match=message):
+        interop.load(copy)
+
+
+def test_an_unknown_field_may_be_declared_harmless(copy):
+    say(copy, attention_sinks=4)
+    tiny.assert_equal(interop.load(copy, ignore=("attention_sinks",))[1], loaded("mixtral")[1])
+
+
+def test_truncated_files_are_refused(copy):
+    path = copy / files.SINGLE
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{files.SINGLE} cannot be read.*Fetch it again"):
+        interop.load(copy)
+
+
+def test_pickles_are_refused_with_the_command_that_converts(copy):
+    (copy / files.SINGLE).rename(copy / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin.*pickled(.|\n)*AutoModelForCausalLM"):
+        interop.load(copy)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd", "a/b.safetensors"])
+def test_an_index_stays_in_its_folder(copy, name):
+    (copy / files.INDEX).write_text(json.dumps({"weight_map": {EXPERT: name}}))
+    with pytest.raises(ValueError, match="not a file of its own folder"):
+        interop.load(copy)
+
+
+def test_an_index_is_that_of_its_files(copy):
+    tensors = st.load_file(copy / files.SINGLE)
+    index = dict.fromkeys(tensors, files.SINGLE)
+    index["model.ghost"] = index.pop(EXPERT)
+    (copy / files.INDEX).write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ValueError, match="promises model.ghost"):
+        interop.load(copy)
+    del index["model.ghost"]
+    (copy / files.INDEX).write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ValueError, match=f"does not name {EXPERT}"):
+        interop.load(copy)
+
+
+def test_a_folder_with_a_checkpoint_is_not_written_over(copy):
+    config, params = loaded("mixtral")
+    with pytest.raises(ValueError, match="has config.json, model.safetensors already"):
+        interop.save(copy, config, params, "mixtral")
+
+
+def test_every_number_of_the_file_reaches_the_model(tmp_path):
+    """Nothing stays random: ones in, ones out."""
+    config, params = loaded("olmoe")
+    ones = jax.tree.map(jnp.ones_like, params)
+    interop.save(tmp_path / "out", config, ones, "olmoe")
+    tiny.assert_equal(interop.load(tmp_path / "out")[1], ones)
