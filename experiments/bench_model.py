@@ -28,7 +28,6 @@ from moe import counting, decoding, flops, hlo, models, schema, sealed
 from moe.analysis import dispatching
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
-from moe.models import contract
 from moe.training import files, step
 from moe.training.config import RunConfig
 
@@ -43,8 +42,8 @@ def batch(run: RunConfig) -> Batch:
     tokens, targets = rng.integers(1, run.model.vocab_size, (2, *shape)).astype(np.int32)
     ones = np.ones(shape, np.int32)
     place = np.broadcast_to(np.arange(shape[1]), shape)
-    fields = tokens, targets, ones, place.astype(np.int32)
-    return Batch(*map(jnp.asarray, fields))
+    place = place.astype(np.int32)
+    return jax.tree.map(jnp.asarray, Batch(tokens, targets, ones, place))
 
 
 def floor(run: RunConfig, rounds: int, what: str) -> float:
@@ -52,7 +51,7 @@ def floor(run: RunConfig, rounds: int, what: str) -> float:
     t = run.train
     step_ = step.of_run(run)
     state = jax.eval_shape(lambda: step.init(run.task.model, run.tx, t.seed))
-    found = counting.products(step_, state, contract.batch_shapes(t.batch_size, t.seq_len))
+    found = counting.products(step_, state, run.task.batch_shapes(t.batch_size, t.seq_len))
     calls: dict[counting.Product, Callable[[], jax.Array]] = {}
     for product in found:
         draw = [jax.random.normal(jax.random.key(0), shape, dtype) for shape, dtype in product.of]

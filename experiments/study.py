@@ -20,7 +20,6 @@ from moe import counting, flops, hlo, legacy, plan, schema, sealed, sharding
 from moe.config import ModelConfig, MoEConfig
 from moe.data import prepare
 from moe.errors import NotFiniteError
-from moe.models import contract
 from moe.training import files, loop, metrics, signals, step
 from moe.training.config import RunConfig
 
@@ -163,7 +162,7 @@ def cost(run: RunConfig) -> dict:
         "experts": run.model.experts.num_experts if run.model.experts else 0,
         "total_parameters": counts.total,
         "active_parameters": counts.active,
-        "ideal_flops": sum(flops.ideal(run.model, t.seq_len).values()),
+        "ideal_flops": sum(run.task.ideal_flops(t.seq_len).values()),
         "executed_flops": executed.total / tokens,
         "eval_flops": flops.evaluating(run.model, run.micro_batch, t.seq_len).total
         / (run.micro_batch * t.seq_len),
@@ -184,7 +183,7 @@ def _everything(run):
     state = plan.state_shapes(run)
     train_step = step.of_run(run)
     return counting.count(
-        train_step, state, contract.batch_shapes(t.batch_size, t.seq_len)
+        train_step, state, run.task.batch_shapes(t.batch_size, t.seq_len)
     ).everything
 
 

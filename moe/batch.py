@@ -10,13 +10,22 @@ if TYPE_CHECKING:  # data is read where there is no jax
     import jax
 
 
+class Inputs(NamedTuple):
+    """What an encoder reads, int32 [B, U]; fields as of `Batch`."""
+
+    tokens_BU: jax.Array | np.ndarray
+    segment_BU: jax.Array | np.ndarray
+    position_BU: jax.Array | np.ndarray
+
+
 class Batch(NamedTuple):
     """Rows of text, int32 [B, T].
 
     A field that an objective does not need may be None. `segment_BT` numbers the documents in a row
     from 1 and is 0 at padding, where all else is 0. `position_BT` counts from 0 in each document,
     or from the row's start if that is later. `domain_BT` says where each token's document comes
-    from. `loss_mask_BT` is nonzero where the target counts; None counts every real token.
+    from. `loss_mask_BT` is nonzero where the target counts; None counts every real token. With an
+    `encoder`, all else is of the decoder, and a segment sees the inputs of the same number.
     """
 
     tokens_BT: jax.Array | np.ndarray
@@ -25,6 +34,7 @@ class Batch(NamedTuple):
     position_BT: jax.Array | np.ndarray
     domain_BT: jax.Array | np.ndarray | None = None
     loss_mask_BT: jax.Array | np.ndarray | None = None
+    encoder: Inputs | None = None
 
     @property
     def counted_BT(self) -> jax.Array | np.ndarray:

@@ -251,6 +251,16 @@ class ModelConfig:
         return (self.num_layers - self.num_dense_layers) // self.moe_every if self.experts else 0
 
     @property
+    def stacks(self) -> dict[str, "ModelConfig"]:
+        """Stacks of layers by name, in the order of their names; "" is the only one."""
+        return {"": self}
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers without experts."""
+        return self.num_layers - self.moe_layers
+
+    @property
     def reads_domains(self) -> bool:
         """Does its router read the domains of documents?"""
         return self.experts is not None and self.experts.routing.domains is not None

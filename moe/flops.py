@@ -76,7 +76,7 @@ def ideal(model: ModelConfig, length: int) -> dict[str, float]:
       model: the config of any model.
       length: T, over which causal attention averages.
     """
-    return models.build(model).ideal_flops(length)
+    return objectives.task(model).ideal_flops(length)
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def executed(
     ) -> tuple[tuple[jax.Array, Any], dict]:
         return gradients.value_and_grad(task, params, router_state, inputs, key, accumulate)
 
-    return _count(step, task.model, batch, length)
+    return _count(step, task, batch, length)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def evaluating(
     ) -> objectives.contract.ForwardOutput:
         return task.forward(params, router_state, inputs, key, False)
 
-    return _count(forward, task.model, batch, length)
+    return _count(forward, task, batch, length)
 
 
 def of_run(run: "RunConfig") -> counting.Flops:
@@ -137,12 +137,12 @@ def of_run(run: "RunConfig") -> counting.Flops:
     return executed(run.model, t.batch_size, t.seq_len, t.accumulate, run.objective, frozen)
 
 
-def _count(function, model, batch, length):
+def _count(function, task, batch, length):
     """FLOPs of function(params, router_state, batch, key), from shapes alone."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = contract.parameter_shapes(model)
-    inputs = contract.batch_shapes(batch, length)
-    return counting.count(function, params, model.router_state(), inputs, key)
+    params = contract.parameter_shapes(task.model)
+    inputs = task.batch_shapes(batch, length)
+    return counting.count(function, params, task.model.router_state(), inputs, key)
 
 
 def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:

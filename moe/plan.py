@@ -23,7 +23,6 @@ from jax.sharding import Mesh, NamedSharding
 from moe import chips, flops, hlo, schema, sharding, target
 from moe.dispatch import grouped
 from moe.errors import UserError
-from moe.models import contract
 from moe.training import estimate, step
 from moe.training.config import RunConfig
 
@@ -167,7 +166,7 @@ def lower(run: RunConfig, mesh: Mesh) -> jax.stages.Lowered:
     t = run.train
     layout = NamedSharding(mesh, sharding.spec("BT"))
     train_step = step.of_run(run)
-    inputs = contract.batch_shapes(t.batch_size, t.seq_len, layout)
+    inputs = run.task.batch_shapes(t.batch_size, t.seq_len, layout=layout)
     with target.compiling_for(PLATFORM):
         traced = train_step.trace(state_shapes(run), inputs)
     return traced.lower(lowering_platforms=(PLATFORM,))
@@ -211,7 +210,7 @@ def _arithmetic(run, mesh, chip):
         chip=chip,
         memory=memory,
         traffic=estimate.traffic(run, sizes, state),
-        ideal_flops=sum(flops.ideal(run.model, t.seq_len).values()) * tokens,
+        ideal_flops=sum(run.task.ideal_flops(t.seq_len).values()) * tokens,
         executed_flops=executed.total,
         tokens=tokens,
         memory_bytes=estimate.memory_bytes(run, sizes, state, kept),

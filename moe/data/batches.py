@@ -126,7 +126,8 @@ def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int)
     domain_BT = data.domains[split][offsets[:, :-1]].astype(np.int32)
     segment_BT, position_BT = number(stream[:, :-1], data.doc_id)
     arrays = (stream[:, :-1], stream[:, 1:], segment_BT, position_BT, domain_BT)
-    return Batch(*(np.where(rows_B[:, None] >= 0, array, 0) for array in arrays))
+    real = [np.where(rows_B[:, None] >= 0, array, 0) for array in arrays]
+    return Batch(real[0], real[1], real[2], real[3], real[4])
 
 
 def number(tokens_BT: np.ndarray, doc_id: int = 0) -> tuple[np.ndarray, np.ndarray]:

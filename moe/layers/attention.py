@@ -34,6 +34,15 @@ class TokenInfo(NamedTuple):
     domain_BT: jax.Array | None = None  # for routers that read it
     kv_cache: KVCache | None = None  # in decoding
     rotation: rotary.Rotation | None = None  # that of position_BT, if it was made for all layers
+    table_NX: jax.Array | None = None  # of relative positions, if all layers share one
+    context: "Context | None" = None  # what a decoder's layers read of an encoder
+
+
+class Context(NamedTuple):
+    """What an encoder has made of its tokens."""
+
+    x_BUD: jax.Array
+    info: TokenInfo
 
 
 class Attention(nn.Module):
@@ -50,7 +59,7 @@ class Attention(nn.Module):
     num_heads: int
     num_kv_heads: int
     d_head: int
-    position: str
+    position: str  # rotary, relative or none
     init_scale: float
     dtype: str
     causal: bool = True
@@ -89,7 +98,7 @@ class Attention(nn.Module):
             v = self.update_cache("v", v, cache)
             kv_segment_BU = cache.segment_BU
         first = None if cache is None else cache.at
-        y_BTNH = self.attend(q, k, v, q_info.segment_BT, kv_segment_BU, first)
+        y_BTNH = self.attend(q, k, v, q_info, kv_segment_BU, first)
         D = x_BTD.shape[-1]
         shape = (self.num_heads, self.d_head, D)
         w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
@@ -136,10 +145,11 @@ class Attention(nn.Module):
         q: jax.Array,
         k: jax.Array,
         v: jax.Array,
-        q_segment_BT: jax.Array,
+        q_info: TokenInfo,
         kv_segment_BU: jax.Array,
         first: jax.Array | None,
     ) -> jax.Array:
+        q_segment_BT = q_info.segment_BT
         if first is None and self.fused(q):
             by_cudnn = functools.partial(attention_kernels.by_cudnn, causal=self.causal)
             letters = (*["BTNH"] * 3, "BT", "BT")
@@ -157,7 +167,9 @@ class Attention(nn.Module):
             return dot_product.attend(*arrays, first=first, **how)
         # Each device on its own: what is summed over devices is the gradient of the table, which is
         # small, and not that of the bias of all pairs of positions.
-        table = weights.zeros(self, "relative", "N.", (self.num_heads, relative.BUCKETS))
+        table = q_info.table_NX
+        if table is None:
+            table = relative.table(self, self.num_heads)
         if first is not None:
             return dot_product.attend_relative(*arrays, table, first=first, **how)
         on_one_device = functools.partial(dot_product.attend_relative, **how)

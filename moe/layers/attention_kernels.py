@@ -41,7 +41,7 @@ def misfit(q_BTNH: jax.Array, position: str, how: AttentionConfig) -> str:
         return f"an NVIDIA GPU, not {jax.devices()[0].device_kind}"
     if q_BTNH.dtype.name not in DTYPES:
         return f"model.dtype={' or '.join(map(repr, DTYPES))}, not {q_BTNH.dtype.name!r}"
-    if position != "rotary":
+    if position == "relative":
         return f"no learned bias, so model.position='rotary', not {position!r}"
     if how.window or not how.scaled:
         return "model.attention.window=0 and model.attention.scaled=True"

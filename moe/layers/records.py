@@ -40,13 +40,19 @@ def collect(variables: dict[str, Any]) -> RouterRecord | None:
     layers = [_with_layer_axis(record) for _, record in found]
     if len(layers) <= 1:
         return layers[0] if layers else None
-    shapes = {tuple(x.shape[1:] for x in jax.tree.leaves(record)) for record in layers}
-    if len(shapes) > 1:
+    if not _alike([record.stats for record in layers]):
         raise UserError(
             f"the MoE layers {[jax.tree_util.keystr(path) for path, _ in found]} differ in their"
-            " numbers of experts, choices or tokens: their statistics cannot be stacked"
+            " numbers of experts or choices: their statistics cannot be stacked"
         )
+    if not _alike([record.assignment for record in layers]):  # those of two stacks
+        layers = [record._replace(assignment=None) for record in layers]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *layers)
+
+
+def _alike(trees):
+    """Do they have the same shapes, but for layers?"""
+    return len({tuple(x.shape[1:] for x in jax.tree.leaves(tree)) for tree in trees}) == 1
 
 
 def _with_layer_axis(record: RouterRecord) -> RouterRecord:

@@ -2,11 +2,19 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moe.layers import weights
+
 BUCKETS = 32
 FAR = 128  # distances from here on share the last bucket
+
+
+def table(module: nn.Module, heads: int) -> jax.Array:
+    """The parameter [N, BUCKETS], zeros at first; for one layer, or a stack that shares it."""
+    return weights.zeros(module, "relative", "N.", (heads, BUCKETS))
 
 
 def bias(

@@ -12,7 +12,7 @@ import jax
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.execution import Execution
-from moe.models import classifier, contract, decoder
+from moe.models import classifier, contract, decoder, encoder_decoder
 
 
 class Architecture(NamedTuple):
@@ -25,6 +25,7 @@ class Architecture(NamedTuple):
 MODELS = {
     "decoder": Architecture(ModelConfig, decoder.build),
     "classifier": Architecture(classifier.ClassifierConfig, classifier.build),
+    "encoder_decoder": Architecture(encoder_decoder.EncoderDecoderConfig, encoder_decoder.build),
 }
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe import sharding
-from moe.batch import Batch
+from moe.batch import Batch, Inputs
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import embedding, records
@@ -54,7 +54,9 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], dict]  # key -> parameters, born sharded on the current mesh
     # (params, router_state, batch, *, key, train, replayed=None) -> Output
     apply: Callable[..., Output]
-    ideal_flops: Callable[[int], dict[str, float]]  # T -> FLOPs per token of a step, by part
+    ideal_flops: Callable[
+        ..., dict[str, float]
+    ]  # T (, U) -> FLOPs of a step per token of T, by part
     # (seed, ids of the training text) -> host arrays [L, ...]
     router_state: Callable[..., dict[str, np.ndarray]]
     decoding: Decoding | None = None
@@ -63,7 +65,7 @@ class Model(NamedTuple):
 def of_network(
     config: Any,
     network: nn.Module,
-    ideal_flops: Callable[[int], dict[str, float]],
+    ideal_flops: Callable[..., dict[str, float]],
     decoding: Decoding | None = None,
 ) -> Model:
     """The Model of a Linen network.
@@ -71,7 +73,8 @@ def of_network(
     Args:
       config: the dataclass of its sizes.
       network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> scores, whose MoE layers
-        lie where `router_variables` puts their state.
+        lie where `router_variables` puts their state. With `config.stacks` beside the decoder's it
+        also takes `encoder`, a `Batch`'s.
       ideal_flops: see `Model`.
       decoding: see `Model`.
     """
@@ -90,10 +93,23 @@ def parameter_shapes(model: Model) -> dict:
     return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))
 
 
-def batch_shapes(batch: int, length: int, layout: jax.sharding.Sharding | None = None) -> Batch:
-    """A Batch of [batch, length] as shapes, with their sharding if there is one."""
+def batch_shapes(
+    batch: int, length: int, *encoder: int, layout: jax.sharding.Sharding | None = None
+) -> Batch:
+    """A Batch of [batch, length] as shapes, with their sharding if there is one.
+
+    Args:
+      batch: B.
+      length: T.
+      encoder: U, if there is an encoder.
+      layout: of all of them.
+    """
     ids: Any = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
-    return Batch(*[ids] * len(Batch._fields))
+    found = Batch(*[ids] * 6)
+    for positions in encoder:
+        own: Any = jax.ShapeDtypeStruct((batch, positions), jnp.int32, sharding=layout)
+        found = found._replace(encoder=Inputs(own, own, own))
+    return found
 
 
 def router_state(
@@ -128,8 +144,15 @@ def router_variables(config: ModelConfig, state: dict, replayed: jax.Array | Non
 
 
 def _inside(config, arrays):
-    """Arrays [L, ...] where the MoE layers of a scanned network look for them."""
-    return {"block": {f"layer_{config.moe_every - 1}": {"moe": arrays}}}
+    """Arrays [L, ...] where the MoE layers of a scanned network look for them, stack by stack."""
+    found: dict[str, Any] = {}
+    first = 0
+    for name, stack in config.stacks.items():
+        own = {k: x[first : first + stack.moe_layers] for k, x in arrays.items()}
+        first += stack.moe_layers
+        inside = {"block": {f"layer_{config.moe_every - 1}": {"moe": own}}}
+        found |= {name: inside} if name else inside
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -146,10 +169,20 @@ def _init(config, network, key):
         ids_BT,
         True,
         ids_BT,
+        **_encoded(config, Inputs(ids_BT, ids_BT, ids_BT)),
         rngs={"params": key, "router": key, "dropout": key},
         mutable=["params"],
     )
     return variables["params"]
+
+
+def _encoded(config, inputs):
+    """What a network with an encoder is given beside the rest."""
+    if len(config.stacks) == 1:
+        return {}
+    if inputs is None:
+        raise UserError("this model has an encoder, and batch.encoder is None: give it its inputs")
+    return {"encoder": inputs}
 
 
 def _apply(config, network, params, router_state, batch: Batch, *, key, train, replayed=None):
@@ -166,6 +199,7 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
         batch.position_BT,
         train,
         batch.domain_BT,
+        **_encoded(config, batch.encoder),
         rngs={"router": key, "dropout": jax.random.fold_in(key, 1)},
         mutable=[records.COLLECTION],
     )

@@ -49,11 +49,17 @@ class Trunk(nn.Module):
 
     def embed(self, info: attention.TokenInfo) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
+        D = self.config.d_model
+        shape = (self.config.vocab_size, D)
+        embed_VD = weights.weight(self, "embed", "VD", shape, fan_in=D, scale=1.0)
+        return self.vectors(embed_VD, info), embed_VD
+
+    def vectors(self, embed_VD: jax.Array, info: attention.TokenInfo) -> jax.Array:
+        """x_BTD of tokens."""
         c = self.config
         D = c.d_model
         tokens_BT = info.tokens_BT
         assert tokens_BT is not None  # they are what is embedded
-        embed_VD = weights.weight(self, "embed", "VD", (c.vocab_size, D), fan_in=D, scale=1.0)
         # Looked up before it is cast, so that its gradient adds up in float32.
         if c.mask_embedding:
             mask_1D = weights.weight(self, "mask_embedding", ".D", (1, D), fan_in=D, scale=1.0)
@@ -64,7 +70,7 @@ class Trunk(nn.Module):
         if c.ngram_rows:
             x_BTD += ngrams.embed(self, c.ngram_rows, D, info)
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
-        return (x_BTD * (D**0.5 if c.scale_embedding else 1.0)).astype(c.dtype), embed_VD
+        return (x_BTD * (D**0.5 if c.scale_embedding else 1.0)).astype(c.dtype)
 
     def layers(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         """All layers: the dense ones that come first, then blocks."""
@@ -158,7 +164,10 @@ class Block(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward or experts(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward or experts(norm(x)).
+
+    With a context, x + attention(norm(x), context) lies between.
+    """
 
     config: ModelConfig
     is_moe: bool
@@ -168,21 +177,14 @@ class Layer(nn.Module):
     def __call__(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         c = self.config
         with jax.named_scope("attention"):
-            attend = attention.Attention(
-                num_heads=c.num_heads,
-                num_kv_heads=c.kv_heads,
-                d_head=c.d_head,
-                position=c.position,
-                init_scale=c.init_scale,
-                dtype=c.dtype,
-                causal=c.causal,
-                kernel=self.execution.attention,
-                how=c.attention,
-                epsilon=c.norm_epsilon,
-                name="attention",
-            )
             h_BTD = norm(c, "attention_norm")(x_BTD)
+            attend = self.attention_of("attention", c.position, c.causal)
             x_BTD += attend(h_BTD, q_info=info, cache=info.kv_cache)
+            if info.context is not None:
+                h_BTD = norm(c, "cross_norm")(x_BTD)
+                read = self.attention_of("cross", "none", causal=False)
+                x_BUD, kv_info = info.context
+                x_BTD += read(h_BTD, x_BUD, q_info=info, kv_info=kv_info)
         h_BTD = norm(c, "ffn_norm")(x_BTD)
         if self.is_moe:
             assert c.experts is not None
@@ -197,6 +199,23 @@ class Layer(nn.Module):
                 c.d_ff, activation, c.init_scale, c.dtype, name="ffn"
             )
             return x_BTD + ffn.apply(h_BTD, dense(c.d_model), activation, "BT")
+
+    def attention_of(self, name: str, position: str, causal: bool) -> attention.Attention:
+        """Of the layer's own sizes."""
+        c = self.config
+        return attention.Attention(
+            num_heads=c.num_heads,
+            num_kv_heads=c.kv_heads,
+            d_head=c.d_head,
+            position=position,
+            init_scale=c.init_scale,
+            dtype=c.dtype,
+            causal=causal,
+            kernel=self.execution.attention,
+            how=c.attention,
+            epsilon=c.norm_epsilon,
+            name=name,
+        )
 
 
 @functools.cache

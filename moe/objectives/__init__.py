@@ -13,12 +13,13 @@ import jax
 from moe import models, paths, schema
 from moe.batch import Batch
 from moe.execution import Execution
-from moe.objectives import classification, contract, masked_token, next_token
+from moe.objectives import classification, contract, masked_token, next_token, span_corruption
 
 OBJECTIVES = {
     "next_token": next_token.OBJECTIVE,
     "masked_token": masked_token.OBJECTIVE,
     "classification": classification.OBJECTIVE,
+    "span_corruption": span_corruption.OBJECTIVE,
 }
 
 
@@ -56,6 +57,13 @@ class ObjectiveConfig:
             self.objective.check(model_config, self.options)
 
 
+def usual(model_config: Any) -> str:
+    """The objective that a model is made for."""
+    if hasattr(model_config, "num_classes"):
+        return "classification"
+    return "next_token" if len(model_config.stacks) == 1 else "span_corruption"
+
+
 @functools.cache
 def task(
     model_config: Any,
@@ -67,17 +75,16 @@ def task(
 
     Args:
       model_config: of any model of `models.MODELS`.
-      objective: by default what costs the same as all of its kind: classes for a model that has
-        them, the next token for the others.
+      objective: by default the usual one.
       frozen: patterns of the paths of parameters that get no gradient, see `moe.paths`.
       execution: how the machine executes the model.
     """
     if objective is None:
-        name = "classification" if hasattr(model_config, "num_classes") else "next_token"
-        objective = ObjectiveConfig(name=name)
+        objective = ObjectiveConfig(name=usual(model_config))
     model = models.build(model_config, execution)
     forward = functools.partial(objective.objective.forward, model, objective.options)
-    return contract.Task(model, functools.partial(_forward, forward, frozen))
+    lengths = functools.partial(objective.objective.lengths, objective.options)
+    return contract.Task(model, functools.partial(_forward, forward, frozen), lengths)
 
 
 def _forward(

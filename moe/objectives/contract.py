@@ -17,7 +17,7 @@ import numpy as np
 from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
 from moe.data.prepared import Prepared
-from moe.models.contract import Model, Output
+from moe.models.contract import Model, Output, batch_shapes
 from moe.routing import reinforce, stats
 
 BY_LAYER = ("dropped", "max_load", "unused", "realised_k")
@@ -82,6 +82,18 @@ class BatchSource(NamedTuple):
     held_out: Callable[[str, int], Iterator[Batch]]
 
 
+def as_it_is(options: Any, length: int) -> tuple[int, ...]:
+    """Most objectives read a row of T tokens as T tokens."""
+    del options
+    return (length,)
+
+
+def no_ids(options: Any, length: int) -> int:
+    """Most objectives need no ids beside those of the text."""
+    del options, length
+    return 0
+
+
 class Objective(NamedTuple):
     """One line of `OBJECTIVES`."""
 
@@ -91,6 +103,10 @@ class Objective(NamedTuple):
     options: type = Options
     check: Callable[[ModelConfig, Any], None] | None = None  # UserError, or it can be learned
     result: str = "text"  # the evaluator that makes result.json
+    # (options, T) -> what a row of T tokens of text becomes: positions of the decoder, and of the
+    # encoder if there is one.
+    lengths: Callable[[Any, int], tuple[int, ...]] = as_it_is
+    extra_ids: Callable[[Any, int], int] = no_ids  # (options, T) -> ids above those of the text
 
 
 class Task(NamedTuple):
@@ -99,6 +115,19 @@ class Task(NamedTuple):
     model: Model
     # (params, router_state, batch, key, train) -> ForwardOutput
     forward: Callable[[dict, dict, Batch, jax.Array, bool], ForwardOutput]
+    lengths: Callable[[int], tuple[int, ...]]  # see `Objective`
+
+    def batch_shapes(
+        self, batch: int, length: int, layout: jax.sharding.Sharding | None = None
+    ) -> Batch:
+        """A batch of so many rows of T tokens of text, as shapes."""
+        return batch_shapes(batch, *self.lengths(length), layout=layout)
+
+    def ideal_flops(self, length: int) -> dict[str, float]:
+        """Ideal FLOPs of a training step by part, per token of the text."""
+        positions = self.lengths(length)
+        found = self.model.ideal_flops(*positions)
+        return {part: value * positions[0] / length for part, value in found.items()}
 
 
 def sums_of(

@@ -51,8 +51,12 @@ def source(run: Run, data: Prepared) -> contract.BatchSource:
 
 
 def check(config: ModelConfig, options: contract.Options) -> None:
-    """Refuses a model that sees what it is to predict."""
+    """Refuses a model that sees what it is to predict, or has inputs that nobody gives."""
     del options
+    if len(config.stacks) > 1:
+        raise UserError(
+            "objective.name='next_token' gives an encoder nothing to read: use 'span_corruption'"
+        )
     if not config.causal:
         raise UserError(
             "objective.name='next_token' with model.causal=False: the model would see the token"

@@ -131,10 +131,12 @@ class RunConfig:
             f" decays, fewer than optimizer.warmup_steps={o.warmup_steps}: train longer, or lower"
             " warmup_steps or decay_fraction",
         )
+        extra = self.objective.objective.extra_ids(self.objective.options, self.train.seq_len)
+        beside = f" + {extra} of objective.name={self.objective.name!r}" if extra else ""
         schema.require(
-            self.model.vocab_size == self.data.vocab_size,
+            self.model.vocab_size == self.data.vocab_size + extra,
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
-            f"{self.data.vocab_size}: set both",
+            f"{self.data.vocab_size}{beside}: set both",
         )
         if self.model.experts:
             groups.check(self.micro_batch, self.train.seq_len, self.group_size)
@@ -201,7 +203,7 @@ class RunConfig:
             "model.num_kv_heads": (m.kv_heads, ("model",)),
             "model.vocab_size": (m.vocab_size, ("model",)),
         }
-        if m.moe_layers < m.num_layers:
+        if m.dense_layers:
             shared["model.d_ff"] = (m.d_ff, ("model",))
         if m.ngram_rows:
             shared["model.ngram_rows"] = (m.ngram_rows, ("model",))

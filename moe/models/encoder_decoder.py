@@ -1,0 +1,177 @@
+"""The encoder-decoder of T5 (Raffel et al. 2020) and of Switch (Fedus et al. 2021).
+
+Both stacks are the decoder's own layers: pre-norm, MoE in every n-th of both. The encoder sees all
+of its document; the decoder sees its past, and in a second attention of each layer the encoder's
+output, without positions. A stack shares one table of relative positions. T5 does not scale scores
+or embeddings, and with a tied head divides the last vectors by sqrt(D).
+
+In the encoder a token may be dropped for a later one, so slots may go by probability there
+(`encoder_batch_priority`); in the decoder they go by position.
+"""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moe import ranges, schema
+from moe.attention_config import AttentionConfig
+from moe.batch import Inputs
+from moe.config import ModelConfig
+from moe.execution import Execution
+from moe.layers import attention, embedding, relative, weights
+from moe.models import contract, decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(ModelConfig):
+    """`num_layers` are the decoder's; both stacks have the same widths and experts."""
+
+    position: str = "relative"
+    attention: AttentionConfig = AttentionConfig(scaled=False)
+    scale_embedding: bool = False
+    encoder_layers: int = 0  # 0 is num_layers
+    scale_head: bool = True  # vectors are divided by sqrt(D) before the head: T5 1.0 and Switch
+    encoder_batch_priority: bool = False  # the encoder's slots go by probability, not by position
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ranges.check(self, "model", {"encoder_layers": ranges.from_zero(100_000)})
+        schema.require(self.causal, "model.causal=False: a decoder sees its past; leave it out")
+        schema.require(
+            not (self.mask_embedding or self.ngram_rows),
+            "model.mask_embedding and model.ngram_rows are for models of one stack: leave them out",
+        )
+        router = self.experts.router if self.experts else None
+        schema.require(
+            router not in ("reinforce", "domain"),
+            f"experts.router={router!r} needs one reward or domain for each token: an encoder's"
+            " tokens have none. Choose another",
+        )
+        schema.require(
+            not self.encoder_batch_priority or hasattr(self._options, "batch_priority"),
+            "model.encoder_batch_priority=True needs a router with the option batch_priority",
+        )
+        self.stacks  # noqa: B018, what cannot be is refused here
+
+    @property
+    def _options(self):
+        return self.experts.options if self.experts else None
+
+    @property
+    def stacks(self) -> dict[str, ModelConfig]:
+        """Both, in the order of their names."""
+        own: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)
+        }
+        experts = self.experts
+        if experts and self.encoder_batch_priority:
+            options = dataclasses.replace(self._options, batch_priority=True)
+            experts = experts.derived(options=options)
+        changes: dict[str, Any] = {
+            "num_layers": self.encoder_layers or self.num_layers,
+            "experts": experts,
+        }
+        changes |= {"causal": False, "allow_noncausal": True}
+        return {"decoder": ModelConfig(**own), "encoder": ModelConfig(**own | changes)}
+
+    @property
+    def moe_layers(self) -> int:
+        """Of both stacks."""
+        return sum(stack.moe_layers for stack in self.stacks.values())
+
+    @property
+    def dense_layers(self) -> int:
+        """Of both stacks."""
+        return sum(stack.dense_layers for stack in self.stacks.values())
+
+
+class Stack(decoder.Trunk):
+    """x_BTD to normalised y_BTD through the layers, with positions of its own."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
+        c = self.config
+        if c.position == "relative":
+            info = info._replace(table_NX=relative.table(self, c.num_heads))
+        return decoder.norm(c, "norm")(self.layers(x_BTD, info, train))
+
+
+class EncoderDecoder(decoder.Trunk):
+    """Token ids of both sides to an `embedding.Head` of the decoder's."""
+
+    config: EncoderDecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_BT: jax.Array,
+        position_BT: jax.Array,
+        train: bool,
+        domain_BT: jax.Array | None = None,
+        *,
+        encoder: Inputs,
+    ) -> embedding.Head:
+        del domain_BT
+        c = self.config
+        stacks = c.stacks
+        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT)
+        tokens_BU, segment_BU, position_BU = map(jnp.asarray, encoder)
+        read = attention.TokenInfo(segment_BU, position_BU, tokens_BU)
+        x_BTD, embed_VD = self.embed(info)
+        x_BUD = self.vectors(embed_VD, read)
+        x_BUD = Stack(stacks["encoder"], self.execution, name="encoder")(x_BUD, read, train)
+        info = info._replace(context=attention.Context(x_BUD, read))
+        x_BTD = Stack(stacks["decoder"], self.execution, name="decoder")(x_BTD, info, train)
+        return self.head(x_BTD, embed_VD)
+
+    def head(self, x_BTD: jax.Array, embed_VD: jax.Array) -> embedding.Head:
+        """What logits are the product of."""
+        c = self.config
+        shape = (c.vocab_size, c.d_model)
+        with jax.named_scope("head"):
+            w_VD = embed_VD.astype(c.dtype)
+            if not c.tie_embeddings:
+                w_VD = weights.weight(
+                    self, "head", "VD", shape, fan_in=c.d_model, scale=1.0, dtype=c.dtype
+                )
+            return embedding.Head(x_BTD * c.d_model**-0.5 if c.scale_head else x_BTD, w_VD)
+
+
+@functools.cache
+def build(config: EncoderDecoderConfig, execution: Execution) -> contract.Model:
+    """The encoder-decoder of these sizes; `execution` says how a machine executes it."""
+    return contract.of_network(
+        config, EncoderDecoder(config, execution), functools.partial(ideal_flops, config)
+    )
+
+
+def ideal_flops(config: EncoderDecoderConfig, length: int, read: int) -> dict[str, float]:
+    """Ideal FLOPs of a training step per token of the decoder, by part; the encoder's are shared.
+
+    Args:
+      config: of the model.
+      length: T, of the decoder.
+      read: U, of the encoder.
+    """
+    stacks = config.stacks
+    found = decoder.ideal_flops(stacks["decoder"], length)
+    encoder = decoder.ideal_flops(stacks["encoder"], read)
+    for part, value in encoder.items():
+        if part != "head":
+            found[part] += value * read / length
+    found["attention"] += 3.0 * config.num_layers * _cross_flops(config, read, read / length)
+    return found
+
+
+def _cross_flops(config, read, per_token):
+    """Forward, per token of the decoder: queries and outputs of it, keys and values of the rest."""
+    attended = config.num_heads * config.d_head
+    keys = config.kv_heads * config.d_head
+    projections = 4 * config.d_model * (attended + keys * per_token)
+    return projections + 4 * attended * read
