@@ -34,6 +34,8 @@ class MoEConfig:
     group_size: int = 0  # tokens that compete for the same slots; 0 is one sequence
     capacity_factor: float = 1.25  # 0 for the grouped dispatcher, which drops nothing
     eval_capacity_factor: float = 2.0
+    # C itself, whatever a group's size; the factors are then 0. Released Switch models have it.
+    expert_capacity: int = 0
     shared_experts: int = 0  # experts that see every token, beside the routed ones
     expert_dropout: float = 0.0  # of the experts' hidden units
 
@@ -56,9 +58,7 @@ class MoEConfig:
         ranges.check(self, "experts", ranges.EXPERTS)
         ranges.check(self.options, "experts.options", ranges.OPTIONS)
         if not self.dropless:
-            for name in ("capacity_factor", "eval_capacity_factor"):
-                found = getattr(self, name)
-                require(found > 0, f"experts.{name}={found} must be above 0: raise it")
+            self._check_capacity()
         require(
             self.k <= self.num_experts, f"experts.k={self.k} exceeds num_experts={self.num_experts}"
         )
@@ -98,9 +98,22 @@ class MoEConfig:
         config.check()
         return config
 
+    def _check_capacity(self):
+        """Either both factors, or a number of slots."""
+        for name in ("capacity_factor", "eval_capacity_factor"):
+            found = getattr(self, name)
+            if self.expert_capacity:
+                require(
+                    found == 0,
+                    f"experts.{name}={found} does nothing with experts.expert_capacity="
+                    f"{self.expert_capacity}: set one of them to 0",
+                )
+            else:
+                require(found > 0, f"experts.{name}={found} must be above 0: raise it")
+
     def _refuse_capacity(self):
         """Refuses what does nothing without slots."""
-        own = ("capacity_factor", "eval_capacity_factor", "expert_dropout")
+        own = ("capacity_factor", "eval_capacity_factor", "expert_capacity", "expert_dropout")
         found = {f"experts.{name}": getattr(self, name) for name in own}
         for name in ("reroute_rounds", "batch_priority"):
             found[f"experts.options.{name}"] = getattr(self.options, name, 0)
@@ -160,6 +173,8 @@ class MoEConfig:
         """C of a group; without capacity as many as could ever be filled."""
         if self.dropless:
             return tokens
+        if self.expert_capacity:
+            return min(self.expert_capacity, tokens * self.k)
         return assignment.capacity(self.factor(train), tokens, self.k, self.num_experts)
 
     def tokens_per_group(self, length: int) -> int:

@@ -60,6 +60,7 @@ EXPERTS = {
     "group_size": from_zero(COUNT),
     "capacity_factor": from_zero(1_000_000.0),
     "eval_capacity_factor": from_zero(1_000_000.0),
+    "expert_capacity": from_zero(COUNT),
     "shared_experts": from_zero(65_536),
     "expert_dropout": below(1),
 }

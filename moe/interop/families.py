@@ -1,6 +1,6 @@
 """Every family of published checkpoints, by `model_type` in its config.json."""
 
-from moe.interop import dense, mixtral, olmoe, qwen3_moe
+from moe.interop import dense, mixtral, olmoe, qwen3_moe, t5
 from moe.interop.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -11,4 +11,6 @@ FAMILIES: dict[str, Family] = {
     "qwen2": dense.QWEN2,
     "qwen3": dense.QWEN3,
     "qwen3_moe": qwen3_moe.FAMILY,
+    "switch_transformers": t5.SWITCH,
+    "t5": t5.T5,
 }

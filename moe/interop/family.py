@@ -29,10 +29,10 @@ class Family(NamedTuple):
     architecture: str  # of transformers
     experts: bool  # does it have any?
     config: Callable[["Fields"], ModelConfig]
-    fields: Callable[[ModelConfig], dict[str, Any]]  # config.json of a model, without its dtype
+    fields: Callable[[Any], dict[str, Any]]  # config.json of a model, without its dtype
     # layout -> the rules of a model whose file has it; the first is written unless another is asked
     # for.
-    layouts: Mapping[str, Callable[[ModelConfig], list[Rule]]]
+    layouts: Mapping[str, Callable[[Any], list[Rule]]]
 
 
 class Fields:

@@ -46,7 +46,9 @@ def load(
     named = paths.named(shapes)
     _check(root, ours, named, found)
     _check_dtypes(root, content, found)
-    rows = tqdm.tqdm(ours, desc=f"reading {root.name}", unit="parameter", disable=None)
+    _check_copies(root, ours, found)
+    read = [rule for rule in ours if not rule.copy]
+    rows = tqdm.tqdm(read, desc=f"reading {root.name}", unit="parameter", disable=None)
     made = {rule.ours: _read(rule, named[rule.ours], found) for rule in rows}
     return config, jax.tree_util.tree_map_with_path(lambda path, _: made[paths.name(path)], shapes)
 
@@ -87,17 +89,31 @@ def _check(root, ours, shapes, found):
     left = sorted(set(shapes) - {rule.ours for rule in ours})
     require(not left, f"{root}: no rule fills {files.some(left)}")
     wanted = rules.by_tensor(ours)
-    missing = sorted(set(wanted) - set(found))
+    copies = {name for name, readers in wanted.items() if readers[0].rule.copy}
+    missing = sorted(set(wanted) - set(found) - copies)
     require(not missing, f"{root} has no {files.some(missing)}, which its config.json asks for")
     extra = sorted(set(found) - set(wanted))
     require(not extra, f"{root} has {files.some(extra)}, of which its config.json knows nothing")
-    for name, readers in wanted.items():
-        rule = readers[0].rule
+    for name in sorted(wanted.keys() & found.keys()):
+        rule = wanted[name][0].rule
         want = rule.shape(shapes[rule.ours].shape)
         require(
             found[name].shape == want,
             f"{root}: {name} is {list(found[name].shape)}, and config.json makes it {list(want)}",
         )
+
+
+def _check_copies(root, ours, found):
+    """Refuses a copy of a tensor that is another."""
+    original = {rule.ours: rule.theirs for rule in ours if not rule.copy}
+    for rule in ours:
+        if rule.copy and rule.theirs in found:
+            name = original[rule.ours]
+            one, two = (files.read(n, found[n]) for n in (name, rule.theirs))
+            require(
+                np.array_equal(one, two),
+                f"{root}: {rule.theirs} is not {name}, whose copy config.json makes it",
+            )
 
 
 def _check_dtypes(root, content, found):

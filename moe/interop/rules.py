@@ -24,6 +24,7 @@ class Rule(NamedTuple):
     axes: str  # "theirs->ours" without what ours is stacked over
     layers: Sequence[int] | None = None  # their numbers of our layers, if ours is stacked
     experts: int | None = None  # E, if each expert has a tensor of its own
+    copy: bool = False  # a tensor that a file may have beside the one that is read, and equal to it
     part: int = 0  # which of the P parts of theirs it is
     parts: int = 1
 

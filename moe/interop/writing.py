@@ -106,7 +106,7 @@ def _tensors(made, named, dtype) -> Iterator[tuple[str, np.ndarray]]:
     import ml_dtypes
 
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    for name, readers in rules.by_tensor(made).items():
+    for name, readers in rules.by_tensor(rule for rule in made if not rule.copy).items():
         in_order = sorted(readers, key=lambda reader: reader.rule.part)
         parts = [np.asarray(named[reader.rule.ours][reader.at]) for reader in in_order]
         yield name, readers[0].rule.write(parts).astype(kind)

@@ -22,6 +22,10 @@ SIZES = {
     "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+T5 = {
+    "vocab_size": 48, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 4,
+    "num_decoder_layers": 2, "num_heads": 3,
+}  # fmt: skip
 ROUTED = {"num_experts": 6, "num_experts_per_tok": 2}
 SEQ = (3, 20)  # rows, tokens
 
@@ -43,13 +47,24 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
             **sizes, **ROUTED, moe_intermediate_size=12, head_dim=6, norm_topk_prob=True,
             decoder_sparse_step=1, mlp_only_layers=[],
         ),
+        "t5": t.T5Config(**T5),
+        "t5_v1_1": t.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        "switch_drops": t.SwitchTransformersConfig(
+            **T5, num_experts=3, num_sparse_encoder_layers=2, num_sparse_decoder_layers=1,
+            expert_capacity=4,
+        ),
     }  # fmt: skip
 
 
 def drawn(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
     """A model of random weights, in float32."""
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    kind = transformers.AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        kind = transformers.AutoModelForSeq2SeqLM
+    model = kind.from_config(config).float().eval()
+    if config.model_type == "t5" and not config.scale_decoder_outputs:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, x in model.named_parameters():
@@ -63,9 +78,13 @@ def write(folder: pathlib.Path, model: transformers.PreTrainedModel, **how: bool
     model.save_pretrained(folder, **how)
     (folder / "generation_config.json").unlink(missing_ok=True)
     ids = torch.randint(0, SIZES["vocab_size"], SEQ, generator=torch.Generator().manual_seed(1))
+    given = {"input_ids": ids}
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = ids[:, 5:16].flip(1)
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-    expected = {"ids": ids.int(), "logits": logits.contiguous()}
+        logits = model(**given, use_cache=False).logits
+    expected = {"logits": logits} | {name: x.int() for name, x in given.items()}
+    expected = {name: x.contiguous() for name, x in expected.items()}
     safetensors.torch.save_file(expected, folder / "expected.safetensors")
 
 
