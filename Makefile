@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALING := $(BIN)/python -m experiments.scaling
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv test lint bench accelerator notebooks clean
+.PHONY: help demo venv test lint bench accelerator parity notebooks clean
 
 help:  ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -30,11 +30,14 @@ bench: $(VENV)/ready  ## Time dispatchers, training steps and decoding beside de
 accelerator: $(VENV)/ready  ## Check and time everything on an accelerator lent for 8 minutes: runs/accelerator
 	$(BIN)/python -m experiments.accelerator --minutes=8 --out=runs/accelerator
 
+parity: .venv-parity/ready  ## Compare published checkpoints with transformers itself (downloads torch)
+	.venv-parity/bin/python -m tests.interop.parity
+
 notebooks: $(VENV)/ready-test  ## Open the notebooks
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## Remove the virtual environment (data and results stay)
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-parity
 
 # One environment per interpreter: another PYTHON makes it anew.
 $(VENV)/ready: requirements.txt $(VENV)/python-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo missing)
@@ -44,6 +47,14 @@ $(VENV)/ready: requirements.txt $(VENV)/python-$(shell $(PYTHON) -c 'import sys;
 
 $(VENV)/ready-test: requirements-test.txt $(VENV)/ready
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	@touch $@
+
+# torch is large, and nothing else needs it: it has an environment of its own.
+.venv-parity/ready: requirements.txt $(VENV)/ready
+	rm -rf .venv-parity
+	$(BIN)/python -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --upgrade pip
+	.venv-parity/bin/python -m pip install --quiet -r requirements.txt torch==2.14.1 transformers==5.24.0
 	@touch $@
 
 $(VENV)/python-missing:

@@ -6,7 +6,7 @@ routing/     who goes where: logits (or ids) -> an assignment, statistics of wha
 dispatch/    how tokens travel to the experts and back, on one device and across the mesh
 layers/      Linen modules that own parameters: attention, feed-forward, experts, MoE
 models/      whole networks built from the layers; MODELS is the list
-objectives/  what is learned: next token, masked tokens, classes; OBJECTIVES is the list
+objectives/  what is learned: next token, masked tokens, spans, classes; OBJECTIVES is the list
 ffn.py       what a feed-forward, or a bank of experts, computes
 execution.py which kernels compute a model, and how tokens cross the mesh
 matmul.py    products of tokens with weights
@@ -26,6 +26,7 @@ chips.py     accelerators by their makers' figures
 plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
 data/        packaged corpora, tokenizer, packing, batches
+interop/     published checkpoints in and out; FAMILIES is the list
 initialisation/  where the parameters of step 0 come from; RULES is the list
 training/    state, step, loop and what watches it, optimizer, checkpoints, metrics, estimates
 evaluation/  loss, text and routers on held-out batches; EVALUATORS is the list

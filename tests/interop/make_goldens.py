@@ -11,7 +11,8 @@ every part of a model shows in its logits.
 import pathlib
 import sys
 
-import safetensors.torch
+import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 
@@ -77,15 +78,22 @@ def write(folder: pathlib.Path, model: transformers.PreTrainedModel, **how: bool
     """The checkpoint and what it computes."""
     model.save_pretrained(folder, **how)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    logits, given = computed(model)
+    safetensors.numpy.save_file({"logits": logits} | given, folder / "expected.safetensors")
+
+
+def computed(
+    model: transformers.PreTrainedModel,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Its logits, and of what."""
     ids = torch.randint(0, SIZES["vocab_size"], SEQ, generator=torch.Generator().manual_seed(1))
     given = {"input_ids": ids}
     if model.config.is_encoder_decoder:
         given["decoder_input_ids"] = ids[:, 5:16].flip(1)
     with torch.no_grad():
-        logits = model(**given, use_cache=False).logits
-    expected = {"logits": logits} | {name: x.int() for name, x in given.items()}
-    expected = {name: x.contiguous() for name, x in expected.items()}
-    safetensors.torch.save_file(expected, folder / "expected.safetensors")
+        logits = model(**given, use_cache=False).logits.numpy()
+    arrays = {name: np.ascontiguousarray(x.int().numpy()) for name, x in given.items()}
+    return np.ascontiguousarray(logits), arrays
 
 
 def main(out: pathlib.Path) -> None:
