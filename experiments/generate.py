@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from moe import decoding, schema
+from moe import decoding, sampling, schema
 from moe.data import prepared, tokenizer
 from moe.training import runs
 from moe.training.config import RunConfig
@@ -33,7 +33,7 @@ def domains(
 
 
 def main(
-    workdir: str, texts: list[str], tokens: int, domain: str | None = None, **how: Any
+    workdir: str, texts: list[str], tokens: int, domain: str | None = None, **options: Any
 ) -> None:
     """Prints every prompt with its continuation, and how fast it came."""
     run, data, state = runs.load_run(workdir)
@@ -43,8 +43,8 @@ def main(
     domain_B = domains(run, data, domain, len(prompts))
     weights = decoding.prepare(run.model, state.params, state.router_state)
     began = time.perf_counter()
-    how |= {"domain_B": domain_B, "doc_id": data.doc_id}
-    added = decoding.generate(run.model, weights, prompts, tokens, **how)
+    options |= {"domain_B": domain_B, "doc_id": data.doc_id}
+    added = decoding.generate(run.model, weights, prompts, tokens, **options)
     seconds = time.perf_counter() - began
     for text, more in zip(texts, added, strict=True):
         print(f"{text}{words.decode(more.tolist())}\n")
@@ -59,6 +59,9 @@ if __name__ == "__main__":
     PROMPT = flags.DEFINE_multi_string("prompt", ["\n"], "What to continue; may be repeated.")
     TOKENS = flags.DEFINE_integer("tokens", 100, "How many tokens to add.", lower_bound=1)
     HEAT = flags.DEFINE_float("temperature", 0.8, "0: the most probable.", lower_bound=0.0)
+    TOP_K = flags.DEFINE_integer("top_k", 0, "Only from so many most probable; 0: from all.")
+    TOP_P = flags.DEFINE_float("top_p", 1.0, "Only from the fewest of this probability together.")
+    MIN_P = flags.DEFINE_float("min_p", 0.0, "Only from those of this share of the largest.")
     SEED = flags.DEFINE_integer(
         "seed", 0, "Of what is drawn.", lower_bound=0, upper_bound=2**32 - 1
     )
@@ -69,7 +72,7 @@ if __name__ == "__main__":
             PROMPT.value,
             TOKENS.value,
             DOMAIN.value,
-            temperature=HEAT.value,
+            how=sampling.Sampling(HEAT.value, TOP_K.value, TOP_P.value, MIN_P.value),
             seed=SEED.value,
         )
     )

@@ -12,6 +12,7 @@ execution.py which kernels compute a model, and how tokens cross the mesh
 matmul.py    products of tokens with weights
 batch.py     what a step reads
 decoding.py  text from a trained model, token by token, with a cache
+sampling.py  which token comes next
 legacy.py    the names that earlier versions wrote into files
 presets.py   the published models by name
 compat.py    what differs between versions of JAX

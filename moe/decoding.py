@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import models, ranges, schema, sharding
+from moe import models, ranges, sampling, schema, sharding
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import attention
@@ -179,20 +179,13 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _go_on(model, weights, state, steps, temperature, domain_B):
+def _go_on(model, weights, state, steps, how, domain_B):
     def turn(state: DecodingState, _: None) -> tuple[DecodingState, jax.Array]:
         key, own = jax.random.split(state.key)
-        token_B = sample(state.logits_BV, temperature, own)
+        token_B = sampling.sample(state.logits_BV, how, own)
         return advance(model, weights, state._replace(key=key), token_B, domain_B), token_B
 
     return jax.lax.scan(turn, state, length=steps)[1].T
-
-
-def sample(logits_BV: jax.Array, temperature: float, key: jax.Array) -> jax.Array:
-    """token_B: the most probable at temperature 0, else from softmax(logits / temperature)."""
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    return jax.random.categorical(key, logits_BV / temperature)
 
 
 def generate(
@@ -201,7 +194,7 @@ def generate(
     prompts: list[list[int]],
     steps: int,
     *,
-    temperature: float = 0.0,
+    how: sampling.Sampling = sampling.GREEDY,
     seed: int = 0,
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
@@ -213,7 +206,7 @@ def generate(
       weights: of `prepare`.
       prompts: token ids, one list a text; lengths may differ.
       steps: how many.
-      temperature: 0 takes the most probable token each time.
+      how: tokens are drawn; the most probable each time if nothing is said.
       seed: of what is drawn.
       domain_B: of each prompt, for routers that read it.
       doc_id: of `Prepared.doc_id`, the token that starts a document.
@@ -224,10 +217,11 @@ def generate(
     """
     schema.require(not sharding.current(), "generation is for one device: leave the mesh")
     schema.require(
-        bool(prompts) and all(prompts) and steps > 0 and temperature >= 0,
-        f"expected prompts of at least one token each, steps above 0 and a temperature of 0 or"
-        f" more; got lengths {[len(p) for p in prompts]}, {steps=}, {temperature=}",
+        bool(prompts) and all(prompts) and steps > 0,
+        f"expected prompts of at least one token each, and steps above 0; got lengths"
+        f" {[len(p) for p in prompts]}, {steps=}",
     )
+    how.check()
     ranges.check_value("seed", seed, ranges.SEED)
     ids = [i for prompt in prompts for i in prompt]
     schema.require(
@@ -244,4 +238,4 @@ def generate(
     prompt_BT = jnp.asarray(padded, jnp.int32)
     key = jax.random.key(seed)
     state = prefill(model, weights, prompt_BT, key, longest + steps, domain_B, doc_id)
-    return np.asarray(_go_on(model, weights, state, steps, temperature, domain_B))
+    return np.asarray(_go_on(model, weights, state, steps, how, domain_B))
