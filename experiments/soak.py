@@ -58,7 +58,7 @@ PARTS = {
     "twice": Part("a second run in the workdir", 6, hurt(stops.twice)),
     "group": Part("one of two processes ends", 8, hurt(group.group)),
     "problems": Part("a random routing problem", 1000, problems.problems),
-    "memory": Part("steps of one run", 5000, memory.flat),
+    "memory": Part("steps of one run", 20_000, memory.flat),
     "fuzz": Part("a random config", 2000, fuzz.configs),
 }
 

@@ -1,12 +1,20 @@
 """Does a long run use more and more memory? Looked at from inside, after its steps.
 
-A short run goes before it in the same process: threads of the library that saves come and go, and
-the first fifty saves fill the memory that the allocator keeps for each.
+    python -m experiments.soak_parts.memory OUT STEPS SAVE_EVERY
+
+does it in a process of its own, whose allocator has seen nothing else. A short run goes before it:
+threads of the library that saves come and go, and the first fifty saves fill the memory that the
+allocator keeps for each. Once with checkpoints and once without, since the library keeps a little
+of each save (experiments/RESULTS.md). Over 5,000 steps the slope moves by 0.5 MiB in 1,000 from run
+to run, so the run is longer.
 """
 
+import json
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -19,7 +27,7 @@ from moe.training import loop
 from moe.training.config import RunConfig
 
 EVERY = 50  # steps between looks
-SETTLED = 0.2  # of the steps, before which caches fill
+SETTLED = 0.1  # of the steps, before which caches fill
 MOST = 0.5  # MiB in 1,000 steps that count as flat
 SAVES = 50  # of the short run
 STATUS = pathlib.Path("/proc/self/statm")
@@ -27,8 +35,17 @@ STATUS = pathlib.Path("/proc/self/statm")
 
 def flat(out: pathlib.Path, steps: int) -> Iterator[Row]:
     """Trains so many steps; the slope of resident memory, and the number of live arrays."""
-    loop.train(_run(steps=4 * SAVES, checkpoint_every=4), out / "memory_before")
-    long = _run(steps=steps, eval_every=100, checkpoint_every=100, log_every=10)
+    for every in (100, steps):
+        command = [sys.executable, "-m", __spec__.name, str(out), str(steps), str(every)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        row = Row(**json.loads(said.splitlines()[-1]))
+        yield row._replace(fault=f"{row.fault}, a save every {every}")
+
+
+def main(out: pathlib.Path, steps: int, every: int) -> None:
+    """Prints the row."""
+    loop.train(_run(steps=4 * SAVES, checkpoint_every=4), out / f"memory_before_{every}")
+    long = _run(steps=steps, eval_every=100, checkpoint_every=every, log_every=10)
     looks: list[tuple[int, float, int]] = []
 
     def look(step: int) -> bool:
@@ -36,8 +53,8 @@ def flat(out: pathlib.Path, steps: int) -> Iterator[Row]:
             looks.append((step, _resident(), len(jax.live_arrays())))
         return False
 
-    loop.train(long, out / "memory", stop=look)
-    yield verdict(looks, steps)
+    loop.train(long, out / f"memory_{every}", stop=look)
+    print(json.dumps(verdict(looks, steps)._asdict()))
 
 
 def _run(**train):
@@ -69,3 +86,7 @@ def _resident():
     if not STATUS.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
