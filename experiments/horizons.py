@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from moe.training import checkpoint, files, loop, signals
+from moe.training import checkpoint, files, folders, loop, signals
 from moe.training.config import RunConfig
 
 
@@ -70,30 +70,33 @@ def train(
 
 
 def _began(path):
-    return (path / "result.json").exists() or checkpoint.exists(path)
+    return (path / "result.json").exists() or folders.exists(path)
 
 
 def _step(path):
-    if not checkpoint.exists(path):
+    if not folders.exists(path):
         return None
     with contextlib.closing(checkpoint.Checkpoints(path)) as checkpoints:
         return checkpoints.latest
 
 
 def _hand_on(path, heir):
-    """Copies what belongs to the checkpoints, then these, unless another process trains there."""
+    """Copies what a run has, unless another process trains there; its checkpoints appear at once.
+
+    Killed before, it is done again; killed between checkpoints and seals, all are believed.
+    """
     to = heir.path
     with files.lock(to / "lock") as free:
         if not free or _began(to):
             return
         loop.claim_workdir(heir.run, to)
-        shutil.copy(path / "data.json", to / "data.json")
-        shutil.copy(path / "metrics.jsonl", to / "metrics.jsonl")
-        if (path / "checksums").exists():
-            shutil.copytree(path / "checksums", to / "checksums", dirs_exist_ok=True)
-        if (path / "rewinds.json").exists():
-            shutil.copy(path / "rewinds.json", to / "rewinds.json")
-        unfinished = to / ".checkpoints"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(path / "checkpoints", unfinished)
-        unfinished.rename(to / "checkpoints")
+        for name in ("data.json", "metrics.jsonl", "rewinds.json"):
+            if (path / name).exists():
+                shutil.copy(path / name, to / f".{name}")
+                (to / f".{name}").rename(to / name)
+        folders = [name for name in ("checkpoints", "checksums") if (path / name).exists()]
+        for name in folders:
+            shutil.rmtree(to / f".{name}", ignore_errors=True)
+            shutil.copytree(path / name, to / f".{name}")
+        for name in folders:
+            (to / f".{name}").rename(to / name)

@@ -73,9 +73,26 @@ def describe(path: pathlib.Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
-def contents(folder: pathlib.Path) -> dict[str, dict]:
-    """`describe` of every file by its name; several at a time, as hashing holds no lock."""
+def flush(path: pathlib.Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def contents(folder: pathlib.Path, flushed: bool = False) -> dict[str, dict]:
+    """`describe` of every file by its name; several at a time, as hashing holds no lock.
+
+    Args:
+      folder: of the files.
+      flushed: waits until all of them are on the disk.
+    """
     found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if flushed:
+        for path in (*found, folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            flush(path)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         hashes = pool.map(describe, found)
         return {str(p.relative_to(folder)): h for p, h in zip(found, hashes, strict=True)}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from experiments.soak_parts import victims
 from experiments.soak_parts.victims import Row, Victims
 from moe import sealed
-from moe.training import checkpoint, processes, signals
+from moe.training import folders, processes, signals
 
 ALLOWANCE = 30.0  # seconds that a process may take beside `processes.SILENCE`
 ROUNDING = 1e-3  # of the loss, after hundreds of steps on another mesh
@@ -44,7 +44,7 @@ def group(runs: Victims, times: int) -> Iterator[Row]:
 def _judged(runs, workdir, fault, number, codes, go_on):
     killed = 128 + signal.SIGKILL
     wanted = [signals.RESUMABLE, killed if number == signal.SIGKILL else signals.RESUMABLE]
-    if codes != wanted or not checkpoint.exists(workdir):
+    if codes != wanted or not folders.exists(workdir):
         return Row(fault, "lost", f"exit codes {codes}: {victims.last_line(workdirs(workdir)[0])}")
     differ = go_on(runs, workdir)
     if differ:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from experiments.soak_parts import victims
 from experiments.soak_parts.victims import Row, Victims
-from moe.training import checkpoint, signals
+from moe.training import folders, signals
 
 AHEAD = 8  # steps, of which one or two save
 SAVE = 0.3  # seconds that a save takes, and more
@@ -35,7 +35,7 @@ def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
         while done < times and _killed(runs, workdir, rng, longest):
             done += 1
             hits += 1
-            late += checkpoint.exists(workdir)
+            late += folders.exists(workdir)
         row = runs.judged("SIGKILL", workdir)
         yield row._replace(said=f"{hits} kills, {late} after a checkpoint. {row.said}".strip())
 
@@ -45,7 +45,7 @@ def _killed(runs, workdir, rng, longest):
     process = runs.start(workdir)
     seconds = rng.uniform(0, longest)
     if rng.random() < 1 / 3:
-        last = max(checkpoint.steps_in(workdir), default=0)
+        last = max(folders.steps_in(workdir), default=0)
         victims.wait_for_step(workdir, last + rng.randrange(1, AHEAD), process)
         seconds = rng.uniform(0, SAVE)
     time.sleep(seconds)

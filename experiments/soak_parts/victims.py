@@ -18,7 +18,7 @@ import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import paths, sealed
-from moe.training import checkpoint, files, metrics
+from moe.training import files, folders, metrics
 
 CLOCKS = {"seconds", "machine", "tokens_per_second"}  # what no two runs have alike
 PATIENCE = 300.0  # seconds after which a process counts as one that hangs
@@ -159,7 +159,7 @@ def _same(x, y):
 
 def _state(workdir):
     """Every array of the last checkpoint by its path."""
-    folder = workdir.resolve() / "checkpoints" / str(checkpoint.steps_in(workdir)[0])
+    folder = workdir.resolve() / "checkpoints" / str(folders.steps_in(workdir)[0])
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def template(x: Any) -> jax.ShapeDtypeStruct:

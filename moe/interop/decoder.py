@@ -20,7 +20,7 @@ def config(f: Fields, attention: dict[str, Any], **changes: Any) -> ModelConfig:
       attention: fields of `AttentionConfig`, but for theta.
       changes: fields of `ModelConfig`.
     """
-    f.expect("hidden_act", "silu")
+    f.need_one_of("hidden_act", "silu")
     f.expect("attention_bias", False)
     D, N = f.need("hidden_size"), f.need("num_attention_heads")
     fields: dict[str, Any] = {

@@ -36,7 +36,7 @@ def llama_fields(c: ModelConfig) -> dict[str, Any]:
 
 def mistral(f: Fields) -> ModelConfig:
     """With a window."""
-    return decoder.config(f, {"window": f.get("sliding_window", int, 0)})
+    return decoder.config(f, {"window": f.nullable("sliding_window")})
 
 
 def mistral_fields(c: ModelConfig) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def mistral_fields(c: ModelConfig) -> dict[str, Any]:
 
 def _without_window(f):
     """Qwen's files have windows that are not used."""
-    f.expect("use_sliding_window", False)
+    f.need_one_of("use_sliding_window", False)
     f.get("sliding_window")
     f.get("max_window_layers")
     full = ["full_attention"] * f.need("num_hidden_layers")

@@ -57,6 +57,11 @@ class Fields:
             )
         return value
 
+    def nullable(self, name: str, kind: type = int) -> Any:
+        """A field that must be there; 0 if it is null."""
+        self.present(name)
+        return self.get(name, kind, kind(0))
+
     def get(self, name: str, kind: type = int, default: Any = MISSING) -> Any:
         """A field, or the default where it is missing or null."""
         self.used.add(name)
@@ -71,8 +76,34 @@ class Fields:
         )
         return value
 
+    def present(self, name: str) -> None:
+        """Refuses a file without a field, which may be null: left out it would mean what another
+        library's default is.
+
+        Raises:
+          UserError: with the name.
+        """
+        require(
+            name in self.content,
+            f"{self.where} has no {name}, which is part of what the model is: write it there, null"
+            " if there is none",
+        )
+
+    def need_one_of(self, name: str, *values: Any) -> Any:
+        """A field that must be there, with a value that we compute.
+
+        Raises:
+          UserError: with the name, the value and those that are known.
+        """
+        self.present(name)
+        self.expect(name, *values)
+        return self.content[name]
+
     def expect(self, name: str, *values: Any) -> None:
         """Refuses a field with a value that we do not compute; the first is meant if it is missing.
+
+        For fields that came after the first files, and those that tensors contradict if they are
+        wrong.
 
         Raises:
           UserError: with the name, the value and those that are known.

@@ -19,7 +19,7 @@ def config(f: Fields) -> ModelConfig:
     experts = decoder.experts(
         E, f.need("intermediate_size"), f.need("num_experts_per_tok"), normalise=True
     )
-    window = f.get("sliding_window", int, 0)
+    window = f.nullable("sliding_window")
     return decoder.config(f, {"window": window}, experts=experts)
 
 

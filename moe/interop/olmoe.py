@@ -19,7 +19,7 @@ def config(f: Fields) -> ModelConfig:
         f.need("num_experts_per_tok"),
         f.need("norm_topk_prob", bool),
     )
-    attention = {"qk_norm": "width", "clip_qkv": f.get("clip_qkv", float, 0.0)}
+    attention = {"qk_norm": "width", "clip_qkv": f.nullable("clip_qkv", float)}
     return decoder.config(f, attention, experts=experts)
 
 

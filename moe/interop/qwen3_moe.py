@@ -11,7 +11,7 @@ def config(f: Fields) -> ModelConfig:
     """The model of a config.json, of which every layer has experts."""
     f.expect("decoder_sparse_step", 1)
     f.expect("mlp_only_layers", [], None)
-    f.expect("use_sliding_window", False)
+    f.need_one_of("use_sliding_window", False)
     f.get("sliding_window")  # without a meaning then
     f.get("max_window_layers")
     experts = decoder.experts(

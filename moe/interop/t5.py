@@ -20,7 +20,7 @@ IDLE = (
     *("add_cross_attention", "add_router_probs", "classifier_dropout"),
     *("decoder_start_token_id", "dense_act_fn", "dropout_rate", "initializer_factor"),
     *("is_gated_act", "n_positions", "router_z_loss_coef", "router_jitter_noise"),
-    *("task_specific_params", "router_dtype", "router_ignore_padding_tokens"),
+    *("task_specific_params", "router_ignore_padding_tokens"),
 )
 
 
@@ -48,8 +48,7 @@ def _config(f: Fields, activation: str, **changes: Any) -> EncoderDecoderConfig:
 
 def t5(f: Fields) -> EncoderDecoderConfig:
     """The model of a config.json."""
-    said = f.need("feed_forward_proj", str)
-    f.expect("feed_forward_proj", *ACTIVATIONS)
+    said = f.need_one_of("feed_forward_proj", *ACTIVATIONS)
     scaled = f.get("scale_decoder_outputs", bool)
     tied = f.get("tie_word_embeddings", bool, True)
     if scaled is MISSING:
@@ -60,7 +59,8 @@ def t5(f: Fields) -> EncoderDecoderConfig:
 def switch(f: Fields) -> EncoderDecoderConfig:
     """The model of a config.json, with experts in both stacks."""
     f.expect("router_bias", False)
-    f.expect("dense_act_fn", "relu")
+    f.need_one_of("dense_act_fn", "relu")
+    f.expect("router_dtype", "float32")
     f.expect("feed_forward_proj", "relu")
     f.expect("tie_word_embeddings", True)
     layers = f.need("num_layers")

@@ -4,7 +4,6 @@ The last two are kept, and a damaged one is left out in favour of the one before
 """
 
 import contextlib
-import itertools
 import pathlib
 import re
 import sys
@@ -17,7 +16,7 @@ from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import legacy, paths
 from moe.errors import NotFiniteError, UserError
-from moe.training import checksums, divergence, processes
+from moe.training import checksums, divergence, folders, processes
 from moe.training.step import State
 
 _PARAMETERS = re.compile("^params/")
@@ -37,6 +36,7 @@ class Checkpoints:
         self._root = (workdir / "checkpoints").resolve()
         self._checked: int | None = None  # what `latest` found
         self._writer: orbax.training.Checkpointer | None = None
+        self._claimed = False  # by the run whose checkpoints they are
 
     @property
     def latest(self) -> int | None:
@@ -58,14 +58,14 @@ class Checkpoints:
 
     def _last_sound(self):
         for _ in range(ATTEMPTS):
-            steps = steps_in(self._workdir)
+            steps = folders.steps_in(self._workdir)
             for step in steps:
                 said = checksums.damage(self._workdir, step)
                 if not said:
                     return step
-                if step in steps_in(self._workdir):  # else its run has replaced it
+                if step in folders.steps_in(self._workdir):  # else its run has replaced it
                     print(f"the checkpoint of step {step} is left out: {said}", file=sys.stderr)
-            if steps == steps_in(self._workdir):
+            if steps == folders.steps_in(self._workdir):
                 break
         return ALL_DAMAGED if steps or checksums.any_of(self._workdir) else NONE
 
@@ -77,18 +77,17 @@ class Checkpoints:
         Raises:
           UserError: if all are damaged, or what lies beside them is.
         """
+        self._claimed = True
         sound = self.latest
         if sound is None:
             return
         checksums.check_beside(self._workdir, sound)
         processes.barrier("checkpoints were looked at")
         if jax.process_index() == 0:
-            for step in () if checksums.any_of(self._workdir) else steps_in(self._workdir):
-                checksums.write(self._workdir, step)  # they are believed
             checksums.cut_metrics(self._workdir, sound)
-            for step in steps_in(self._workdir):
+            for step in folders.steps_in(self._workdir):
                 if step > sound or (step < sound and checksums.damage(self._workdir, step)):
-                    _set_aside(self._workdir, step)
+                    folders.set_aside(self._workdir, step)
         processes.barrier("damaged checkpoints were moved")
 
     def save(self, step: int, state: State, seconds: float) -> None:
@@ -109,6 +108,8 @@ class Checkpoints:
                     checksums.write(self._workdir, step)
             except (OSError, ValueError, RuntimeError) as error:  # the library's, or the disk's
                 self._writer = None  # it would raise the same once more when it is closed
+                if processes.of_another(error):
+                    raise
                 (first, *_) = str(error).splitlines() or [type(error).__name__]
                 raise UserError(
                     f"the checkpoint of step {step} could not be written: {first}. Make room, or"
@@ -164,6 +165,30 @@ class Checkpoints:
         """
         if self.latest is None:
             return None
+        with self._named():
+            found = self._restore(template)
+        if self._claimed and jax.process_index() == 0 and not checksums.any_of(self._workdir):
+            for step in folders.steps_in(self._workdir):
+                checksums.write(self._workdir, step, so_far=False)  # they are believed
+        return found
+
+    @contextlib.contextmanager
+    def _named(self):
+        """Whatever goes wrong in reading says where."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if processes.of_another(error):
+                raise
+            (first, *_) = str(error).splitlines() or [""]
+            raise UserError(
+                f"{self._folder} cannot be read ({type(error).__name__}: {first}): bring it back"
+                " from a copy, or remove it; the run then goes on from the one before, if any"
+            ) from error
+
+    def _restore(self, template):
         wanted = paths.named(template)
         saved = _shapes(self._saved())
         if saved != _shapes(wanted):
@@ -240,17 +265,6 @@ def _quiet_threads():
         logging.set_verbosity(before)
 
 
-def exists(workdir: pathlib.Path) -> bool:
-    """Does the run in this folder have a checkpoint, sound or not?"""
-    return bool(steps_in(workdir))
-
-
-def steps_in(workdir: pathlib.Path) -> list[int]:
-    """The steps of all complete checkpoints, the last first; what is written half has no number."""
-    found = (workdir / "checkpoints").glob("*")
-    return sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True)
-
-
 def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
     """What is read from the last checkpoint of a run, which may still train.
 
@@ -271,14 +285,6 @@ def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
                     if again.latest == number:
                         raise
     raise UserError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")
-
-
-def _set_aside(workdir, step):
-    """Moves one checkpoint to where none was moved before."""
-    target = workdir / "damaged"
-    target.mkdir(exist_ok=True)
-    names = (target / f"{step}_{number}" for number in itertools.count())
-    (workdir / "checkpoints" / str(step)).rename(next(n for n in names if not n.exists()))
 
 
 def _pruned(tree):

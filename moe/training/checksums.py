@@ -13,24 +13,32 @@ from typing import Any
 
 from moe import sealed
 from moe.errors import UserError
-from moe.training import divergence
+from moe.training import divergence, metrics
 
 METRICS = "metrics.jsonl"
 
 
-def write(workdir: pathlib.Path, step: int) -> None:
-    """Seals a complete checkpoint, with the metrics so far; forgets checkpoints that are gone.
+def write(workdir: pathlib.Path, step: int, so_far: bool = True) -> None:
+    """Seals a complete checkpoint, with its metrics; forgets checkpoints that are gone.
+
+    What it describes is on the disk before it is.
 
     Args:
       workdir: of the run.
       step: of the checkpoint.
+      so_far: all metrics so far are before it; else those up to its step are.
     """
     path = _path(workdir, step)
-    metrics = workdir / METRICS
-    size = metrics.stat().st_size if metrics.exists() else 0
+    lines = workdir / METRICS
+    size = 0
+    if lines.exists():
+        sealed.flush(lines)
+        size = lines.stat().st_size if so_far else len(metrics.up_to(lines, step))
+    files = sealed.contents(_folder(workdir, step), flushed=True)
+    sealed.flush(_folder(workdir, step).parent)
     found = {
-        "files": sealed.contents(_folder(workdir, step)),
-        METRICS: _beginning(metrics, size),
+        "files": files,
+        METRICS: _beginning(lines, size),
         "rewinds": divergence.rewinds(workdir),
     }
     path.parent.mkdir(exist_ok=True)
@@ -73,11 +81,11 @@ def check_beside(workdir: pathlib.Path, step: int) -> None:
       UserError: if they do not.
     """
     known = _known(_path(workdir, step))
-    metrics = known.get(METRICS)
+    was = known.get(METRICS)
     path = workdir / METRICS
-    if metrics and _beginning(path, metrics["bytes"]) != metrics:
+    if was and _beginning(path, was["bytes"]) != was:
         raise UserError(
-            f"{path} does not begin with the {metrics['bytes']:,} bytes that it had when the"
+            f"{path} does not begin with the {was['bytes']:,} bytes that it had when the"
             f" checkpoint of step {step} was saved: bring it back from a copy; or, to go on with"
             f" what is left of it, delete {_path(workdir, step).parent}"
         )

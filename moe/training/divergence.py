@@ -94,11 +94,9 @@ def look(name: str, step: int, measured: dict, policy: str, largest: float) -> d
     return {"step": step, "split": SPLIT, "loss": float(loss), "grad_norm": float(norm)}
 
 
-def last_in_a_row(records: list[dict]) -> int:
-    """How many of the last steps before a checkpoint were skipped, one after the other."""
-    steps = [record["step"] for record in records]
+def last_in_a_row(records: list[dict], last: int) -> int:
+    """How many steps up to the last one, of a checkpoint, were skipped, one after the other."""
     skipped = {record["step"] for record in records if record["split"] == SPLIT}
-    last = max(steps, default=0)
     return next(n for n in itertools.count() if last - n not in skipped)
 
 

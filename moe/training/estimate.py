@@ -6,6 +6,7 @@ always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
 
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from moe.training import step
 from moe.training.config import RunConfig
 
 Sizes = Mapping[str, int]  # of the mesh: axis -> devices along it
+CONTAINER = (  # what Linux lets a container use, by its cgroup of version 2 or 1
+    pathlib.Path("/sys/fs/cgroup/memory.max"),
+    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def bytes_per_device(tree: Any) -> float:
@@ -92,8 +97,16 @@ def _memory(devices):
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"], "it"
+    if devices[0].platform != "cpu":
+        return math.inf, "it"  # its allocator does not say, and refuses by itself
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return host / len(devices), "its share of the host"
+    given = (int(path.read_text()) for path in CONTAINER if path.exists() and _number(path))
+    return min(host, *given, host) / len(devices), "its share of the host"
+
+
+def _number(path):
+    """Does it say one? It may say "max"."""
+    return path.read_text().strip().isdecimal()
 
 
 def _tokens(run, sizes):

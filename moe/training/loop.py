@@ -18,9 +18,11 @@ from moe.data.prepared import Prepared
 from moe.dispatch import grouped
 from moe.training import (
     checkpoint,
+    checksums,
     divergence,
     estimate,
     files,
+    folders,
     metrics,
     observing,
     processes,
@@ -72,7 +74,7 @@ def train(
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
         print(said, file=sys.stderr)
-    if not processes.all_gather(checkpoint.exists(workdir))[0]:
+    if not processes.all_gather(folders.exists(workdir))[0]:
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
         claim_workdir(run, workdir, data)
@@ -148,12 +150,13 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None =
     Raises:
       UserError: if it is another's, or has checkpoints and does not say whose.
     """
-    begun = processes.all_gather(checkpoint.exists(workdir))[0]
-    for name in ("config.json", "data.json"):
+    saved = processes.all_gather(folders.exists(workdir) or checksums.any_of(workdir))[0]
+    ended = processes.all_gather((workdir / "result.json").exists())[0]
+    for name, needed in (("config.json", saved or ended), ("data.json", saved)):
         schema.require(
-            not begun or (workdir / name).exists(),
-            f"{workdir} has checkpoints but no {name}, so nobody knows what they are of:"
-            f" {sealed.MEND}",
+            not needed or (workdir / name).exists(),
+            f"{workdir} has checkpoints or a result but no {name}, so nobody knows what they are"
+            f" of: {sealed.MEND}",
         )
     files.check_or_write(workdir / "config.json", _fingerprint(run), "config", _fingerprint_of_file)
     if data is not None:
@@ -222,7 +225,8 @@ def _go_on(run, workdir, data, name, line, stop, checkpoints):
     path = workdir / "metrics.jsonl"
     known = divergence.rewinds(workdir)
     with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
-        watch = observing.Watch(run, data, name, writer, observing.Clock(seconds))
+        clock = observing.Clock(seconds)
+        watch = observing.Watch(run, data, name, writer, clock, int(state.step))
         bar = progress(run, int(state.step), name, line)
         return _loop(run, data, known, state, train_step, watch, checkpoints, bar, stop)
 

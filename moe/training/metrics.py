@@ -27,8 +27,10 @@ class Writer:
         self._path = path
         if not self._leads:
             return
-        before = [r for r in read(path) if r["step"] <= first_step] if path.exists() else []
-        sealed.write(path, "".join(map(_line, before)))
+        before = path.read_bytes() if path.exists() else b""
+        kept = up_to(path, first_step) if before and first_step else b""
+        if kept != before:
+            sealed.write(path, kept.decode())
         self._file = path.open("a")
 
     def read(self) -> list[dict]:
@@ -54,6 +56,17 @@ class Writer:
         self.flush()
         if self._leads:
             self._file.close()
+
+
+def up_to(path: pathlib.Path, step: int) -> bytes:
+    """The lines of a file of records up to a step, as they are."""
+    kept = []
+    for line, record in zip(path.read_bytes().splitlines(), read(path), strict=False):
+        if not isinstance(record.get("step"), int):
+            raise UserError(f"{path} has a line without a step: {line[:80]!r}")
+        if record["step"] <= step:
+            kept.append(line + b"\n")
+    return b"".join(kept)
 
 
 def read(path: pathlib.Path | str) -> list[dict]:

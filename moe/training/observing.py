@@ -41,7 +41,13 @@ class Watch:
     """Logs the steps of a run, and calls its evaluators at their intervals and at the end."""
 
     def __init__(
-        self, run: RunConfig, data: Prepared, name: str, writer: metrics.Writer, clock: Clock
+        self,
+        run: RunConfig,
+        data: Prepared,
+        name: str,
+        writer: metrics.Writer,
+        clock: Clock,
+        first: int,
     ):
         self.clock = clock
         self.shown: dict[str, str] = {}  # beside the progress bar
@@ -55,7 +61,7 @@ class Watch:
         }
         self._writer = writer
         self._late: tuple[int, dict] | None = None  # a step that was not looked at yet
-        self._skipped = processes.first_says(lambda: divergence.last_in_a_row(writer.read()))
+        self._skipped = processes.first_says(lambda: divergence.last_in_a_row(writer.read(), first))
 
     def flush(self) -> None:
         """Makes sure that the last step did not diverge, and writes its record."""

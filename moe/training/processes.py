@@ -59,6 +59,11 @@ def preempted() -> Callable[[int], bool]:
     return agreed
 
 
+def of_another(error: BaseException) -> bool:
+    """Is it an error of a communication, which another process's end causes?"""
+    return several() and isinstance(error, jax.errors.JaxRuntimeError)
+
+
 def all_gather(says: bool) -> list[bool]:
     """What every process says; all wait for all."""
     if jax.process_count() == 1:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from moe import initialisation, paths, schema, sealed
 from moe.data import prepared
 from moe.initialisation import mapping
-from moe.training import checkpoint, step
+from moe.training import checkpoint, folders, step
 from moe.training.config import RunConfig
 
 
@@ -88,7 +88,7 @@ def check(run: RunConfig, data: prepared.Prepared) -> None:
 
 def _require_checkpoint(workdir):
     schema.require(
-        checkpoint.exists(workdir),
+        folders.exists(workdir),
         f"init_from.workdir={str(workdir)!r} has no checkpoint: name the folder of a run",
     )
 

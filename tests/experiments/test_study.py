@@ -113,10 +113,19 @@ def test_an_interrupted_handing_on_is_made_up_for(data, root, monkeypatch):
         loop.train(runs["dense@2"], paths[0], stop=lambda step: step == 1)
     paths[1].mkdir(parents=True)
     heir = horizons.Heir(runs["dense"], paths[1])
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(horizons.shutil, "copytree", killed)
+        horizons.train(runs["dense@2"], paths[0], "short", 0, loop.never, heir)
+    begun = {path.name for path in paths[1].iterdir()}
+    assert not begun & {"checkpoints", "checksums"}  # the heir may start, or be handed to again
     horizons.train(runs["dense@2"], paths[0], "short", 0, loop.never, heir)
     assert [path.name for path in (paths[1] / "checkpoints").iterdir()] == ["1"]
     with pytest.raises(signals.Stopped, match="at step 3"):
         horizons.train(runs["dense"], paths[1], "long", 0, lambda step: step == 3, None)
+
+
+def killed(*paths):
+    raise OSError("killed")
 
 
 def test_a_study_can_grow_by_a_variant(data, root):

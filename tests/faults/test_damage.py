@@ -1,5 +1,6 @@
 """Every kind of file that a run leaves is damaged; none is believed, and what is sound goes on."""
 
+import contextlib
 import json
 import random
 import re
@@ -173,7 +174,7 @@ def test_checkpoints_that_are_all_gone_do_not_start_a_run_over(workdir):
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
 def test_checkpoints_of_nobody_are_refused(workdir, name):
     (workdir / name).unlink()
-    with pytest.raises(ValueError, match=f"has checkpoints but no {name}"):
+    with pytest.raises(ValueError, match=f"has checkpoints or a result but no {name}"):
         loop.train(toys.run_config(train={"seed": 5}), workdir)
     assert not (workdir / name).exists()
 
@@ -241,3 +242,64 @@ def test_a_checkpoint_that_was_not_sealed_any_more_is_left_out(workdir, capsys):
     (workdir / "checksums" / f"{STEPS}.json").unlink()
     assert checkpoint.Checkpoints(workdir).latest == EVERY
     assert f"{STEPS}.json is missing, so it was not finished" in capsys.readouterr().err
+
+
+def run_until(workdir, step):
+    """The run goes on and is killed at a step, before it saves again."""
+
+    def killed(n):
+        if n == step:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(toys.run_config(), workdir, stop=killed)
+
+
+def test_a_run_whose_seals_are_gone_survives_two_crashes(whole, workdir):
+    """What is believed is sealed as it was at its step, without what the run then drops."""
+    shutil.rmtree(workdir / "checksums")
+    shutil.rmtree(folder(workdir, STEPS))
+    for step in (EVERY + 1, EVERY + 2):
+        run_until(workdir, step)
+    loop.train(toys.run_config(), workdir)
+    assert len(metrics.read(workdir / "metrics.jsonl")) == len(whole.records)
+
+
+def test_metrics_under_a_seal_keep_their_bytes(workdir):
+    """Also those that an older version wrote, in its own names."""
+    path = workdir / "metrics.jsonl"
+    old = path.read_text().replace('"unrouted"', '"missed"').replace(": ", ":")
+    assert old != path.read_text()
+    path.write_text(old)
+    with contextlib.closing(metrics.Writer(path, STEPS)):
+        assert path.read_text() == old
+    with contextlib.closing(metrics.Writer(path, EVERY)):
+        assert old.startswith(path.read_text()) and len(path.read_text()) < len(old)
+
+
+def test_metrics_that_are_all_thrown_away_are_not_read(tmp_path):
+    """After a loss of power they may be zeros."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\0" * 40 + b"\n" + b"{}\n")
+    metrics.Writer(path, 0).close()
+    assert path.read_bytes() == b""
+
+
+def test_a_first_checkpoint_that_cannot_be_read_is_not_sealed(workdir):
+    """It had no seal, so it was believed until it was read; the error names it."""
+    shutil.rmtree(workdir / "checksums")
+    shutil.rmtree(folder(workdir, STEPS))
+    (folder(workdir, EVERY) / "_CHECKPOINT_METADATA").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"checkpoints/{EVERY} cannot be read"):
+            loop.train(toys.run_config(), workdir)
+    assert not list((workdir / "checksums").glob("*"))
+
+
+def test_a_result_of_nobody_is_refused(whole, tmp_path):
+    """It is not another config's."""
+    shutil.copy(whole.workdir / "result.json", tmp_path)
+    with pytest.raises(ValueError, match=r"a result but no config.json"):
+        loop.train(toys.run_config(train={"seed": 5}), tmp_path)
+    assert not (tmp_path / "config.json").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe import sealed
-from moe.training import checkpoint, divergence, loop, metrics, signals
+from moe.training import divergence, folders, loop, metrics, signals
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -59,7 +59,7 @@ def test_stopped_at_the_step(worst, tmp_path):
     with pytest.raises(divergence.Diverged, match=f"train: step {step} diverged, its loss is") as e:
         loop.train(run_config(worst, "stop"), tmp_path)
     assert e.value.step == step and isinstance(e.value, FloatingPointError)
-    assert all(saved < step for saved in checkpoint.steps_in(tmp_path))
+    assert all(saved < step for saved in folders.steps_in(tmp_path))
     assert {r["step"] for r in metrics.read(tmp_path / "metrics.jsonl")} <= set(range(1, step + 2))
 
 
@@ -109,9 +109,9 @@ def test_rewound_past_the_data(tmp_path, batches):
 
 def test_skips_are_counted_over_a_stop():
     skipped = [{"step": n, "split": divergence.SPLIT} for n in (2, 5, 6)]
-    assert divergence.last_in_a_row([{"step": 4, "split": "train"}, *skipped]) == 2
-    assert divergence.last_in_a_row([*skipped, {"step": 7, "split": "train"}]) == 0
-    assert divergence.last_in_a_row([]) == 0
+    assert divergence.last_in_a_row([{"step": 4, "split": "train"}, *skipped], 6) == 2
+    assert divergence.last_in_a_row(skipped, 7) == 0  # a step that left no line is sound
+    assert divergence.last_in_a_row([], 3) == 0
 
 
 @pytest.mark.parametrize("after", [2, STEPS])

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import supervisor
 from experiments.soak_parts import group, victims
-from moe.training import checkpoint, signals
+from moe.training import folders, signals
 from tests import tiny
 from tests.faults import victim
 
@@ -35,7 +35,7 @@ def ended(runs, name, number, which):
 def test_asked(runs):
     """Both save the same step."""
     workdir, codes, said = ended(runs, "asked", signal.SIGTERM, 1)
-    step = checkpoint.steps_in(workdir)[0]
+    step = folders.steps_in(workdir)[0]
     assert codes == [signals.RESUMABLE, signals.RESUMABLE]
     assert said == [f"stopped at step {step}: the same command goes on from there"] * 2
 
@@ -46,7 +46,7 @@ def test_the_first_dies(runs):
     assert codes == [128 + signal.SIGKILL, signals.RESUMABLE]
     assert "this process was ended by SIGKILL" in said[0]
     assert "another process has ended, or was not heard of" in said[1]
-    assert checkpoint.exists(workdir)
+    assert folders.exists(workdir)
 
 
 def test_who_is_watched():

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.soak_parts import victims
 from moe.errors import UserError
-from moe.training import checkpoint, processes, signals
+from moe.training import folders, processes, signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -24,7 +24,7 @@ def test_a_run_that_is_asked_to_end_saves_and_says_that_it_can_go_on(runs, numbe
     said = victims.said(workdir).read_text()
     assert f"{number.name}: saving after this step" in said
     assert ": the same command goes on from there" in said and "Traceback" not in said
-    assert f"stopped at step {checkpoint.steps_in(workdir)[0]}:" in said
+    assert f"stopped at step {folders.steps_in(workdir)[0]}:" in said
     assert runs.judged(number.name, workdir).outcome == "survived"
 
 

@@ -159,6 +159,8 @@ WRONG_CONFIGS = {
     "fewer experts": ({"num_local_experts": 3}, "experts.3.w1.weight.*knows nothing"),
     "two numbers of experts": ({"num_experts": 8}, "should be one number"),
     "a missing number": ({"num_experts_per_tok": ...}, "no num_experts_per_tok: expected a int"),
+    "a missing activation": ({"hidden_act": ...}, "no hidden_act"),
+    "a missing window": ({"sliding_window": ...}, "no sliding_window.*null if there is none"),
     "a missing theta": ({"rope_parameters": ...}, "no rope_theta"),
     "scaled positions": (
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},

@@ -270,6 +270,16 @@ def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, m
         loop.train(run, tmp_path)
 
 
+@pytest.mark.parametrize("said", ["1000\n", "max\n"])
+def test_a_container_has_less_than_its_host(tmp_path, monkeypatch, said):
+    """What Linux lets it use counts, if that is a number."""
+    path = tmp_path / "memory.max"
+    path.write_text(said)
+    monkeypatch.setattr(estimate, "CONTAINER", (path, tmp_path / "none"))
+    limit, _ = estimate._memory(jax.devices()[:1])
+    assert limit == 1000 if said == "1000\n" else limit > 1e8
+
+
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
