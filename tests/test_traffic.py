@@ -194,7 +194,7 @@ def test_the_config_says_how_tokens_travel(architecture, dispatcher, mesh, monke
         model = run.task.model
         params = models.contract.parameter_shapes(model)
         place = NamedSharding(jax.sharding.get_mesh(), sharding.spec("BT"))
-        batch = models.contract.batch_shapes(8, 8, place)
+        batch = models.contract.batch_shapes(8, 8, layout=place)
         heard.clear()
         forward = functools.partial(run.task.forward, train=True)
         jax.eval_shape(forward, params, {}, batch, key=jax.random.key(0))

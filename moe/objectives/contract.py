@@ -7,6 +7,7 @@ batch (routers that draw noise draw it afresh in each micro-batch).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -115,7 +116,7 @@ class Task(NamedTuple):
     model: Model
     # (params, router_state, batch, key, train) -> ForwardOutput
     forward: Callable[[dict, dict, Batch, jax.Array, bool], ForwardOutput]
-    lengths: Callable[[int], tuple[int, ...]]  # see `Objective`
+    lengths: Callable[[int], tuple[int, ...]] = functools.partial(as_it_is, None)  # see `Objective`
 
     def batch_shapes(
         self, batch: int, length: int, layout: jax.sharding.Sharding | None = None
