@@ -129,8 +129,14 @@ def _width(run):
 
 
 def activations(run: RunConfig, sizes: Sizes) -> float:
-    """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
+    """Bytes kept for the backward pass at its peak, roughly: what products read and make.
+
+    Raises:
+      UserError: for a model with an encoder, whose second stack this arithmetic does not know.
+    """
     m = run.model
+    if len(m.stacks) > 1:
+        raise UserError("plans are for models of one stack: this one has an encoder, too")
     t = _tokens(run, sizes)
     model = sizes["model"]
     width = _width(run)
