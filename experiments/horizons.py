@@ -94,9 +94,11 @@ def _hand_on(path, heir):
             if (path / name).exists():
                 shutil.copy(path / name, to / f".{name}")
                 (to / f".{name}").rename(to / name)
-        folders = [name for name in ("checkpoints", "checksums") if (path / name).exists()]
-        for name in folders:
+        parts = [name for name in ("checkpoints", "checksums") if (path / name).exists()]
+        for name in parts:
             shutil.rmtree(to / f".{name}", ignore_errors=True)
             shutil.copytree(path / name, to / f".{name}")
-        for name in folders:
+        for name in parts:  # what lies there is a save that was not finished
+            shutil.rmtree(to / name, ignore_errors=True)
+        for name in parts:
             (to / f".{name}").rename(to / name)

@@ -168,8 +168,8 @@ class Checkpoints:
         with self._named():
             found = self._restore(template)
         if self._claimed and jax.process_index() == 0 and not checksums.any_of(self._workdir):
-            for step in folders.steps_in(self._workdir):
-                checksums.write(self._workdir, step, so_far=False)  # they are believed
+            assert self.latest is not None
+            checksums.write(self._workdir, self.latest, so_far=False)  # it was read: it is believed
         return found
 
     @contextlib.contextmanager

@@ -86,8 +86,8 @@ def check_beside(workdir: pathlib.Path, step: int) -> None:
     if was and _beginning(path, was["bytes"]) != was:
         raise UserError(
             f"{path} does not begin with the {was['bytes']:,} bytes that it had when the"
-            f" checkpoint of step {step} was saved: bring it back from a copy; or, to go on with"
-            f" what is left of it, delete {_path(workdir, step).parent}"
+            f" checkpoint of step {step} was saved: bring it back from a copy, or start"
+            " over in another workdir"
         )
     rewinds = [divergence.Rewind(*pair) for pair in known.get("rewinds", [])]
     if divergence.rewinds(workdir)[: len(rewinds)] != rewinds:
