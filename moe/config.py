@@ -234,7 +234,7 @@ class ModelConfig:
             " means",
         )
         require(
-            not self.dense_activation or self.moe_layers < self.num_layers,
+            not self.dense_activation or self.dense_layers > 0,
             f"model.dense_activation={self.dense_activation!r} does nothing when every layer is"
             " MoE: use moe_every=2 or more, or leave it empty",
         )

@@ -92,6 +92,8 @@ def rules(c: ModelConfig, feed_forward: list[Rule]) -> list[Rule]:
             found.append(Rule(ours, theirs, axes, layers))
     if not c.tie_embeddings:
         found.append(Rule("head", "lm_head.weight", "VD->VD"))
+    else:
+        found.append(Rule("embed", "lm_head.weight", "VD->VD", copy=True))
     return found + feed_forward
 
 

@@ -24,7 +24,7 @@ LAYOUTS = {"dense": rules}
 
 
 def llama(f: Fields) -> ModelConfig:
-    """Llama 1 to 3, without scaled positions."""
+    """Llama 3 and what has its fields, without scaled positions."""
     f.expect("mlp_bias", False)
     return decoder.config(f, {})
 

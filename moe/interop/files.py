@@ -59,6 +59,10 @@ def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     if not (folder / INDEX).exists():
         _refuse_pickled(folder)
         return {name: tensor for name, tensor in _header(folder / SINGLE)}
+    require(
+        not (folder / SINGLE).exists(),
+        f"{folder} has both {SINGLE} and {INDEX}: nobody knows which is meant; remove one",
+    )
     index = read_json(folder / INDEX).get("weight_map")
     require(isinstance(index, dict), f"{folder / INDEX} has no weight_map")
     assert isinstance(index, dict)

@@ -26,10 +26,11 @@ def config(f: Fields) -> ModelConfig:
 def fields(c: ModelConfig) -> dict[str, Any]:
     """config.json of a model."""
     assert c.experts is not None
+    normalise = getattr(c.experts.options, "normalise_gates", None)
     return decoder.fields(c) | {
         "clip_qkv": c.attention.clip_qkv or None,
         "intermediate_size": c.experts.d_ff,
-        "norm_topk_prob": bool(getattr(c.experts.options, "normalise_gates", None)),
+        "norm_topk_prob": c.experts.k > 1 if normalise is None else normalise,
         "num_experts": c.experts.num_experts,
         "num_experts_per_tok": c.experts.k,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from moe import paths
+from moe import models, paths
 from moe.config import ModelConfig
 from moe.interop import files, rules
 from moe.interop.families import FAMILIES
@@ -46,13 +46,27 @@ def save(
     layout = layout or next(iter(made.layouts))
     one_of("layout", layout, made.layouts)
     content = _content(config, family, dtype)
+    named = paths.named(params)
+    ours = made.layouts[layout](config)
+    _check(config, ours, named)
     root = pathlib.Path(os.path.expanduser(folder))
     taken = [name for name in ("config.json", files.SINGLE, files.INDEX) if (root / name).exists()]
     require(not taken, f"{root} has {files.some(taken)} already: name another folder")
     root.mkdir(parents=True, exist_ok=True)
-    named = paths.named(params)
-    files.write(root, _tensors(made.layouts[layout](config), named, dtype), max_file_bytes)
+    files.write(root, _tensors(ours, named, dtype), max_file_bytes)
     (root / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _check(config, ours, named):
+    """Refuses parameters that are not the model's, and rules that leave some out."""
+    shapes = {path: x.shape for path, x in paths.named(models.parameter_shapes(config)).items()}
+    found = {path: x.shape for path, x in named.items()}
+    wrong = sorted(
+        path for path in shapes.keys() | found.keys() if shapes.get(path) != found.get(path)
+    )
+    require(not wrong, f"the parameters are not those of the config: {files.some(wrong)} differ")
+    left = sorted(set(shapes) - {rule.ours for rule in ours})
+    require(not left, f"this family's files have no place for {files.some(left)}")
 
 
 def _content(config, family, dtype):
@@ -108,5 +122,5 @@ def _tensors(made, named, dtype) -> Iterator[tuple[str, np.ndarray]]:
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     for name, readers in rules.by_tensor(rule for rule in made if not rule.copy).items():
         in_order = sorted(readers, key=lambda reader: reader.rule.part)
-        parts = [np.asarray(named[reader.rule.ours][reader.at]) for reader in in_order]
+        parts = [np.asarray(named[reader.rule.ours])[reader.at] for reader in in_order]
         yield name, readers[0].rule.write(parts).astype(kind)

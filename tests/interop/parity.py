@@ -36,7 +36,7 @@ def main() -> None:
         for name, config in make_goldens.configs().items():
             model = make_goldens.drawn(config)
             differences = compared(pathlib.Path(root) / name, model)
-            worst = max(worst, *differences)
+            worst = float(np.max([worst, *differences]))  # NaN stays
             rows.append([name, config.model_type, *(f"{x:.1e}" for x in differences)])
     columns = ["model", "family", "ours of theirs", "theirs of ours"]
     print(markdown.table(columns, rows))

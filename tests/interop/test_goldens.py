@@ -210,6 +210,7 @@ def test_pickles_are_refused_with_the_command_that_converts(copy):
 
 @pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd", "a/b.safetensors"])
 def test_an_index_stays_in_its_folder(copy, name):
+    (copy / files.SINGLE).rename(copy / "other.safetensors")
     (copy / files.INDEX).write_text(json.dumps({"weight_map": {EXPERT: name}}))
     with pytest.raises(ValueError, match="not a file of its own folder"):
         interop.load(copy)
@@ -217,7 +218,11 @@ def test_an_index_stays_in_its_folder(copy, name):
 
 def test_an_index_is_that_of_its_files(copy):
     tensors = st.load_file(copy / files.SINGLE)
-    index = dict.fromkeys(tensors, files.SINGLE)
+    (copy / files.INDEX).write_text("{}")
+    with pytest.raises(ValueError, match="has both"):
+        interop.load(copy)
+    (copy / files.SINGLE).rename(copy / "other.safetensors")
+    index = dict.fromkeys(tensors, "other.safetensors")
     index["model.ghost"] = index.pop(EXPERT)
     (copy / files.INDEX).write_text(json.dumps({"weight_map": index}))
     with pytest.raises(ValueError, match="promises model.ghost"):
