@@ -83,7 +83,7 @@ def _step(path):
 def _hand_on(path, heir):
     """Copies what a run has, unless another process trains there; its checkpoints appear at once.
 
-    Killed before, it is done again; killed between checkpoints and seals, all are believed.
+    Killed before, it is done again; killed between checkpoints and seals, the last one is believed.
     """
     to = heir.path
     with files.lock(to / "lock") as free:

@@ -66,3 +66,10 @@ def frozen(tree: Any, patterns: tuple[str, ...]) -> Any:
         return jax.lax.stop_gradient(leaf) if matches(patterns, name(path)) else leaf
 
     return jax.tree_util.tree_map_with_path(stop, tree)
+
+
+def pruned(tree: Any) -> Any:
+    """The tree without the branches of its dictionaries that hold nothing."""
+    if not isinstance(tree, dict):
+        return tree
+    return {name: pruned(part) for name, part in tree.items() if jax.tree.leaves(part)}

@@ -5,7 +5,7 @@ from typing import Any
 from moe.attention_config import AttentionConfig
 from moe.config import ModelConfig, MoEConfig
 from moe.interop.family import Fields
-from moe.interop.rules import Rule
+from moe.interop.rules import Rule, feed_forward
 from moe.routing import top_k
 
 LAYER = "model.layers.{layer}."
@@ -69,7 +69,7 @@ def fields(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def rules(c: ModelConfig, feed_forward: list[Rule]) -> list[Rule]:
+def rules(c: ModelConfig, own_feed_forward: list[Rule]) -> list[Rule]:
     """All of a decoder with these feed-forwards in every layer."""
     layers = range(c.num_layers)
     own = "block/layer_0/"
@@ -94,7 +94,7 @@ def rules(c: ModelConfig, feed_forward: list[Rule]) -> list[Rule]:
         found.append(Rule("head", "lm_head.weight", "VD->VD"))
     else:
         found.append(Rule("embed", "lm_head.weight", "VD->VD", copy=True))
-    return found + feed_forward
+    return found + own_feed_forward
 
 
 def per_expert(c: ModelConfig, router: str, names: dict[str, str]) -> list[Rule]:
@@ -107,12 +107,11 @@ def per_expert(c: ModelConfig, router: str, names: dict[str, str]) -> list[Rule]
     """
     assert c.experts is not None
     layers, E = range(c.num_layers), c.experts.num_experts
-    found = [Rule("block/layer_0/moe/router", LAYER + router, "ED->DE", layers)]
-    for ours, theirs in names.items():
-        axes = "DF->FD" if ours == "w_out" else "FD->DF"
-        path = f"block/layer_0/moe/experts/{ours}"
-        found.append(Rule(path, LAYER + theirs, axes, layers, E))
-    return found
+    theirs = {ours: LAYER + name for ours, name in names.items()}
+    return [
+        Rule("block/layer_0/moe/router", LAYER + router, "ED->DE", layers),
+        *feed_forward("block/layer_0/moe/experts", theirs, layers, E),
+    ]
 
 
 def fused(c: ModelConfig) -> list[Rule]:

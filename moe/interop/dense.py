@@ -5,19 +5,15 @@ from typing import Any
 from moe.config import ModelConfig
 from moe.interop import decoder
 from moe.interop.family import Family, Fields
-from moe.interop.rules import Rule
+from moe.interop.rules import Rule, feed_forward
 
 NAMES = {"w_gate": "gate", "w_in": "up", "w_out": "down"}
 
 
 def rules(c: ModelConfig) -> list[Rule]:
     """Three matrices a layer."""
-    found = []
-    for ours, theirs in NAMES.items():
-        axes = "DF->FD" if ours == "w_out" else "FD->DF"
-        name = f"{decoder.LAYER}mlp.{theirs}_proj.weight"
-        found.append(Rule(f"block/layer_0/ffn/{ours}", name, axes, range(c.num_layers)))
-    return decoder.rules(c, found)
+    names = {ours: f"{decoder.LAYER}mlp.{theirs}_proj.weight" for ours, theirs in NAMES.items()}
+    return decoder.rules(c, feed_forward("block/layer_0/ffn", names, range(c.num_layers)))
 
 
 LAYOUTS = {"dense": rules}

@@ -8,7 +8,7 @@ that it keeps in one tensor: "E(PF)D->EDF".
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +81,23 @@ class Rule(NamedTuple):
     def _sizes(self, shape):
         own = shape[len(self.stacked) :]
         return dict(zip(self._ours(), own, strict=True)) | {PARTS: self.parts}
+
+
+def feed_forward(
+    ours: str, names: Mapping[str, str], layers: Sequence[int], experts: int | None = None
+) -> list[Rule]:
+    """The matrices of dense feed-forwards or of experts, which files hold turned.
+
+    Args:
+      ours: what all paths begin with.
+      names: of `ffn.Weights` -> the tensor.
+      layers, experts: as of `Rule`.
+    """
+    axes = {"w_in": "FD->DF", "w_gate": "FD->DF", "w_out": "DF->FD"}
+    return [
+        Rule(f"{ours}/{name}", theirs, axes[name], layers, experts)
+        for name, theirs in names.items()
+    ]
 
 
 class Reader(NamedTuple):

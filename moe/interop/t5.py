@@ -11,7 +11,7 @@ from typing import Any
 from moe.attention_config import AttentionConfig
 from moe.config import MoEConfig
 from moe.interop.family import MISSING, Family, Fields
-from moe.interop.rules import Rule
+from moe.interop.rules import Rule, feed_forward
 from moe.models.encoder_decoder import EncoderDecoderConfig
 from moe.schema import require
 
@@ -134,23 +134,16 @@ def _feed_forward(c, own, theirs, dense, layers, is_moe):
     if is_moe:
         E = c.experts.num_experts
         one = theirs + "mlp.experts.expert_{expert}."
+        tensors = {"w_in": f"{one}wi.weight", "w_out": f"{one}wo.weight"}
         return [
             Rule(f"{own}moe/router", f"{theirs}mlp.router.classifier.weight", "ED->DE", layers),
-            Rule(f"{own}moe/experts/w_in", f"{one}wi.weight", "FD->DF", layers, E),
-            Rule(f"{own}moe/experts/w_out", f"{one}wo.weight", "DF->FD", layers, E),
+            *feed_forward(f"{own}moe/experts", tensors, layers, E),
         ]
     names = {"w_in": "wi", "w_out": "wo"}
     if c.activation != "relu":
         names = {"w_gate": "wi_0", "w_in": "wi_1", "w_out": "wo"}
-    return [
-        Rule(
-            f"{own}ffn/{ours}",
-            f"{theirs}{dense}.{name}.weight",
-            "DF->FD" if ours == "w_out" else "FD->DF",
-            layers,
-        )
-        for ours, name in names.items()
-    ]
+    tensors = {ours: f"{theirs}{dense}.{name}.weight" for ours, name in names.items()}
+    return feed_forward(f"{own}ffn", tensors, layers)
 
 
 def _stack(c, name, dense):

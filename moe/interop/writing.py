@@ -83,13 +83,13 @@ def _content(config, family, dtype):
         f" {'some' if has else 'none'}: name another of {', '.join(FAMILIES)}",
     )
     content = made.fields(config) | {"architectures": [made.architecture], "model_type": family}
+    ours = _computed(config)
     again = read_config(content, made, "config.json")
     for name, value in _computed(again).items():
-        ours = _computed(config)[name]
         require(
-            ours == value,
-            f"family={family!r} has no {name}={ours!r}, only {value!r}: its config.json cannot"
-            " say it",
+            ours[name] == value,
+            f"family={family!r} has no {name}={ours[name]!r}, only {value!r}: its config.json"
+            " cannot say it",
         )
     return content | {"dtype": dtype}
 

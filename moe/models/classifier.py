@@ -15,7 +15,7 @@ from moe import ranges
 from moe.config import ModelConfig
 from moe.execution import Execution
 from moe.layers import attention, weights
-from moe.models import contract, decoder
+from moe.models import contract, decoder, ideal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +72,4 @@ def build(config: ClassifierConfig, execution: Execution) -> contract.Model:
 def ideal_flops(config: ClassifierConfig, length: int) -> dict[str, float]:
     """As of the decoder, but for the head, which is applied once a row."""
     head = 3.0 * 2 * config.d_model * config.num_classes / length
-    return decoder.ideal_flops(config, length) | {"head": head}
+    return ideal.flops(config, length) | {"head": head}

@@ -26,7 +26,7 @@ from moe.layers import (
     rotary,
     weights,
 )
-from moe.models import contract, scanning
+from moe.models import contract, ideal, scanning
 
 MASKED = -1  # the id that stands for a masked token
 
@@ -71,6 +71,15 @@ class Trunk(nn.Module):
             x_BTD += ngrams.embed(self, c.ngram_rows, D, info)
         # Scaled before it is cast: in bfloat16 sqrt(D) would be rounded, too.
         return (x_BTD * (D**0.5 if c.scale_embedding else 1.0)).astype(c.dtype)
+
+    def head_weight(self, embed_VD: jax.Array) -> jax.Array:
+        """w_VD of the last product: the table of embeddings, or weights of its own."""
+        c = self.config
+        D = c.d_model
+        if c.tie_embeddings:
+            return embed_VD.astype(c.dtype)
+        shape = (c.vocab_size, D)
+        return weights.weight(self, "head", "VD", shape, fan_in=D, scale=1.0, dtype=c.dtype)
 
     def layers(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
         """All layers: the dense ones that come first, then blocks."""
@@ -128,19 +137,12 @@ class Decoder(Trunk):
         domain_BT: jax.Array | None = None,
         kv_cache: attention.KVCache | None = None,
     ) -> jax.Array | embedding.Head:
-        c = self.config
-        V = c.vocab_size
-        D = c.d_model
         info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT, kv_cache)
         x_BTD, embed_VD = self.embed(info)
         x_BTD = self.layers(x_BTD, info, train)
         with jax.named_scope("head"):
-            x_BTD = norm(c, "norm")(x_BTD)
-            w_VD = embed_VD.astype(c.dtype)
-            if not c.tie_embeddings:
-                w_VD = weights.weight(
-                    self, "head", "VD", (V, D), fan_in=D, scale=1.0, dtype=c.dtype
-                )
+            x_BTD = norm(self.config, "norm")(x_BTD)
+            w_VD = self.head_weight(embed_VD)
         head = embedding.Head(x_BTD, w_VD)
         return head.logits() if self.multiplied else head
 
@@ -224,53 +226,9 @@ def build(config: ModelConfig, execution: Execution) -> contract.Model:
     return contract.of_network(
         config,
         Decoder(config, execution, multiplied=False),
-        functools.partial(ideal_flops, config),
+        functools.partial(ideal.flops, config),
         contract.Decoding(scanning.unstacked, functools.partial(decode, config, execution)),
     )
-
-
-def ideal_flops(config: ModelConfig, length: int) -> dict[str, float]:
-    """Ideal FLOPs per token of a training step by part, in closed form (3 x forward).
-
-    Args:
-      config: of the model.
-      length: T, over which causal attention averages.
-
-    Routed experts are as many as a token meets on average, or at most
-    (`Router.experts_per_token`): K for most. What a capacity factor below 1 drops is not taken off:
-    then fewer may be executed.
-    """
-    D = config.d_model
-    forward = {
-        "attention": config.num_layers * _attention_flops(config, length),
-        "dense_ffn": (config.num_layers - config.moe_layers) * _dense_flops(config),
-        "head": 2 * D * config.vocab_size,
-    }
-    if config.experts:
-        matrices = ffn.num_matrices(config.activation)
-        met = config.experts.routing.experts_per_token(config.experts)
-        one = 2 * matrices * D * config.experts.d_ff
-        forward["experts"] = config.moe_layers * (met + config.experts.shared_experts) * one
-    return {part: 3.0 * flops for part, flops in forward.items()}
-
-
-def _attention_flops(config, length):
-    attended = config.num_heads * config.d_head
-    keys = config.kv_heads * config.d_head
-    return 4 * config.d_model * (attended + keys) + 4 * attended * _met(config, length)
-
-
-def _met(config, length):
-    """The mean number of positions that a token attends to."""
-    if not config.causal:
-        return length
-    window = min(config.attention.window or length, length)
-    return window - window * (window - 1) / (2 * length)
-
-
-def _dense_flops(config):
-    matrices = ffn.num_matrices(config.dense_activation or config.activation)
-    return 2 * matrices * config.d_model * config.d_ff
 
 
 def decode(

@@ -23,8 +23,8 @@ from moe.attention_config import AttentionConfig
 from moe.batch import Inputs
 from moe.config import ModelConfig
 from moe.execution import Execution
-from moe.layers import attention, embedding, relative, weights
-from moe.models import contract, decoder
+from moe.layers import attention, embedding, relative
+from moe.models import contract, decoder, ideal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +128,10 @@ class EncoderDecoder(decoder.Trunk):
         x_BUD = Stack(stacks["encoder"], self.execution, name="encoder")(x_BUD, read, train)
         info = info._replace(context=attention.Context(x_BUD, read))
         x_BTD = Stack(stacks["decoder"], self.execution, name="decoder")(x_BTD, info, train)
-        return self.head(x_BTD, embed_VD)
-
-    def head(self, x_BTD: jax.Array, embed_VD: jax.Array) -> embedding.Head:
-        """What logits are the product of."""
-        c = self.config
-        shape = (c.vocab_size, c.d_model)
         with jax.named_scope("head"):
-            w_VD = embed_VD.astype(c.dtype)
-            if not c.tie_embeddings:
-                w_VD = weights.weight(
-                    self, "head", "VD", shape, fan_in=c.d_model, scale=1.0, dtype=c.dtype
-                )
-            return embedding.Head(x_BTD * c.d_model**-0.5 if c.scale_head else x_BTD, w_VD)
+            if c.scale_head:
+                x_BTD = x_BTD * c.d_model**-0.5
+            return embedding.Head(x_BTD, self.head_weight(embed_VD))
 
 
 @functools.cache
@@ -160,8 +151,8 @@ def ideal_flops(config: EncoderDecoderConfig, length: int, read: int) -> dict[st
       read: U, of the encoder.
     """
     stacks = config.stacks
-    found = decoder.ideal_flops(stacks["decoder"], length)
-    encoder = decoder.ideal_flops(stacks["encoder"], read)
+    found = ideal.flops(stacks["decoder"], length)
+    encoder = ideal.flops(stacks["encoder"], read)
     for part, value in encoder.items():
         if part != "head":
             found[part] += value * read / length

@@ -228,7 +228,7 @@ class Checkpoints:
         context = orbax.Context()
         context.pytree.loading.partial_load = True
         with context:
-            parts = _pruned(jax.tree_util.tree_map_with_path(template, saved))
+            parts = paths.pruned(jax.tree_util.tree_map_with_path(template, saved))
             loaded = paths.named(orbax.load(self._folder, parts))
         return {legacy.saved_path(path): x for path, x in loaded.items()}
 
@@ -285,13 +285,6 @@ def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
                     if again.latest == number:
                         raise
     raise UserError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")
-
-
-def _pruned(tree):
-    """The tree without the branches of its dictionaries that hold nothing."""
-    if not isinstance(tree, dict):
-        return tree
-    return {name: _pruned(part) for name, part in tree.items() if jax.tree.leaves(part)}
 
 
 def _shapes(arrays):

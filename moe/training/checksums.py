@@ -33,7 +33,8 @@ def write(workdir: pathlib.Path, step: int, so_far: bool = True) -> None:
     size = 0
     if lines.exists():
         sealed.flush(lines)
-        size = lines.stat().st_size if so_far else len(metrics.up_to(lines, step))
+        content = lines.read_bytes()
+        size = len(content if so_far else metrics.up_to(lines, content, step))
     files = sealed.contents(_folder(workdir, step), flushed=True)
     sealed.flush(_folder(workdir, step).parent)
     found = {

@@ -100,13 +100,13 @@ def _memory(devices):
     if devices[0].platform != "cpu":
         return math.inf, "it"  # its allocator does not say, and refuses by itself
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    given = (int(path.read_text()) for path in CONTAINER if path.exists() and _number(path))
-    return min(host, *given, host) / len(devices), "its share of the host"
+    return min((host, *_given())) / len(devices), "its share of the host"
 
 
-def _number(path):
-    """Does it say one? It may say "max"."""
-    return path.read_text().strip().isdecimal()
+def _given():
+    """What a container may use, where it says a number and not "max"."""
+    said = [path.read_text().strip() for path in CONTAINER if path.exists()]
+    return [int(text) for text in said if text.isdecimal()]
 
 
 def _tokens(run, sizes):

@@ -28,7 +28,7 @@ class Writer:
         if not self._leads:
             return
         before = path.read_bytes() if path.exists() else b""
-        kept = up_to(path, first_step) if before and first_step else b""
+        kept = up_to(path, before, first_step) if first_step else b""
         if kept != before:
             sealed.write(path, kept.decode())
         self._file = path.open("a")
@@ -58,10 +58,14 @@ class Writer:
             self._file.close()
 
 
-def up_to(path: pathlib.Path, step: int) -> bytes:
-    """The lines of a file of records up to a step, as they are."""
+def up_to(path: pathlib.Path, content: bytes, step: int) -> bytes:
+    """The lines of a file's content up to a step, as they are.
+
+    Raises:
+      UserError: for a line that is no record of a step.
+    """
     kept = []
-    for line, record in zip(path.read_bytes().splitlines(), read(path), strict=False):
+    for line, record in zip(content.splitlines(), _records(path, content), strict=False):
         if not isinstance(record.get("step"), int):
             raise UserError(f"{path} has a line without a step: {line[:80]!r}")
         if record["step"] <= step:
@@ -71,7 +75,11 @@ def up_to(path: pathlib.Path, step: int) -> bytes:
 
 def read(path: pathlib.Path | str) -> list[dict]:
     """The records of a file of JSON lines; a last one that a crash has cut off is left out."""
-    lines = pathlib.Path(path).read_bytes().splitlines()
+    return _records(path, pathlib.Path(path).read_bytes())
+
+
+def _records(path, content):
+    lines = content.splitlines()
     records = []
     for number, line in enumerate(lines):
         try:

@@ -16,10 +16,9 @@ import numpy as np
 import transformers
 
 from experiments import command
-from moe import interop, models, schema
+from moe import interop, schema
 from moe.analysis import markdown
-from moe.batch import Batch, Inputs
-from tests.interop import make_goldens
+from tests.interop import make_goldens, published
 
 LIMIT = 1e-4  # of the largest difference of logits, float32
 
@@ -51,37 +50,11 @@ def compared(root: pathlib.Path, model: transformers.PreTrainedModel) -> tuple[f
     want, given = make_goldens.computed(model)
     model.save_pretrained(root / "theirs")
     config, params = interop.load(root / "theirs")
-    ours = np.abs(logits(config, params, given) - want).max()
+    ours = np.abs(published.logits(config, params, given) - want).max()
     interop.save(root / "ours", config, params, model.config.model_type)
     again = type(model).from_pretrained(root / "ours", attn_implementation="eager").eval()
     theirs = np.abs(make_goldens.computed(again)[0] - want).max()
     return float(ours), float(theirs)
-
-
-def logits(config: object, params: dict, given: dict[str, np.ndarray]) -> np.ndarray:
-    """[B, T, V] of rows that are one document each.
-
-    Args:
-      config, params: of `interop.load`.
-      given: `input_ids`, and `decoder_input_ids` of a model with an encoder.
-    """
-    inputs = placed(given["input_ids"])
-    batch = Batch(inputs[0], *inputs)
-    if "decoder_input_ids" in given:
-        own = placed(given["decoder_input_ids"])
-        batch = Batch(own[0], *own, encoder=Inputs(*inputs))
-    model = models.build(config)
-
-    def forward(params: dict, batch: Batch) -> jax.Array:
-        return model.apply(params, {}, batch, key=jax.random.key(0), train=False).logits
-
-    return np.asarray(jax.jit(forward)(params, batch))
-
-
-def placed(ids_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """With segments and positions."""
-    position_BT = np.broadcast_to(np.arange(ids_BT.shape[1]), ids_BT.shape)
-    return ids_BT, np.ones_like(ids_BT), position_BT
 
 
 if __name__ == "__main__":

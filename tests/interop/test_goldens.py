@@ -13,9 +13,9 @@ import pytest
 from safetensors import numpy as st
 
 from moe import interop, models
-from moe.batch import Batch, Inputs
 from moe.interop import files
 from tests import tiny
+from tests.interop import published
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 NAMES = sorted(path.name for path in GOLDENS.iterdir())
@@ -31,29 +31,12 @@ def family_of(name):
     return json.loads((GOLDENS / name / "config.json").read_text())["model_type"]
 
 
-def logits(config, params, expected):
-    """Each row is one document."""
-    inputs = placed(expected["input_ids"])
-    batch = Batch(inputs[0], *inputs)
-    if "decoder_input_ids" in expected:
-        own = placed(expected["decoder_input_ids"])
-        batch = Batch(own[0], *own, encoder=Inputs(*inputs))
-    model = models.build(config)
-    apply = functools.partial(model.apply, key=jax.random.key(0), train=False)
-    return jax.jit(lambda p, given: apply(p, {}, given).logits)(params, batch)
-
-
-def placed(ids_BT):
-    """With segments and positions."""
-    return ids_BT, np.ones_like(ids_BT), np.broadcast_to(np.arange(ids_BT.shape[1]), ids_BT.shape)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_transformers(name):
     config, params = loaded(name)
     expected = st.load_file(GOLDENS / name / "expected.safetensors")
     assert expected["logits"].std() > 0.25
-    got = logits(config, params, expected)
+    got = published.logits(config, params, expected)
     np.testing.assert_allclose(got, expected["logits"], rtol=0, atol=CLOSE)
 
 
@@ -252,7 +235,7 @@ def test_the_golden_of_switch_drops_tokens():
     config, params = loaded("switch_drops")
     expected = st.load_file(GOLDENS / "switch_drops" / "expected.safetensors")
     roomy = dataclasses.replace(config, experts=config.experts.derived(expert_capacity=20))
-    difference = np.abs(logits(roomy, params, expected) - expected["logits"]).max()
+    difference = np.abs(published.logits(roomy, params, expected) - expected["logits"]).max()
     assert difference > 0.05
 
 

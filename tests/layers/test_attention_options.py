@@ -11,7 +11,7 @@ import pytest
 from moe import counting
 from moe.attention_config import AttentionConfig
 from moe.layers import attention, dot_product, relative
-from moe.models import decoder
+from moe.models import ideal
 from tests import tiny
 
 B, T, N, K, H, D = 8, 12, 4, 2, 6, 10
@@ -160,11 +160,11 @@ def test_blocks_leave_out_what_no_window_sees():
 
 def test_ideal_flops_of_a_window_are_those_of_the_pairs_that_are_seen():
     config = tiny.model(attention=AttentionConfig(window=3))
-    everything = decoder.ideal_flops(tiny.model(), 10)["attention"]
+    everything = ideal.flops(tiny.model(), 10)["attention"]
     pairs = sum(min(t + 1, 3) for t in range(10)) / 10
     per_pair = 3 * 4 * config.num_heads * config.d_head * config.num_layers
     lost = (sum(t + 1 for t in range(10)) / 10 - pairs) * per_pair
-    assert everything - decoder.ideal_flops(config, 10)["attention"] == pytest.approx(lost)
+    assert everything - ideal.flops(config, 10)["attention"] == pytest.approx(lost)
 
 
 # T5's `_relative_position_bucket(bidirectional=True, num_buckets=32, max_distance=128)` of
