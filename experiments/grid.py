@@ -7,7 +7,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from experiments import horizons, study
+from experiments import horizons, records, study
 from moe import schema, sealed
 from moe.errors import NotFiniteError
 from moe.training.config import RunConfig
@@ -20,7 +20,7 @@ COLUMNS = (
 )
 
 
-def runs(config: ConfigDict, part: ConfigDict) -> study.Runs:
+def runs(config: ConfigDict, part: ConfigDict) -> records.Runs:
     """The runs of a part, the shortest first; FLOPs are counted later and not matched."""
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     *shorter, longest = (round(share * base.train.steps) for share in part.shares)
@@ -53,7 +53,7 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
     for name, of_part in parts.items():
         try:
             seeds = study.seeds_of(config.parts[name])
-            study.run(of_part, root / name, seeds, config.jobs, timed=False)
+            study.run(of_part, root / name, seeds, config.jobs, timed=False, documents=False)
         except NotFiniteError as error:
             diverged.append(str(error))
     study.time_steps({n: r for runs in parts.values() for n, r in runs.items()}, root, config.jobs)
@@ -66,8 +66,9 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
 
 def _rows(name, of_part, config, root):
     """Of every finished run of a part."""
-    records = study.collect(of_part, root / name, study.seeds_of(config.parts[name]), root)
-    return [row(name, of_part[record["variant"]], record) for record in records]
+    seeds = study.seeds_of(config.parts[name])
+    found = records.collect(of_part, root / name, seeds, root, documents=False)
+    return [row(name, of_part[record["variant"]], record) for record in found]
 
 
 def row(part: str, run: RunConfig, record: dict) -> dict:

@@ -86,8 +86,8 @@ def _hand_on(path, heir):
     Killed before, it is done again; killed between checkpoints and seals, the last one is believed.
     """
     to = heir.path
-    with files.lock(to / "lock") as free:
-        if not free or _began(to):
+    with files.lock(to / "lock") as free, files.lock(to / "train.lock") as idle:
+        if not (free and idle) or _began(to):
             return
         loop.claim_workdir(heir.run, to)
         for name in ("data.json", "metrics.jsonl", "rewinds.json"):

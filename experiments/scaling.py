@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, horizons, study
+from experiments.records import Runs
 from moe import flops, schema
 from moe.analysis import plots, scaling
 from moe.config import ModelConfig
@@ -23,7 +24,7 @@ from moe.training.config import RunConfig
 VARIANT = {"experts", "flops", "learning_rate", "model", "parameters_of"}  # what one may have
 
 
-def variants(config: ConfigDict) -> study.Runs:
+def variants(config: ConfigDict) -> Runs:
     """The runs of the study: shorter ones first, then by E.
 
     A variant is the base with other fields of `model`, and with at most one of

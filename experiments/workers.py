@@ -10,7 +10,7 @@ from multiprocessing import connection
 from typing import Any
 
 from moe.errors import UserError
-from moe.training import signals
+from moe.training import processes, signals
 
 GRACE = 30.0  # seconds that a step and a save may take
 
@@ -27,11 +27,11 @@ def run(target: Callable[..., None], number: int, jobs: int, *args: Any) -> None
     if jobs == 1:
         return target(0, *args)
     context = multiprocessing.get_context("spawn")
-    processes = [
+    started = [
         context.Process(target=_pinned, args=(target, i, jobs, *args)) for i in range(number)
     ]
-    asked = _wait_for(processes)
-    failed = [p.exitcode for p in processes if p.exitcode]
+    asked = _wait_for(started)
+    failed = [p.exitcode for p in started if p.exitcode]
     if asked or set(failed) == {signals.RESUMABLE}:
         raise signals.Stopped()
     if failed:
@@ -41,16 +41,16 @@ def run(target: Callable[..., None], number: int, jobs: int, *args: Any) -> None
         )
 
 
-def _wait_for(processes):
+def _wait_for(started):
     """Starts them and waits for their ends. Was this process asked to end, and so were they?"""
     with signals.asked() as stop:
-        for process in processes:
+        for process in started:
             process.start()
-        while running := [process.sentinel for process in processes if process.is_alive()]:
+        while running := [process.sentinel for process in started if process.is_alive()]:
             connection.wait(running, timeout=1)
             if stop(0):
                 break
-        for process in processes:
+        for process in started:
             if process.is_alive():
                 process.terminate()
             process.join()
@@ -67,6 +67,7 @@ def _end_with_parent():
 
 
 def _pinned(target, index, jobs, *args):
+    os.environ[processes.JOBS] = str(jobs)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

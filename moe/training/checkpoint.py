@@ -48,7 +48,7 @@ class Checkpoints:
           UserError: if none of them is, in every process.
         """
         if self._checked is None:
-            self._checked = processes.first_says(self._last_sound)
+            self._checked = int(processes.first_says(self._last_sound))
         if self._checked == ALL_DAMAGED:
             raise UserError(
                 f"no checkpoint in {self._root} is what was saved, or none is left: bring one back"

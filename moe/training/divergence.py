@@ -126,6 +126,17 @@ def rewinds(workdir: pathlib.Path) -> list[Rewind]:
     return [Rewind(*pair) for pair in sealed.read_json(path(workdir), "rewinds")["rewinds"]]
 
 
+def agreed(workdir: pathlib.Path) -> list[Rewind]:
+    """The same in all processes: what the first reads, as another's disk may be late."""
+
+    def padded():  # a rewind by nothing leaves out nothing
+        known = rewinds(workdir)
+        return np.array(known + [Rewind(0, 0)] * (MOST - len(known)), np.int32)
+
+    said = processes.first_says(padded, (MOST, 2))
+    return [Rewind(*pair) for pair in said.tolist() if any(pair)]
+
+
 def counts(workdir: pathlib.Path) -> dict[str, int]:
     """How often a run went back and how many steps it skipped; nothing if it never did."""
     lines = metrics.read(workdir / "metrics.jsonl")
@@ -140,10 +151,9 @@ def rewind(workdir: pathlib.Path, start: int, error: Diverged) -> None:
     Raises:
       Diverged: if it has done so often enough.
     """
-    known = rewinds(workdir)
+    known = agreed(workdir)
     if len(known) == MOST:
         raise Diverged(error.step, f"after {MOST} rewinds, {error}") from error
-    processes.barrier("rewinds were read")
     if jax.process_index() == 0:
         sealed.write_json(path(workdir), {"rewinds": [*known, (start, error.step)]})
     processes.barrier("the rewind was written")

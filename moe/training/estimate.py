@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from moe import hlo, models, paths, sharding
 from moe.errors import UserError
 from moe.layers import dot_product
-from moe.training import step
+from moe.training import processes, step
 from moe.training.config import RunConfig
 
 Sizes = Mapping[str, int]  # of the mesh: axis -> devices along it
@@ -100,7 +100,8 @@ def _memory(devices):
     if devices[0].platform != "cpu":
         return math.inf, "it"  # its allocator does not say, and refuses by itself
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min((host, *_given())) / len(devices), "its share of the host"
+    number = len(devices) * processes.on_this_host()
+    return min((host, *_given())) / number, "its share of the host"
 
 
 def _given():

@@ -79,6 +79,14 @@ def check_or_write(path: pathlib.Path, content: dict, owner: str, read: Callable
     require_same(path, wanted, owner, read)
 
 
+def remove(*paths: pathlib.Path) -> None:
+    """Removes files, if they are there; of several processes the first does, and all wait."""
+    if jax.process_index() == 0:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    processes.barrier(f"{paths} were removed")
+
+
 def require_same(path: pathlib.Path, wanted: dict, owner: str, read: Callable = dict) -> None:
     """Makes sure that a JSON file, if it is there, says what is wanted; see `check_or_write`."""
     said = json.loads(json.dumps(read(sealed.read_json(path)))) if path.exists() else wanted

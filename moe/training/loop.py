@@ -145,7 +145,8 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None =
 
     Neither where the data lies (data.json says what it is) nor the mesh or how layers are scanned,
     on which no result depends (but for a buffer that is too small), is part of what a run is: it
-    may go on elsewhere.
+    may go on elsewhere. Nor is what it does when it diverges: it may go on and skip. A workdir
+    without checkpoint or result is nobody's.
 
     Raises:
       UserError: if it is another's, or has checkpoints and does not say whose.
@@ -158,23 +159,27 @@ def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None =
             f"{workdir} has checkpoints or a result but no {name}, so nobody knows what they are"
             f" of: {sealed.MEND}",
         )
-    files.check_or_write(workdir / "config.json", _fingerprint(run), "config", _fingerprint_of_file)
+    if not (saved or ended):
+        files.remove(workdir / "config.json", workdir / "data.json")
+    files.check_or_write(workdir / "config.json", fingerprint(run), "config", fingerprint_of_file)
     if data is not None:
         hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
         files.check_or_write(workdir / "data.json", identity(data), "data" + hint)
 
 
-def _fingerprint(run):
+def fingerprint(run: RunConfig) -> dict:
+    """What decides a run's result, as config.json holds it."""
     what = schema.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
     del what["mesh"]
     what["model"].pop("scan_unroll", None)  # a choice of speed
+    del what["train"]["on_divergence"]  # the result counts what it did
     return what
 
 
-def _fingerprint_of_file(content):
-    """Fields that came later have their defaults, which do what was done before."""
+def fingerprint_of_file(content: dict) -> dict:
+    """That of a config.json; fields that came later have their defaults, which change nothing."""
     content = legacy.run_config(content)
-    return _fingerprint(schema.from_config_dict(RunConfig, content))
+    return fingerprint(schema.from_config_dict(RunConfig, content))
 
 
 def mesh_of(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -223,7 +228,7 @@ def _go_on(run, workdir, data, name, line, stop, checkpoints):
         checkpoints.save(0, state, 0.0)  # the other run may be further when this one starts again
     train_step = compiled(run, state, data)
     path = workdir / "metrics.jsonl"
-    known = divergence.rewinds(workdir)
+    known = divergence.agreed(workdir)
     with contextlib.closing(metrics.Writer(path, int(state.step))) as writer:
         clock = observing.Clock(seconds)
         watch = observing.Watch(run, data, name, writer, clock, int(state.step))

@@ -61,7 +61,9 @@ class Watch:
         }
         self._writer = writer
         self._late: tuple[int, dict] | None = None  # a step that was not looked at yet
-        self._skipped = processes.first_says(lambda: divergence.last_in_a_row(writer.read(), first))
+        self._skipped = int(
+            processes.first_says(lambda: divergence.last_in_a_row(writer.read(), first))
+        )
 
     def flush(self) -> None:
         """Makes sure that the last step did not diverge, and writes its record."""

@@ -4,8 +4,13 @@ What fails in one of them ends it at once (`experiments.command`). The others ca
 it, and JAX aborts them when nothing has been heard of it for `SILENCE` seconds.
 """
 
+import functools
 import itertools
+import os
+import platform
+import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from moe.errors import UserError
 
+JOBS = "MOE_JOBS"  # the environment variable in which a study tells a job how many there are
 SILENCE = 30  # seconds without a word after which a process is taken for dead
 
 
@@ -71,12 +77,21 @@ def all_gather(says: bool) -> list[bool]:
     return multihost_utils.process_allgather(np.array(says)).tolist()
 
 
-def first_says(number: Callable[[], int]) -> int:
-    """What the first process finds; the others do not look."""
+def first_says(find: Callable[[], Any], shape: tuple[int, ...] = ()) -> np.ndarray:
+    """The integers that the first process finds, in this shape; the others do not look."""
     if jax.process_count() == 1:
-        return number()
-    said = number() if jax.process_index() == 0 else 0
-    return int(multihost_utils.broadcast_one_to_all(np.int32(said)))
+        return np.asarray(find())
+    said = find() if jax.process_index() == 0 else np.zeros(shape)
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(said, np.int32)))
+
+
+@functools.cache
+def on_this_host() -> int:
+    """How many processes share this host's memory: those that train together, or a study's jobs."""
+    if jax.process_count() == 1:
+        return int(os.environ.get(JOBS, "1"))
+    mine = np.array([zlib.crc32(platform.node().encode())])
+    return int((multihost_utils.process_allgather(mine) == mine).sum())
 
 
 def barrier(name: str) -> None:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from configs import laws as config_file
-from experiments import grid, study
+from experiments import grid, records
 from moe import flops
 from moe.analysis import cells, fitting
 from moe.analysis.laws import LAWS
@@ -30,7 +30,7 @@ def invented() -> list[dict]:
             again = tokens / (run.train.unique_tokens or tokens)
             experts = run.model.experts
             found = {
-                "part": part, "cell": study.variant_of(name), "seed": seed,
+                "part": part, "cell": records.variant_of(name), "seed": seed,
                 "steps": run.train.steps, "d_model": run.model.d_model,
                 "experts": experts.num_experts if experts else 1, "k": experts.k if experts else 1,
                 "granularity": run.model.d_ff // experts.d_ff if experts else 1,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import laws as config_file
-from experiments import horizons, laws, study
+from experiments import horizons, laws, records, study
 from moe import flops
 from moe.analysis import cells
 from tests.experiments import grids
@@ -73,12 +73,13 @@ def test_the_report_answers_every_question(tmp_path, capsys):
     assert all(re.fullmatch(r" \d+, \d+ to \d+ ", line[4]) for line in optima) and len(optima) == 8
 
 
-def finished(runs, root, seeds, timed_in):
-    """In place of `study.collect`: what it says of every run and seed."""
+def finished(runs, root, seeds, timed_in, documents):
+    """In place of `records.collect`: what it says of every run and seed."""
     del root, timed_in
+    assert not documents
     return [
         {
-            "variant": study.variant_of(name), "seed": seed, "steps": run.train.steps,
+            "variant": records.variant_of(name), "seed": seed, "steps": run.train.steps,
             "active_parameters": flops.parameters(run.model).active,
             "total_parameters": flops.parameters(run.model).total, "tokens_per_step": 2048,
             "learning_rate": run.optimizer.learning_rate, "ideal_flops": 6e5,
@@ -92,9 +93,9 @@ def finished(runs, root, seeds, timed_in):
 
 
 def test_cells_have_rows(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "run", lambda *args, timed: None)
+    monkeypatch.setattr(study, "run", lambda *args, timed, documents: None)
     monkeypatch.setattr(study, "time_steps", lambda *args: None)
-    monkeypatch.setattr(study, "collect", finished)
+    monkeypatch.setattr(records, "collect", finished)
     config = config_file.get_config("cpu")
     config.parts = {name: config.parts[name] for name in ("small", "repeated")}
     config.draws = 0

@@ -4,8 +4,8 @@ import pytest
 
 from configs import balance, capacity, routers
 from experiments import capacity as capacity_program
+from experiments import records, scaling
 from experiments import routers as program
-from experiments import scaling, study
 from moe import routing, schema
 from moe.training.config import RunConfig
 
@@ -42,7 +42,7 @@ def test_every_base_is_a_run(size):
 def test_variants_are_matched(part, name):
     config = routers.get_config("demo")[part]
     config.variants = {key: config.variants[key] for key in ("dense", name)}
-    costs = {key: study.cost(run) for key, run in scaling.variants(config).items()}
+    costs = {key: records.cost(run) for key, run in scaling.variants(config).items()}
     for count in ("executed_flops", "eval_flops"):
         assert abs(costs[name][count] / costs["dense"][count] - 1) < 0.01
 

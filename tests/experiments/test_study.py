@@ -7,7 +7,7 @@ import pytest
 
 from configs import scaling as config_file
 from configs import train as train_config
-from experiments import horizons, scaling, study
+from experiments import horizons, records, scaling, study
 from moe import errors, schema
 from moe.data import prepare
 from moe.training import loop, metrics, signals
@@ -142,6 +142,35 @@ def test_a_study_can_grow_by_a_variant(data, root):
         study.run({name: runs[name] for name in ("dense", "e2")}, root, range(1), 1)
 
 
+def test_a_study_goes_on_elsewhere_from_its_records_alone(data, root, monkeypatch):
+    """A line says by which config, on which data; one of another is refused, none is lost."""
+    runs = {name: run for name, run in scaling.variants(tiny()).items() if name != "dense_2x"}
+    dense = {"dense": runs["dense"]}
+    (before,) = study.run(dense, root / "here", range(1), 1)
+    there = root / "there"
+    there.mkdir()
+    (there / "earlier.jsonl").write_text((root / "here" / "results.jsonl").read_text())
+    trained = []
+    train = loop.train
+    monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
+    monkeypatch.setattr(study, "_time_steps", lambda *args: None)
+    both = study.run({n: runs[n] for n in ("dense", "e2")}, there, range(1), 1, documents=False)
+    assert trained == ["e2 seed 0"]
+    known = [{k: v for k, v in r.items() if k not in records.TIMED} for r in (before, both[0])]
+    documents = [k for k in before if k.startswith("test_documents")]
+    assert len(documents) == 3
+    assert known[1] == {k: v for k, v in known[0].items() if k not in documents}
+    changed = {"dense": runs["dense"].replace(optimizer={"learning_rate": 0.5})}
+    with pytest.raises(errors.UserError, match=r"learning_rate: it has 0.016, you gave 0.5"):
+        study.run(changed, there, range(1), 1)
+    (there / "earlier.jsonl").write_text(json.dumps(before | {"data": {}}) + "\n")
+    with pytest.raises(errors.UserError, match="dense with seed 0 on other data"):
+        study.run(runs, there, range(1), 1)
+    (there / "earlier.jsonl").write_text("{")
+    with pytest.raises(errors.UserError, match="earlier.jsonl is damaged"):
+        study.run(runs, there, range(1), 1)
+
+
 def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatch):
     runs = scaling.variants(tiny())
     trained = []
@@ -152,7 +181,7 @@ def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatc
         trained.append(name)
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(study, "collect", lambda *args: [])
+    monkeypatch.setattr(records, "collect", lambda *args, **kwargs: [])
     for name in runs:
         (root / name / "seed0").mkdir(parents=True)
     with pytest.raises(FloatingPointError, match="^dense seed 0: validation loss is nan$"):
@@ -171,7 +200,7 @@ def fails_at(variant, train):
 
 def test_costs_are_matched_and_honest(data):
     runs = scaling.variants(tiny())
-    costs = {name: study.cost(run) for name, run in runs.items()}
+    costs = {name: records.cost(run) for name, run in runs.items()}
     dense = costs["dense"]["executed_flops"]
     assert abs(costs["e2"]["executed_flops"] / dense - 1) < 0.01
     assert abs(costs["e2_random"]["executed_flops"] / dense - 1) < 0.01
@@ -188,7 +217,7 @@ def test_every_size_matches_at_full_size(size):
     some = ("dense", *config_file.DOUBLED, most)
     config.variants = {name: config.variants[name] for name in some}
     config.shorter = ()
-    costs = {name: study.cost(run) for name, run in scaling.variants(config).items()}
+    costs = {name: records.cost(run) for name, run in scaling.variants(config).items()}
     for name, cost in costs.items():
         times = 2 if name in config_file.DOUBLED else 1
         for count in ("executed_flops", "eval_flops"):

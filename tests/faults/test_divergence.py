@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe import sealed
-from moe.training import divergence, folders, loop, metrics, signals
+from moe.training import divergence, folders, loop, metrics, processes, signals
 from tests import tiny
 from tests.training import toys
 from tests.training.toys import EVERY, STEPS
@@ -145,6 +145,27 @@ def test_a_run_rewinds_so_often_and_no_more(worst, tmp_path, monkeypatch):
     with pytest.raises(divergence.Diverged, match="after 2 rewinds, train: step 1 diverged"):
         loop.train(hopeless, tmp_path)
     assert divergence.rewinds(tmp_path) == [(0, 1), (0, 1)]
+
+
+def test_what_the_first_process_reads_holds_for_all(tmp_path, monkeypatch):
+    """The disk of the others may be late, and they must go on with the same data."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sent = []
+    for index, known in enumerate(([divergence.Rewind(3, 5), divergence.Rewind(0, 9)], [])):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(divergence, "rewinds", lambda workdir, known=known: known)
+        send = processes.multihost_utils
+        monkeypatch.setattr(send, "broadcast_one_to_all", lambda x: (sent.append(x), sent[0])[1])
+        assert divergence.agreed(tmp_path) == [(3, 5), (0, 9)]
+    assert sent[0].shape == sent[1].shape and not sent[1].any()
+
+
+def test_a_run_that_diverged_goes_on_by_another_policy(worst, tmp_path):
+    """As its error advises, in its own workdir, from its last checkpoint."""
+    with pytest.raises(divergence.Diverged, match="go on with train.on_divergence='skip'"):
+        loop.train(run_config(worst, "stop"), tmp_path)
+    result = loop.train(run_config(worst, "skip"), tmp_path)
+    assert result["skipped"] == 1 and result["steps"] == STEPS
 
 
 def test_a_run_skips_so_many_in_a_row_and_no_more(worst, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import nbclient
 import nbformat
 import pytest
 
-from experiments import grid, study
+from experiments import grid, records
 from moe import objectives, routing
 from moe.data import prepare
 from moe.routing import assignment, stats
@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
     seconds = dict.fromkeys(models, 0.1)
     timing = {"machine": {"devices": ["cpu"]}, "median": seconds, "least": seconds}
     (root / "timing.json").write_text(json.dumps(timing))
-    study.collect(runs, root, seeds=range(2))
+    records.collect(runs, root, seeds=range(2))
     (root / "e4_random" / "seed0" / "metrics.jsonl").unlink()
     monkeypatch.setenv("MOE_STUDY", str(root))
     return root

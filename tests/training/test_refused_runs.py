@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from moe import sealed
+from moe import errors, sealed
 from moe.training import (
     files,
     loop,
@@ -86,6 +86,21 @@ def test_a_refused_run_leaves_its_workdir_free(tmp_path, monkeypatch):
         loop.train(toys.run_config(train={"seq_len": 64}), tmp_path)
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
     assert loop.train(toys.run_config(), tmp_path) == {"steps": 0}
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_may_be_changed(tmp_path, monkeypatch):
+    """Say to model.remat, as the error of a step too large for the memory advises."""
+    monkeypatch.setattr(loop, "_train", lambda *args: refused())
+    with pytest.raises(errors.UserError, match="too large"):
+        loop.train(toys.run_config(), tmp_path)
+    assert sealed.read_json(tmp_path / "config.json")["model"]["remat"] is False
+    monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
+    assert loop.train(toys.run_config(model={"remat": True}), tmp_path) == {"steps": 0}
+    assert sealed.read_json(tmp_path / "config.json")["model"]["remat"] is True
+
+
+def refused():
+    raise errors.UserError("too large")
 
 
 def test_a_model_that_no_memory_holds_is_refused(tmp_path, monkeypatch):

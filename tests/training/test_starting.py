@@ -12,7 +12,7 @@ import pytest
 from moe import flops, hlo, initialisation, models, paths, sharding
 from moe.data import prepare
 from moe.errors import UserError
-from moe.training import checkpoint, estimate, loop, signals, starting, step
+from moe.training import checkpoint, estimate, loop, processes, signals, starting, step
 from tests import tiny
 from tests.training import toys
 
@@ -278,6 +278,11 @@ def test_a_container_has_less_than_its_host(tmp_path, monkeypatch, said):
     monkeypatch.setattr(estimate, "CONTAINER", (path, tmp_path / "none"))
     limit, _ = estimate._memory(jax.devices()[:1])
     assert limit == 1000 if said == "1000\n" else limit > 1e8
+    processes.on_this_host.cache_clear()
+    monkeypatch.setenv(processes.JOBS, "2")
+    shared, _ = estimate._memory(jax.devices()[:1])
+    processes.on_this_host.cache_clear()
+    assert shared == limit / 2
 
 
 @pytest.mark.parametrize(
