@@ -4,10 +4,11 @@
 `train.evaluators` names, and writes what they return.
 """
 
-from moe.evaluation import held_out, routing, text
+from moe.evaluation import held_out, next_tokens, routing, text
 
 EVALUATORS = {
     "loss": held_out.loss,
     "text": text.text,
+    "calibration": next_tokens.tokens,
     "agreement": routing.agreement_over_a_step,
 }

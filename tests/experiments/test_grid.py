@@ -10,7 +10,6 @@ from moe import flops
 from moe.analysis import cells
 from tests.experiments import grids
 
-
 MAIN = ("small", "between", "middle", "large")
 
 

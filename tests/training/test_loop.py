@@ -184,12 +184,14 @@ def watched(monkeypatch):
 def test_a_collapse_is_seen_when_logs_and_evaluations_coincide(tmp_path, monkeypatch):
     """A record is looked at one write later, and that may be an evaluation's."""
     seen = watched(monkeypatch)
-    both = {"log_every": 2, "evaluators": ("loss", "agreement")}
+    both = {"log_every": 2, "evaluators": ("loss", "agreement", "calibration")}
     loop.train(toys.run_config(train=both, mesh={"data": 1, "expert": 1}), tmp_path)
     assert seen == [2, 4, 6]
     records = metrics.read(tmp_path / "metrics.jsonl")
     (*_, last) = (r for r in records if r["split"] == "validation")
     assert 0.5 < last["agreement_L"][0] <= 1  # one small step changes few choices
+    assert 0 <= last["accuracy"] <= 1 and last["ece_by_chance"] < 0.2 and last["brier_all"] <= 2
+    assert sum(last["reliability"]["number"]) == last["predictions"] > 0
 
 
 def test_a_run_that_goes_on_sees_a_collapse_that_began_before(tmp_path, monkeypatch):

@@ -1,0 +1,88 @@
+"""The table of tasks for a run's folder, and for a published checkpoint."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import pytest
+import tokenizers
+
+from experiments import evaluate, opened
+from moe import errors
+from moe.data import questions, tokenizer
+from moe.training import checkpoint, loop, runs
+from tests import tiny
+from tests.training import toys
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
+ASKED = [
+    questions.Question((f"Q{i}\nAnswer:",) * 2, (" yes", " no"), i % 2, ("Q\nAnswer: no",) * 5)
+    for i in range(4)
+]
+
+
+@pytest.fixture
+def words(monkeypatch):
+    """A tokenizer that knows bytes alone, and questions that need no package."""
+    found = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
+    monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
+    monkeypatch.setattr(opened.tokenizer, "load", lambda path: found)
+    monkeypatch.setattr(questions, "read", lambda name, limit: ASKED[: limit or None])
+
+
+def trained(run, workdir):
+    loop.claim_workdir(run, workdir, toys.data())
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(3, tiny.state(run.model, run.tx)._replace(step=jnp.int32(3)), 1.0)
+
+
+@pytest.mark.usefixtures("words")
+def test_a_run_is_asked(tmp_path, capsys):
+    trained(toys.run_config(), tmp_path / "run")
+    evaluate.main(str(tmp_path / "run"), ["piqa"], [0, 5], 3, 0, str(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "| piqa | 3 | " in said and "Calibration of the choices" in said
+    assert (
+        f"more than {toys.run_config().train.seq_len} tokens lose their beginning: at most 100%"
+        in said
+    )
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
+    assert [(one["shots"], one["questions"]) for one in found] == [(0, 3), (5, 3)]
+    assert (tmp_path / "out" / "evaluation.md").read_text().strip() in said
+
+
+@pytest.mark.usefixtures("words")
+def test_what_cannot_be_asked_is_refused(tmp_path):
+    with pytest.raises(errors.UserError, match="--tasks='chess' is not one of 'triviaqa', "):
+        evaluate.results(None, ["chess"], [0], 1)
+    with pytest.raises(errors.UserError, match=r"--shots=0,6: expected numbers from 0 to 5"):
+        evaluate._shots(["0", "6"])
+    with pytest.raises(errors.UserError, match="has no config.json"):
+        opened.reader(tmp_path)
+    domains = tiny.moe_config(router="domain", capacity_factor=4.0)
+    trained(toys.run_config(model={"experts": domains}), tmp_path / "run")
+    with pytest.raises(errors.UserError, match="router='domain' reads domains, and questions"):
+        opened.reader(tmp_path / "run")
+
+
+def test_a_published_checkpoint_is_asked(tmp_path):
+    """The tokenizer says what a text begins with, else the token after which another begins."""
+    shutil.copytree(GOLDENS / "olmoe", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(errors.UserError, match="has no tokenizer.json"):
+        opened.reader(tmp_path)
+    found = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"a": 5, "<s>": 1, "?": 7}, unk_token="?")
+    )
+    found.save(str(tmp_path / "tokenizer.json"))
+    reader = opened.reader(tmp_path, 64)
+    assert reader.words.start == [
+        json.loads((tmp_path / "config.json").read_text())["eos_token_id"]
+    ]
+    assert reader.longest == 64 and reader.model.vocab_size == 48
+    found.post_processor = tokenizers.processors.TemplateProcessing(
+        "<s> $0", special_tokens=[("<s>", 1)]
+    )
+    found.save(str(tmp_path / "tokenizer.json"))
+    assert opened.reader(tmp_path).words.start == [1]
