@@ -113,7 +113,7 @@ def repeated() -> dict:
 
 
 def pilots() -> ConfigDict:
-    """Four learning rates for three sizes, dense and with 16 experts, on a seed of their own."""
+    """Learning rates for three sizes, dense and with 16 experts, on a seed of their own."""
     config = study("laws_pilots")
     config.draws = 0
     variants = {
@@ -122,6 +122,9 @@ def pilots() -> ConfigDict:
         for number in (1, 16)
         for times in (0.25, 0.5, 1.0, 2.0)
     }
+    for size in ("xs", "s"):  # where the best of four was at an edge, a fifth beyond it
+        for number in (1, 16):
+            variants[f"{size}_e{number}_x4_0"] = {**cell(size, number), "rate": 4.0}
     config.parts = {"rates": part(variants, (1 / 4,), 1, first_seed=100)}
     return config
 
