@@ -70,6 +70,7 @@ def study(name: str) -> ConfigDict:
     config.name = name
     config.jobs = 2
     config.draws = 500  # of each law's bootstrap; 0 leaves out the report
+    config.timed = True  # take step times, side by side
     base = scaling.small()
     base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
     base["train"] |= {"eval_every": 3000, "log_every": 250}
@@ -116,6 +117,7 @@ def pilots() -> ConfigDict:
     """Learning rates for three sizes, dense and with 16 experts, on a seed of their own."""
     config = study("laws_pilots")
     config.draws = 0
+    config.timed = False
     variants = {
         f"{size}_e{number}_x{times}".replace(".", "_"): {**cell(size, number), "rate": times}
         for size in ("xs", "s", "m")

@@ -43,7 +43,7 @@ def _run(name, variant, base, config):
 
 
 def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
-    """Does what is not done of every part, times all models side by side; the rows of cells.csv.
+    """Does what is not done of every part, times models side by side; the rows of cells.csv.
 
     Raises:
       NotFiniteError: at the end, if runs diverged; the others are in cells.csv.
@@ -56,7 +56,9 @@ def run(config: ConfigDict, root: pathlib.Path) -> list[dict]:
             study.run(of_part, root / name, seeds, config.jobs, timed=False, documents=False)
         except NotFiniteError as error:
             diverged.append(str(error))
-    study.time_steps({n: r for runs in parts.values() for n, r in runs.items()}, root, config.jobs)
+    if config.timed:
+        models = {n: r for runs in parts.values() for n, r in runs.items()}
+        study.time_steps(models, root, config.jobs)
     rows = [row for name in parts for row in _rows(name, parts[name], config, root)]
     sealed.write(root / "cells.csv", table(rows))
     if diverged:
