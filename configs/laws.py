@@ -127,6 +127,7 @@ def pilots() -> ConfigDict:
     for size in ("xs", "s"):  # where the best of four was at an edge, a fifth beyond it
         for number in (1, 16):
             variants[f"{size}_e{number}_x4_0"] = {**cell(size, number), "rate": 4.0}
+    variants["xs_e1_x8_0"] = {**cell("xs"), "rate": 8.0}
     config.parts = {"rates": part(variants, (1 / 4,), 1, first_seed=100)}
     return config
 
