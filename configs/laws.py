@@ -13,8 +13,6 @@ part that repeats some of them); every cell is trained at several lengths, each 
 `base.optimizer.learning_rate`; what a size says of the model is said by each variant.
 """
 
-import math
-
 from ml_collections import ConfigDict
 
 from configs import scaling
@@ -41,14 +39,18 @@ def get_config(size: str = "demo") -> ConfigDict:
     return sizes[size]()
 
 
-def rate(size: str) -> float:
-    """The learning rate of a cell over that of the base: a guess until `pilots` has run."""
-    return math.sqrt(64 / SIZES[size]["d_model"])
+def rate(size: str, experts: int = 1, k: int = 1) -> float:
+    """The learning rate of a cell over that of the base, by the rule that `pilots` gave.
+
+    It is `experiments.laws --rates=experiments/results/laws_pilots/cells.csv`; fine-grained experts
+    count as E / K.
+    """
+    return (SIZES[size]["d_model"] / 64) ** -0.81 * (experts / k) ** -0.215
 
 
 def cell(size: str, experts: int = 1, k: int = 1, seen: int = 1) -> dict:
     """A variant: one size, dense or with experts, whose text is read so many times."""
-    variant: dict = {"model": SIZES[size], "rate": rate(size), "seen": seen}
+    variant: dict = {"model": SIZES[size], "rate": rate(size, experts, k), "seen": seen}
     if experts > 1:
         variant["experts"] = {"num_experts": experts, "k": k, "d_ff": SIZES[size]["d_ff"] // k}
     return variant
@@ -74,7 +76,7 @@ def study(name: str) -> ConfigDict:
     base = scaling.small()
     base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
     base["train"] |= {"eval_every": 3000, "log_every": 250}
-    base["optimizer"] |= {"learning_rate": 0.008}
+    base["optimizer"] |= {"learning_rate": 0.0157}
     config.base = schema.complete(RunConfig, base)
     config.experts = {
         "group_size": 2048,
@@ -116,6 +118,7 @@ def repeated() -> dict:
 def pilots() -> ConfigDict:
     """Learning rates for three sizes, dense and with 16 experts, on a seed of their own."""
     config = study("laws_pilots")
+    config.base.optimizer.learning_rate = 0.008
     config.draws = 0
     config.timed = False
     variants = {

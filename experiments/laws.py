@@ -3,6 +3,7 @@
     python -m experiments.laws --config=configs/laws.py:demo
     python -m experiments.laws --clark=curves.csv.gz    # our fitter on Clark et al. 2022's runs
     python -m experiments.laws --synthetic=100        # and on laws whose coefficients are known
+    python -m experiments.laws --rates=cells.csv      # the rule for learning rates that pilots give
 
 The file is `data/curves.csv.gz` of google-deepmind/scaling_laws_for_routing.
 """
@@ -14,7 +15,16 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, grid
-from moe.analysis import cells, fitting, law_plots, law_tables, markdown, plots, published
+from moe.analysis import (
+    cells,
+    fitting,
+    law_plots,
+    law_tables,
+    learning_rates,
+    markdown,
+    plots,
+    published,
+)
 from moe.analysis.laws import LAWS
 
 DRAWS = 1000  # of the bootstrap
@@ -95,13 +105,15 @@ def train(config: ConfigDict, workdir: str) -> None:
         report(cells.read(root / "cells.csv"), root, config.draws)
 
 
-def main(config: ConfigDict, workdir: str, clark: str, synthetic: int) -> None:
-    """The oracles if they are asked for, else the grid."""
+def main(config: ConfigDict, workdir: str, clark: str, synthetic: int, rates: str = "") -> None:
+    """The oracles or the rule if they are asked for, else the grid."""
     if clark:
         print(clark_table(clark))
     if synthetic:
         print(synthetic_table(synthetic))
-    if not (clark or synthetic):
+    if rates:
+        print(learning_rates.table(cells.read(rates)))
+    if not (clark or synthetic or rates):
         train(config, workdir)
 
 
@@ -110,4 +122,7 @@ if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", "", "The grid's folder; default runs/<config.name>.")
     CLARK = flags.DEFINE_string("clark", "", "The runs of Clark et al. 2022, a file of yours.")
     SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "So many made-up studies of each law.")
-    command.run(lambda: main(CONFIG.value, WORKDIR.value, CLARK.value, SYNTHETIC.value))
+    RATES = flags.DEFINE_string("rates", "", "A pilots' cells.csv, to print the rule it gives.")
+    command.run(
+        lambda: main(CONFIG.value, WORKDIR.value, CLARK.value, SYNTHETIC.value, RATES.value)
+    )
