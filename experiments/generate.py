@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from moe import decoding, sampling, schema
+from moe import decoding, generation, sampling, schema
 from moe.data import prepared, tokenizer
 from moe.training import runs
 from moe.training.config import RunConfig
@@ -44,7 +44,7 @@ def main(
     weights = decoding.prepare(run.model, state.params, state.router_state)
     began = time.perf_counter()
     options |= {"domain_B": domain_B, "doc_id": data.doc_id}
-    added = decoding.generate(run.model, weights, prompts, tokens, **options)
+    added = generation.generate(run.model, weights, prompts, tokens, **options)
     seconds = time.perf_counter() - began
     for text, more in zip(texts, added, strict=True):
         print(f"{text}{words.decode(more.tolist())}\n")

@@ -97,7 +97,7 @@ PUBLIC = {
     "EVALUATORS": "moe.evaluation",
     "train": "moe.training.loop",
     "load_run": "moe.training.runs",
-    "generate": "moe.decoding",
+    "generate": "moe.generation",
     "count": "moe.counting",
     "match": "moe.flops",
 }

@@ -1,12 +1,12 @@
-"""Text from a trained decoder: the prompt at once, then token by token with a cache.
+"""Text from a trained model: the prompt at once, then token by token with a cache.
+
+Of an encoder-decoder the encoder reads its inputs once, and the prompt is the decoder's.
 
 A token costs what its own experts cost: the model is run with the `grouped` dispatcher, which
 drops nothing and, for a few tokens, reads the weights of the experts they chose and of no others.
 That is what a capacity that is never reached would do, so a model trained with drops makes here
 the predictions of one that is lucky. After <doc> another document begins, as in training: nothing
 before it is seen.
-
-On one device.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from moe import models, ranges, sampling, schema, sharding
+from moe import models, schema
+from moe.batch import Inputs
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import attention
@@ -34,6 +34,7 @@ class DecodingState(NamedTuple):
     logits_BV: jax.Array  # what it may be
     key: jax.Array
     doc_id: jax.Array  # the token that starts a document
+    context: Any = None  # what an encoder has made of its inputs
 
 
 def dropless(model: ModelConfig) -> ModelConfig:
@@ -64,7 +65,10 @@ def dropless(model: ModelConfig) -> ModelConfig:
         expert_dropout=0.0,
         options=options,
     )
-    return dataclasses.replace(model, experts=experts)
+    changes: dict[str, Any] = {"experts": experts}
+    if len(model.stacks) > 1:
+        changes["encoder_batch_priority"] = False
+    return dataclasses.replace(model, **changes)
 
 
 def prepare(
@@ -94,6 +98,7 @@ def prefill(
     length: int,
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
+    inputs: Inputs | None = None,
 ) -> DecodingState:
     """Reads the prompts, all at once.
 
@@ -104,7 +109,8 @@ def prefill(
       key: of what is drawn.
       length: U, of prompt and what follows.
       domain_B: for routers that read it.
-      doc_id: of `Prepared.doc_id`, the token that starts a document.
+      doc_id: of `Prepared.doc_id`, the token that starts a document; -1 if there is none.
+      inputs: of the encoder, if there is one.
     """
     B = len(prompt_BT)
     real_BT = prompt_BT >= 0
@@ -120,8 +126,15 @@ def prefill(
         jnp.zeros((B, 0)),
         key,
         jnp.asarray(doc_id, jnp.int32),
+        None if inputs is None else _encode(model, weights, inputs, key),
     )
-    return _read(model, weights, start, prompt_BT, first_BT, domain_B)
+    return _read(model, weights, start, prompt_BT, first_BT, domain_B)[0]
+
+
+def _encode(model, weights, inputs, key):
+    decoding = models.build(model).decoding
+    assert decoding is not None and decoding.encode is not None  # it has an encoder
+    return decoding.encode(*weights, inputs, jax.random.fold_in(key, 1))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -133,6 +146,11 @@ def advance(
     domain_B: jax.Array | None = None,
 ) -> DecodingState:
     """Reads one token of each text, at batch 1 the weights of its K experts only."""
+    return read_one(model, weights, state, token_B, domain_B)[0]
+
+
+def read_one(model, weights, state, token_B, domain_B):
+    """The state after one token of each text, and expert_LGSK that they chose."""
     return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool), domain_B)
 
 
@@ -155,7 +173,8 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
     key, own = jax.random.split(state.key)
     decoding = models.build(model).decoding
     assert decoding is not None  # `prepare` saw to it
-    logits_BTV, cache = decoding.step(
+    given = {} if state.context is None else {"context": state.context}
+    logits_BTV, cache, expert_LGSK = decoding.step(
         params,
         router_state,
         tokens_BT,
@@ -165,8 +184,9 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
         state.cache,
         attention.KVCache(segment_BU, state.at),
         own,
+        **given,
     )
-    return DecodingState(
+    after = state._replace(
         cache=cache,
         segment_BU=segment_BU,
         at=state.at + token_BT.shape[1],
@@ -174,68 +194,5 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
         document_B=segment_BT[:, -1],
         logits_BV=logits_BTV[:, -1],
         key=key,
-        doc_id=state.doc_id,
     )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _go_on(model, weights, state, steps, how, domain_B):
-    def turn(state: DecodingState, _: None) -> tuple[DecodingState, jax.Array]:
-        key, own = jax.random.split(state.key)
-        token_B = sampling.sample(state.logits_BV, how, own)
-        return advance(model, weights, state._replace(key=key), token_B, domain_B), token_B
-
-    return jax.lax.scan(turn, state, length=steps)[1].T
-
-
-def generate(
-    model: ModelConfig,
-    weights: tuple[dict, dict],
-    prompts: list[list[int]],
-    steps: int,
-    *,
-    how: sampling.Sampling = sampling.GREEDY,
-    seed: int = 0,
-    domain_B: jax.Array | None = None,
-    doc_id: int = 0,
-) -> np.ndarray:
-    """`steps` tokens after each prompt, int [B, steps].
-
-    Args:
-      model: as it was trained.
-      weights: of `prepare`.
-      prompts: token ids, one list a text; lengths may differ.
-      steps: how many.
-      how: tokens are drawn; the most probable each time if nothing is said.
-      seed: of what is drawn.
-      domain_B: of each prompt, for routers that read it.
-      doc_id: of `Prepared.doc_id`, the token that starts a document.
-
-    Raises:
-      UserError: for a model that cannot generate, an empty prompt, an id that is none, domains
-        that are missing, or on a mesh.
-    """
-    schema.require(not sharding.current(), "generation is for one device: leave the mesh")
-    schema.require(
-        bool(prompts) and all(prompts) and steps > 0,
-        f"expected prompts of at least one token each, and steps above 0; got lengths"
-        f" {[len(p) for p in prompts]}, {steps=}",
-    )
-    how.check()
-    ranges.check_value("seed", seed, ranges.SEED)
-    ids = [i for prompt in prompts for i in prompt]
-    schema.require(
-        min(ids) >= 0 and max(ids) < model.vocab_size,
-        f"expected token ids from 0 to {model.vocab_size - 1}; got {min(ids)} to {max(ids)}",
-    )
-    schema.require(
-        domain_B is not None or not model.reads_domains,
-        f"experts.router={model.experts and model.experts.router!r} reads domains: give domain_B",
-    )
-    model = dropless(model)
-    longest = max(map(len, prompts))
-    padded = [[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    prompt_BT = jnp.asarray(padded, jnp.int32)
-    key = jax.random.key(seed)
-    state = prefill(model, weights, prompt_BT, key, longest + steps, domain_B, doc_id)
-    return np.asarray(_go_on(model, weights, state, steps, how, domain_B))
+    return after, expert_LGSK

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from moe import decoding
+from moe import decoding, generation
 from moe.config import ModelConfig
 from moe.data import questions
 from moe.data.questions import Question
@@ -160,7 +160,7 @@ def written(
             chosen = np.flatnonzero(lengths_N == T)
             for few in np.split(chosen, range(rows, len(chosen), rows)):
                 batch = [prompts[i] for i in few] + [[doc_id] * int(T)] * (rows + 1 - len(few))
-                more = decoding.generate(reader.model, weights, batch, steps, doc_id=doc_id)
+                more = generation.generate(reader.model, weights, batch, steps, doc_id=doc_id)
                 for i, ids in zip(few, more.tolist(), strict=False):
                     found[i] = ids[: ids.index(doc_id)] if doc_id in ids else ids
                 bar.update(len(few))

@@ -53,7 +53,7 @@ class Attention(nn.Module):
       context_BUD: what is attended to, as an encoder's output; x itself if it is None.
       q_info, kv_info: segments and positions of x and of the context.
       cache: in decoding, keys and values go into the collection "cache", and x attends to all in
-        there.
+        there; those of a context are made once and lie there, too.
     """
 
     num_heads: int
@@ -77,32 +77,58 @@ class Attention(nn.Module):
         kv_info: TokenInfo | None = None,
         cache: KVCache | None = None,
     ) -> jax.Array:
+        q = self.queries(x_BTD, q_info)
         if context_BUD is None:
-            context_BUD = x_BTD
-            kv_info = q_info
-        assert kv_info is not None, "a context comes with the segments and positions of its tokens"
-        q = self.project(x_BTD, "w_q", self.num_heads)
-        k = self.project(context_BUD, "w_k", self.num_kv_heads)
-        v = self.project(context_BUD, "w_v", self.num_kv_heads)
-        if self.how.qk_norm != "none":
-            q = self.normalise(q, "q_norm")
-            k = self.normalise(k, "k_norm")
-        if self.how.clip_qkv:
-            q, k, v = (jnp.clip(x, -self.how.clip_qkv, self.how.clip_qkv) for x in (q, k, v))
-        if self.position == "rotary":
-            q = self.rotate(q, q_info)
-            k = self.rotate(k, kv_info)
-        kv_segment_BU = kv_info.segment_BT
-        if cache is not None:
-            k = self.update_cache("k", k, cache)
-            v = self.update_cache("v", v, cache)
-            kv_segment_BU = cache.segment_BU
-        first = None if cache is None else cache.at
+            k, v = self.keys_and_values(x_BTD, q_info)
+            kv_segment_BU = q_info.segment_BT
+            if cache is not None:
+                k = self.update_cache("k", k, cache)
+                v = self.update_cache("v", v, cache)
+                kv_segment_BU = cache.segment_BU
+            first = None if cache is None else cache.at
+        else:
+            assert kv_info is not None, "a context comes with what is known of its tokens"
+            k, v = self.of_context(context_BUD, kv_info, cache)
+            kv_segment_BU = kv_info.segment_BT
+            first = None if cache is None else jnp.int32(0)  # no kernel for whole rows
         y_BTNH = self.attend(q, k, v, q_info, kv_segment_BU, first)
         D = x_BTD.shape[-1]
         shape = (self.num_heads, self.d_head, D)
         w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
         return matmul.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD)
+
+    def queries(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
+        """q_BTNH."""
+        q = self.project(x_BTD, "w_q", self.num_heads)
+        if self.how.qk_norm != "none":
+            q = self.normalise(q, "q_norm")
+        q = self.clipped(q)
+        return self.rotate(q, info) if self.position == "rotary" else q
+
+    def keys_and_values(self, x_BUD: jax.Array, info: TokenInfo) -> tuple[jax.Array, jax.Array]:
+        """k_BUNH, v_BUNH."""
+        k = self.project(x_BUD, "w_k", self.num_kv_heads)
+        v = self.clipped(self.project(x_BUD, "w_v", self.num_kv_heads))
+        if self.how.qk_norm != "none":
+            k = self.normalise(k, "k_norm")
+        k = self.clipped(k)
+        return (self.rotate(k, info) if self.position == "rotary" else k), v
+
+    def of_context(
+        self, x_BUD: jax.Array, info: TokenInfo, cache: KVCache | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same of what never changes: in decoding made once."""
+        if cache is None:
+            return self.keys_and_values(x_BUD, info)
+        if not self.has_variable("cache", "k"):
+            for name, made in zip("kv", self.keys_and_values(x_BUD, info), strict=True):
+                self.put_variable("cache", name, made)
+        return self.get_variable("cache", "k"), self.get_variable("cache", "v")
+
+    def clipped(self, x_BTNH: jax.Array) -> jax.Array:
+        """As `AttentionConfig.clip_qkv` says."""
+        limit = self.how.clip_qkv
+        return jnp.clip(x_BTNH, -limit, limit) if limit else x_BTNH
 
     def project(self, x_BTD: jax.Array, name: str, heads: int) -> jax.Array:
         """x in so many heads, [B, T, N, H]."""

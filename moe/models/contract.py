@@ -19,6 +19,7 @@ from moe.batch import Batch, Inputs
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import embedding, records
+from moe.models import scanning
 from moe.routing import contract, stats
 
 
@@ -42,9 +43,11 @@ class Decoding(NamedTuple):
     """What a model that can generate offers beside its forward pass."""
 
     unstack: Callable[[dict], dict]  # parameters -> the same, each layer an array of its own
-    # (params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, cache, kv_cache, key)
-    # -> (logits_BTV, cache)
-    step: Callable[..., tuple[jax.Array, dict]]
+    # (params, router_state, tokens_BT, segment_BT, position_BT, domain_BT, cache, kv_cache, key,
+    # context if there is an encoder) -> (logits_BTV, cache, expert_LGSK if tokens choose)
+    step: Callable[..., tuple[jax.Array, dict, jax.Array | None]]
+    # (params, router_state, inputs, key) -> context; None without an encoder
+    encode: Callable[..., Any] | None = None
 
 
 class Model(NamedTuple):
@@ -141,6 +144,45 @@ def router_variables(config: ModelConfig, state: dict, replayed: jax.Array | Non
     if replayed is not None:
         found["replayed"] = _inside(config, {"expert_GSK": replayed})
     return found
+
+
+def unstacked_router_variables(config: ModelConfig, state: dict) -> dict:
+    """`router_variables` for a network whose layers are each an array of its own."""
+    found = router_variables(config, state)
+    return {name: scanning.unstacked(part) for name, part in found.items()}
+
+
+def decoded(
+    config: ModelConfig,
+    network: nn.Module,
+    given: dict,
+    router_state: dict,
+    tokens: tuple,
+    key: jax.Array,
+    **context: Any,
+) -> tuple[jax.Array, dict, jax.Array | None]:
+    """(logits_BTV, cache, expert_LGSK) of a network with a cache, for `Decoding.step`.
+
+    Args:
+      config: of the model.
+      network: with layers of their own.
+      given: parameters and cache.
+      router_state: the routers' state.
+      tokens: the arguments of the network.
+      key: of what routers draw.
+      context: of an encoder.
+    """
+    scores, after = network.apply(
+        given | unstacked_router_variables(config, router_state),
+        *tokens,
+        **context,
+        rngs={"router": key},
+        mutable=["cache", records.COLLECTION],
+    )
+    record = records.collect(dict(after))
+    chosen = None if record is None or record.assignment is None else record.assignment.expert_GSK
+    logits_BTV = scores.logits() if isinstance(scores, embedding.Head) else scores
+    return logits_BTV, after["cache"], chosen
 
 
 def _inside(config, arrays):

@@ -186,7 +186,7 @@ class Layer(nn.Module):
                 h_BTD = norm(c, "cross_norm")(x_BTD)
                 read = self.attention_of("cross", "none", causal=False)
                 x_BUD, kv_info = info.context
-                x_BTD += read(h_BTD, x_BUD, q_info=info, kv_info=kv_info)
+                x_BTD += read(h_BTD, x_BUD, q_info=info, kv_info=kv_info, cache=info.kv_cache)
         h_BTD = norm(c, "ffn_norm")(x_BTD)
         if self.is_moe:
             assert c.experts is not None
@@ -243,8 +243,8 @@ def decode(
     cache: dict,
     kv_cache: attention.KVCache,
     key: jax.Array,
-) -> tuple[jax.Array, dict]:
-    """(logits_BTV, cache) of tokens that follow those in the cache.
+) -> tuple[jax.Array, dict, jax.Array | None]:
+    """(logits_BTV, cache, expert_LGSK) of tokens that follow those in the cache.
 
     Args:
       config: of the model.
@@ -256,20 +256,10 @@ def decode(
       kv_cache: where the new ones go.
       key: of what routers draw.
     """
-    found = contract.router_variables(config, router_state)
-    logits_BTV, after = Decoder(config, execution, scanned=False).apply(
-        {"params": params, "cache": cache}
-        | {name: scanning.unstacked(part) for name, part in found.items()},
-        tokens_BT,
-        segment_BT,
-        position_BT,
-        False,
-        domain_BT,
-        kv_cache,
-        rngs={"router": key},
-        mutable=["cache"],
-    )
-    return logits_BTV, after["cache"]
+    network = Decoder(config, execution, scanned=False)
+    tokens = (tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache)
+    given = {"params": params, "cache": cache}
+    return contract.decoded(config, network, given, router_state, tokens, key)
 
 
 def norm(config: ModelConfig, name: str) -> nn.RMSNorm:

@@ -24,7 +24,7 @@ from moe.batch import Inputs
 from moe.config import ModelConfig
 from moe.execution import Execution
 from moe.layers import attention, embedding, relative
-from moe.models import contract, decoder, ideal
+from moe.models import contract, decoder, ideal, scanning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,23 @@ class Stack(decoder.Trunk):
         return decoder.norm(c, "norm")(self.layers(x_BTD, info, train))
 
 
+class Encoder(decoder.Trunk):
+    """What the encoder makes of its inputs; the parameters are those of `EncoderDecoder`."""
+
+    config: EncoderDecoderConfig
+
+    @nn.compact
+    def __call__(self, inputs: Inputs, train: bool) -> attention.Context:
+        info = token_info(inputs)
+        x_BUD, _ = self.embed(info)
+        return attention.Context(stack(self, "encoder")(x_BUD, info, train), info)
+
+
 class EncoderDecoder(decoder.Trunk):
-    """Token ids of both sides to an `embedding.Head` of the decoder's."""
+    """Token ids of both sides to an `embedding.Head` of the decoder's.
+
+    With a `context`, that of `Encoder`, instead of the encoder's inputs.
+    """
 
     config: EncoderDecoderConfig
 
@@ -114,32 +129,97 @@ class EncoderDecoder(decoder.Trunk):
         position_BT: jax.Array,
         train: bool,
         domain_BT: jax.Array | None = None,
+        kv_cache: attention.KVCache | None = None,
         *,
-        encoder: Inputs,
+        encoder: Inputs | None = None,
+        context: attention.Context | None = None,
     ) -> embedding.Head:
         del domain_BT
         c = self.config
-        stacks = c.stacks
-        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT)
-        tokens_BU, segment_BU, position_BU = map(jnp.asarray, encoder)
-        read = attention.TokenInfo(segment_BU, position_BU, tokens_BU)
+        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, kv_cache=kv_cache)
         x_BTD, embed_VD = self.embed(info)
-        x_BUD = self.vectors(embed_VD, read)
-        x_BUD = Stack(stacks["encoder"], self.execution, name="encoder")(x_BUD, read, train)
-        info = info._replace(context=attention.Context(x_BUD, read))
-        x_BTD = Stack(stacks["decoder"], self.execution, name="decoder")(x_BTD, info, train)
+        if context is None:
+            assert encoder is not None  # the contract's `apply` sees to it
+            read = token_info(encoder)
+            x_BUD = stack(self, "encoder")(self.vectors(embed_VD, read), read, train)
+            context = attention.Context(x_BUD, read)
+        x_BTD = stack(self, "decoder")(x_BTD, info._replace(context=context), train)
         with jax.named_scope("head"):
             if c.scale_head:
                 x_BTD = x_BTD * c.d_model**-0.5
             return embedding.Head(x_BTD, self.head_weight(embed_VD))
 
 
+def stack(module: decoder.Trunk, name: str) -> Stack:
+    """One of both, under its name inside the module."""
+    config = module.config.stacks[name]
+    return Stack(config, module.execution, module.scanned, name=name)
+
+
+def token_info(inputs: Inputs) -> attention.TokenInfo:
+    """What is known of the encoder's tokens."""
+    tokens_BU, segment_BU, position_BU = map(jnp.asarray, inputs)
+    return attention.TokenInfo(segment_BU, position_BU, tokens_BU)
+
+
 @functools.cache
 def build(config: EncoderDecoderConfig, execution: Execution) -> contract.Model:
     """The encoder-decoder of these sizes; `execution` says how a machine executes it."""
     return contract.of_network(
-        config, EncoderDecoder(config, execution), functools.partial(ideal_flops, config)
+        config,
+        EncoderDecoder(config, execution),
+        functools.partial(ideal_flops, config),
+        contract.Decoding(
+            scanning.unstacked,
+            functools.partial(decode, config, execution),
+            functools.partial(encode, config, execution),
+        ),
     )
+
+
+def encode(
+    config: EncoderDecoderConfig,
+    execution: Execution,
+    params: dict,
+    router_state: dict,
+    inputs: Inputs,
+    key: jax.Array,
+) -> attention.Context:
+    """What the decoder reads of the encoder, made once for all tokens.
+
+    Args:
+      config, execution: of the model.
+      params: of `scanning.unstacked`.
+      router_state: the routers' state.
+      inputs: what the encoder reads.
+      key: of what routers draw.
+    """
+    found = contract.unstacked_router_variables(config, router_state)
+    network = Encoder(config, execution, scanned=False)
+    given = {"params": params} | found
+    context: Any = network.apply(given, inputs, False, rngs={"router": key})
+    return context
+
+
+def decode(
+    config: EncoderDecoderConfig,
+    execution: Execution,
+    params: dict,
+    router_state: dict,
+    tokens_BT: jax.Array,
+    segment_BT: jax.Array,
+    position_BT: jax.Array,
+    domain_BT: jax.Array | None,
+    cache: dict,
+    kv_cache: attention.KVCache,
+    key: jax.Array,
+    context: attention.Context,
+) -> tuple[jax.Array, dict, jax.Array | None]:
+    """As `decoder.decode`, of tokens that read a context, that of `encode`."""
+    network = EncoderDecoder(config, execution, scanned=False)
+    tokens = (tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache)
+    given = {"params": params, "cache": cache}
+    return contract.decoded(config, network, given, router_state, tokens, key, context=context)
 
 
 def ideal_flops(config: EncoderDecoderConfig, length: int, read: int) -> dict[str, float]:

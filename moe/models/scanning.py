@@ -18,12 +18,15 @@ def suited(length: int) -> int:
 
 
 def unstacked(variables: dict) -> dict:
-    """Parameters, or another collection, for `Decoder(config, scanned=False)`.
+    """Parameters, or another collection, for a network with `scanned=False`.
 
     Layers that lie in one array would be copied out of it at every use.
     """
     found = {}
     for name, part in variables.items():
+        if name in ("encoder", "decoder"):
+            found[name] = unstacked(part)
+            continue
         if name not in ("block", "dense_block"):
             found[name] = part
             continue

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import decoding, routing, sampling
+from moe import decoding, generation, models, routing, sampling
 from moe.attention_config import AttentionConfig
 from moe.data import batches
 from moe.models import contract, decoder
@@ -81,7 +81,7 @@ def by_forward_passes(config, prompt, steps):
 def test_as_many_forward_passes(name):
     """Prompts of different lengths together, each as if it were alone."""
     config = model(name)
-    got = decoding.generate(config, weights(config), PROMPTS, STEPS)
+    got = generation.generate(config, weights(config), PROMPTS, STEPS)
     without_drops = decoding.dropless(config)
     for prompt, tokens in zip(PROMPTS, got, strict=True):
         assert tokens.tolist() == by_forward_passes(without_drops, prompt, STEPS)[0]
@@ -124,9 +124,30 @@ def test_one_token_reads_the_weights_of_its_own_experts_only():
     assert made and all(" parameter(" in x or " get-tuple-element(" in x for x in made)
 
 
+def test_a_stream_is_the_same_token_by_token():
+    config = model(EXPERTS)
+    whole = generation.generate(config, weights(config), PROMPTS, STEPS, how=HOT, seed=3)
+    parts = generation.stream(config, weights(config), PROMPTS, STEPS, how=HOT, seed=3)
+    np.testing.assert_array_equal(np.stack(list(parts), axis=1), whole)
+
+
+def test_experts_of_new_tokens_are_those_of_the_forward_pass():
+    config = model(EXPERTS)
+    found = generation.written(config, weights(config), [PROMPTS[0]], STEPS)
+    row = np.array([PROMPTS[0] + found.tokens[0].tolist()])
+    segment_BT, position_BT = batches.number(row)
+    without_drops = models.build(decoding.dropless(config))
+    batch = tiny.Batch(row, row, segment_BT, position_BT)
+    params, state = trained(config)
+    output = without_drops.apply(params, state, batch, key=jax.random.key(0), train=False)
+    want_LTK = output.choices.reshape(found.experts.shape[0], -1, 2)[:, -STEPS:]
+    np.testing.assert_array_equal(found.experts[:, 0], want_LTK)
+    assert generation.written(model(DENSE), weights(model(DENSE)), PROMPTS, 1).experts is None
+
+
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
     config = model(EXPERTS)
-    sample = functools.partial(decoding.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
+    sample = functools.partial(generation.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
     cold = sample()
     hot = sample(how=HOT)
     assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
@@ -146,7 +167,7 @@ def test_what_is_drawn_follows_the_seed_and_the_temperature():
 )
 def test_models_that_read_later_tokens_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        decoding.generate(tiny.model(**changes), None, PROMPTS, 1)
+        generation.generate(tiny.model(**changes), None, PROMPTS, 1)
 
 
 IDLE_AFTER = {  # without capacity some of it does nothing, which would be refused of a user
@@ -168,7 +189,7 @@ def test_what_trains_generates(name):
     config = tiny.sparse(**room | IDLE_AFTER[name])
     prompt = PROMPTS[0]
     params = weights(config)
-    got = decoding.generate(config, params, [prompt], STEPS)
+    got = generation.generate(config, params, [prompt], STEPS)
     want, _ = by_forward_passes(config, prompt, STEPS)
     assert got[0].tolist() == want
 
@@ -181,16 +202,20 @@ def test_every_causal_router_has_a_config_to_generate_with(name):
 
 
 def test_what_makes_no_sense_is_refused():
-    for wrong in (([], 3), ([[1], []], 3), ([[1]], 0)):
-        with pytest.raises(ValueError, match="at least one token each"):
-            decoding.generate(model(DENSE), None, *wrong)
+    for wrong in ([], [[1], []]):
+        with pytest.raises(ValueError, match="prompts of at least one token each"):
+            generation.generate(model(DENSE), None, wrong, 3)
+    with pytest.raises(ValueError, match="expected steps above 0"):
+        generation.generate(model(DENSE), None, [[1]], 0)
+    with pytest.raises(ValueError, match="this model has none"):
+        generation.generate(model(DENSE), None, [[1]], 1, inputs=[[1]])
     for ids in ([3, -1, 5], [tiny.model().vocab_size]):
         with pytest.raises(ValueError, match="expected token ids from 0 to"):
-            decoding.generate(model(DENSE), None, [ids], 3)
+            generation.generate(model(DENSE), None, [ids], 3)
     with pytest.raises(ValueError, match="'domain' reads domains: give domain_B"):
-        decoding.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
+        generation.generate(tiny.model(experts=tiny.moe_config(router="domain")), None, PROMPTS, 1)
     with tiny.on("1x1x1"), pytest.raises(ValueError, match="leave the mesh"):
-        decoding.generate(model(DENSE), None, PROMPTS, 1)
+        generation.generate(model(DENSE), None, PROMPTS, 1)
 
 
 def test_another_token_may_start_a_document():
@@ -207,4 +232,4 @@ def test_another_token_may_start_a_document():
 
 def test_seeds_have_a_range():
     with pytest.raises(ValueError, match="seed=4294967296 must be at least 0 and below 4294967296"):
-        decoding.generate(model(DENSE), weights(model(DENSE)), PROMPTS, 1, seed=2**32)
+        generation.generate(model(DENSE), weights(model(DENSE)), PROMPTS, 1, seed=2**32)

@@ -1,0 +1,182 @@
+"""Text after prompts: all at once, or token by token as it is made.
+
+weights = decoding.prepare(model, params, router_state)
+token_BT = generation.generate(model, weights, prompts, steps)
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe import decoding, ranges, sampling, schema, sharding
+from moe.batch import Inputs
+from moe.config import ModelConfig
+
+
+class Written(NamedTuple):
+    """What `generate` gives on request."""
+
+    tokens: np.ndarray  # [B, steps]
+    experts: np.ndarray | None  # expert_LBTK that each token chose, T steps; E is none
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _go_on(model, weights, state, steps, how, domain_B):
+    """token_BT, and expert_LBTK if tokens choose."""
+
+    def turn(state: decoding.DecodingState, _: None) -> tuple[decoding.DecodingState, tuple]:
+        key, own = jax.random.split(state.key)
+        token_B = sampling.sample(state.logits_BV, how, own)
+        state, expert_LGSK = decoding.read_one(
+            model, weights, state._replace(key=key), token_B, domain_B
+        )
+        return state, (token_B, expert_LGSK)
+
+    token_TB, expert_TLGSK = jax.lax.scan(turn, state, length=steps)[1]
+    if expert_TLGSK is None:
+        return token_TB.T, None
+    T, L, *_, K = expert_TLGSK.shape
+    return token_TB.T, expert_TLGSK.reshape(T, L, -1, K).transpose(1, 2, 0, 3)
+
+
+def generate(
+    model: ModelConfig,
+    weights: tuple[dict, dict],
+    prompts: list[list[int]],
+    steps: int,
+    *,
+    how: sampling.Sampling = sampling.GREEDY,
+    seed: int = 0,
+    domain_B: jax.Array | None = None,
+    doc_id: int = 0,
+    inputs: list[list[int]] | None = None,
+) -> np.ndarray:
+    """`steps` tokens after each prompt, int [B, steps].
+
+    Args:
+      model: as it was trained.
+      weights: of `prepare`.
+      prompts: token ids, one list a text; lengths may differ.
+      steps: how many.
+      how: tokens are drawn; the most probable each time if nothing is said.
+      seed: of what is drawn.
+      domain_B: of each prompt, for routers that read it.
+      doc_id: of `Prepared.doc_id`, the token that starts a document; -1 if there is none.
+      inputs: token ids that an encoder reads, one list a text.
+
+    Raises:
+      UserError: for a model that cannot generate, an empty prompt, an id that is none, domains or
+        inputs that are missing, or on a mesh.
+    """
+    return written(
+        model, weights, prompts, steps, how=how, seed=seed, domain_B=domain_B, doc_id=doc_id,
+        inputs=inputs,
+    ).tokens  # fmt: skip
+
+
+def written(
+    model: ModelConfig, weights: tuple[dict, dict], prompts: list[list[int]], steps: int,
+    *, how: sampling.Sampling = sampling.GREEDY, **given: Any,
+) -> Written:  # fmt: skip
+    """As `generate`, and the experts that every new token chose."""
+    how.check()
+    model, state = begin(model, weights, prompts, steps, **given)
+    found = _go_on(model, weights, state, steps, how, given.get("domain_B"))
+    tokens, experts = found
+    return Written(np.asarray(tokens), None if experts is None else np.asarray(experts))
+
+
+def stream(
+    model: ModelConfig, weights: tuple[dict, dict], prompts: list[list[int]], steps: int,
+    *, how: sampling.Sampling = sampling.GREEDY, **given: Any,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The tokens of `generate` one by one, int [B], each as soon as it is there."""
+    how.check()
+    model, state = begin(model, weights, prompts, steps, **given)
+    for _ in range(steps):
+        token_B, state = _turn(model, weights, state, how, given.get("domain_B"))
+        yield np.asarray(token_B)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=2)
+def _turn(model, weights, state, how, domain_B):
+    key, own = jax.random.split(state.key)
+    token_B = sampling.sample(state.logits_BV, how, own)
+    return token_B, decoding.advance(model, weights, state._replace(key=key), token_B, domain_B)
+
+
+def begin(
+    model: ModelConfig,
+    weights: tuple[dict, dict],
+    prompts: list[list[int]],
+    steps: int,
+    *,
+    seed: int = 0,
+    domain_B: jax.Array | None = None,
+    doc_id: int = 0,
+    inputs: list[list[int]] | None = None,
+) -> tuple[ModelConfig, decoding.DecodingState]:
+    """The model that generates, and its state after the prompts, with room for so many steps."""
+    schema.require(steps > 0, f"expected steps above 0; got {steps=}")
+    schema.require(not sharding.current(), "generation is for one device: leave the mesh")
+    check_ids("prompts", prompts, model)
+    ranges.check_value("seed", seed, ranges.SEED)
+    schema.require(
+        domain_B is not None or not model.reads_domains,
+        f"experts.router={model.experts and model.experts.router!r} reads domains: give domain_B",
+    )
+    both = len(model.stacks) > 1
+    schema.require(
+        (inputs is not None) == both,
+        "inputs are what an encoder reads: " + ("give them" if both else "this model has none"),
+    )
+    model = decoding.dropless(model)
+    prompt_BT = jnp.asarray(padded(prompts, left=True), jnp.int32)
+    key = jax.random.key(seed)
+    length = prompt_BT.shape[1] + steps
+    read = None
+    if inputs is not None:
+        schema.require(len(inputs) == len(prompts), "one list of inputs for each prompt")
+        read = encoder_inputs(inputs, model)
+    return model, decoding.prefill(model, weights, prompt_BT, key, length, domain_B, doc_id, read)
+
+
+def check_ids(name: str, texts: list[list[int]], model: ModelConfig) -> None:
+    """Refuses what is empty, and ids that are none.
+
+    Raises:
+      UserError: with what came.
+    """
+    schema.require(
+        bool(texts) and all(texts),
+        f"expected {name} of at least one token each; got lengths {[len(t) for t in texts]}",
+    )
+    ids = [i for text in texts for i in text]
+    schema.require(
+        min(ids) >= 0 and max(ids) < model.vocab_size,
+        f"expected token ids from 0 to {model.vocab_size - 1}; got {min(ids)} to {max(ids)}",
+    )
+
+
+def padded(texts: list[list[int]], left: bool = False) -> np.ndarray:
+    """Lists of ids as one array, -1 where there is none."""
+    longest = max(map(len, texts))
+    gaps = [[-1] * (longest - len(text)) for text in texts]
+    pairs = zip(gaps, texts, strict=True)
+    return np.array([gap + list(t) if left else list(t) + gap for gap, t in pairs], np.int32)
+
+
+def encoder_inputs(texts: list[list[int]], model: ModelConfig) -> Inputs:
+    """What an encoder reads, one document a row.
+
+    Raises:
+      UserError: as `check_ids`.
+    """
+    check_ids("inputs", texts, model)
+    ids_BU = padded(texts)
+    real_BU = (ids_BU >= 0).astype(np.int32)
+    return Inputs(np.maximum(ids_BU, 0), real_BU, np.arange(ids_BU.shape[1]) * real_BU)
