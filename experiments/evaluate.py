@@ -35,6 +35,20 @@ def results(reader: Reader, names: Sequence[str], shots: Sequence[int], limit: i
     ]
 
 
+def check(reader: Reader) -> None:
+    """Refuses models that cannot be asked.
+
+    Raises:
+      UserError: with why.
+    """
+    schema.require(len(reader.model.stacks) == 1, "questions are for decoders: not for an encoder")
+    schema.require(
+        not reader.model.reads_domains,
+        f"experts.router={reader.model.experts and reader.model.experts.router!r} reads domains,"
+        " and questions come from none: evaluate a model with another router",
+    )
+
+
 def text(found: list[Result], longest: int) -> str:
     """The tables, and what was cut."""
     cut = max(result.cut for result in found)
@@ -52,6 +66,7 @@ def main(
 ) -> None:
     """Asks the model, prints and writes the tables."""
     reader = opened.reader(workdir, longest)
+    check(reader)
     found = results(reader, names, shots, limit)
     said = text(found, reader.longest)
     root = pathlib.Path(out)

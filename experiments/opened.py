@@ -1,7 +1,11 @@
 """A model that reads and writes text: of a run's folder, or of a published checkpoint."""
 
+import itertools
 import os
 import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
 
 from moe import interop, schema, sealed
 from moe.data import tokenizer
@@ -10,6 +14,7 @@ from moe.evaluation.likelihood import Words
 from moe.training import runs
 
 PUBLISHED = 2048  # tokens that a published model is given at once, if nothing is said
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
@@ -27,29 +32,67 @@ def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
     if published(root):
         return _of_checkpoint(root, longest or PUBLISHED)
     run, data, state = runs.load_run(root)
-    schema.require(
-        not run.model.reads_domains,
-        f"experts.router={run.model.experts and run.model.experts.router!r} reads domains, and"
-        " questions come from none: evaluate a model with another router",
-    )
     found = tokenizer.load(data.tokenizer_path)
     words = words_of(found, [data.doc_id])
+    if len(run.model.stacks) > 1:
+        known, top = found.get_vocab_size(), run.model.vocab_size - 1
+        words = with_sentinels(words, known, top)._replace(end=data.doc_id)
     length = longest or run.train.seq_len
-    return Reader(run.model, state.params, state.router_state, words, length)
+    domains = tuple(data.domain_names)
+    return Reader(run.model, state.params, state.router_state, words, length, domains)
 
 
 def published(folder: pathlib.Path) -> bool:
-    """Is it a checkpoint as Hugging Face publishes them? Their config.json names a model_type."""
+    """Is it a checkpoint as Hugging Face publishes them? Their config.json names a model_type.
+
+    Raises:
+      UserError: if it has no config.json.
+    """
     path = folder / "config.json"
-    schema.require(
-        path.exists(), f"{folder} has no config.json: it is no run's folder, no checkpoint"
-    )
+    schema.require(path.exists(), f"{folder} has no config.json: it is no run's, no checkpoint's")
     return "model_type" in sealed.read_json(path)
 
 
-def words_of(found, start: list[int]) -> Words:
+def words_of(found: Any, start: list[int], end: int | None = None) -> Words:
     """How a `tokenizers.Tokenizer` reads and writes."""
-    return Words(lambda text: found.encode(text, add_special_tokens=False).ids, found.decode, start)
+
+    def encode(text: str) -> list[int]:
+        return found.encode(text, add_special_tokens=False).ids
+
+    return Words(encode, found.decode, start, end)
+
+
+def with_sentinels(words: Words, known: int, top: int) -> Words:
+    """The same, where `<extra_id_n>` is the id n below the top, as in `objectives.span_corruption`.
+
+    Args:
+      words: of the tokenizer.
+      known: how many ids it has; those above are sentinels.
+      top: the highest id, of `<extra_id_0>`.
+
+    Raises:
+      UserError: by `encode`, for a sentinel that the model does not know.
+    """
+
+    def encode(text: str) -> list[int]:
+        parts = SENTINEL.split(text)  # text, number, text, number, ..., text
+        ids = words.encode(parts[0])
+        for number, after in zip(parts[1::2], parts[2::2], strict=True):
+            schema.require(
+                int(number) <= top - known,
+                f"<extra_id_{number}>: this model knows those from 0 to {top - known}",
+            )
+            ids = [*ids, top - int(number), *words.encode(after)]
+        return ids
+
+    def decode(ids: Sequence[int]) -> str:
+        runs = itertools.groupby(ids, key=lambda i: i >= known)
+        return "".join(
+            "".join(f"<extra_id_{top - i}>" for i in same) if above else words.decode(list(same))
+            for above, same in runs
+        )
+
+    return words._replace(encode=encode, decode=decode)
 
 
 def _of_checkpoint(root, longest):
@@ -59,17 +102,16 @@ def _of_checkpoint(root, longest):
     schema.require(path.exists(), f"{root} has no tokenizer.json: text cannot be read")
     found = tokenizers.Tokenizer.from_file(str(path))
     config, params = interop.load(root)
-    start = found.encode("").ids or [_end(root)]
-    return Reader(config, params, {}, words_of(found, start), longest)
-
-
-def _end(root):
-    """The token after which another text begins, for tokenizers that put nothing before a text."""
-    end = sealed.read_json(root / "config.json").get("eos_token_id")
+    fields = sealed.read_json(root / "config.json")
+    end = fields.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
+    if len(config.stacks) > 1:
+        start = [fields["decoder_start_token_id"]]
+    else:
+        start = found.encode("").ids or ([] if end is None else [end])
     schema.require(
-        isinstance(end, int),
+        bool(start),
         f"{root / 'config.json'} has no eos_token_id, and the tokenizer puts nothing before a text:"
         " what does a text begin with?",
     )
-    return end
+    return Reader(config, params, {}, words_of(found, start, end), longest)

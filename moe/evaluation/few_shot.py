@@ -4,6 +4,7 @@ Small models are near chance at most of these tasks whatever their loss is, so b
 stands the gold answer's bits per byte, which moves long before.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,6 +30,7 @@ class Reader(NamedTuple):
     router_state: dict
     words: Words
     longest: int  # tokens that it reads at once
+    domains: tuple[str, ...] = ()  # of the text it was trained on, for routers that read them
 
 
 class Mean(NamedTuple):
@@ -92,10 +94,8 @@ def _size(question):
 
 
 def _nats(texts, reader, title):
-    model, params, router_state, _, longest = reader
-    return likelihood.log_likelihoods(
-        model, params, router_state, texts, longest=longest, title=title
-    )
+    given = reader.model, reader.params, reader.router_state, texts
+    return likelihood.log_likelihoods(*given, longest=reader.longest, title=title)
 
 
 def _by_question(asked, found_N):
@@ -152,7 +152,8 @@ def written(
       rows: of a batch.
     """
     weights = decoding.prepare(reader.model, reader.params, reader.router_state)
-    doc_id = reader.words.start[0]
+    doc_id = reader.words.start[-1]
+    ends = {doc_id, reader.words.end}
     found: list[list[int]] = [[] for _ in prompts]
     lengths_N = np.array([1 << (len(ids) - 1).bit_length() for ids in prompts])
     with tqdm.tqdm(total=len(prompts), desc=title, unit="answer", disable=None) as bar:
@@ -162,6 +163,6 @@ def written(
                 batch = [prompts[i] for i in few] + [[doc_id] * int(T)] * (rows + 1 - len(few))
                 more = generation.generate(reader.model, weights, batch, steps, doc_id=doc_id)
                 for i, ids in zip(few, more.tolist(), strict=False):
-                    found[i] = ids[: ids.index(doc_id)] if doc_id in ids else ids
+                    found[i] = list(itertools.takewhile(lambda token: token not in ends, ids))
                 bar.update(len(few))
     return found

@@ -33,6 +33,7 @@ class Words(NamedTuple):
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     start: list[int]  # what comes before all: the token that starts a document
+    end: int | None = None  # what ends a text, if something does
 
 
 def text(words: Words, before: str, scored: str) -> Text:

@@ -77,7 +77,7 @@ def test_log_p_is_that_of_the_text_alone(reader):
         Text([0, *rng.integers(1, 257, n).tolist()], rng.integers(1, 257, m).tolist())
         for n, m in ((1, 2), (60, 9), (3, 7), (150, 5), (0, 1), (20, 128))
     ]
-    model, params, state, _, longest = reader
+    model, params, state, _, longest, _ = reader
     got = likelihood.log_likelihoods(model, params, state, texts, longest=longest, tokens=256)
     want = [alone(reader, text) for text in texts]
     np.testing.assert_allclose(got, want, rtol=1e-4)

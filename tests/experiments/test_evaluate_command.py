@@ -64,7 +64,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
     domains = tiny.moe_config(router="domain", capacity_factor=4.0)
     trained(toys.run_config(model={"experts": domains}), tmp_path / "run")
     with pytest.raises(errors.UserError, match="router='domain' reads domains, and questions"):
-        opened.reader(tmp_path / "run")
+        evaluate.main(str(tmp_path / "run"), ["piqa"], [0], 1, 0, str(tmp_path / "out"))
 
 
 def test_a_published_checkpoint_is_asked(tmp_path):

@@ -1,17 +1,21 @@
 """Text from the folder of a run."""
 
 import contextlib
+import io
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import agreement, generate
-from moe import schema
+from experiments import agreement, generate, opened
+from moe import sampling, schema
 from moe.data import tokenizer
+from moe.evaluation.few_shot import Reader
+from moe.evaluation.likelihood import Words
 from moe.training import checkpoint, loop, runs
 from tests import tiny
+from tests.objectives import test_span_corruption as span_corruption
 from tests.training import toys
 
 
@@ -20,7 +24,7 @@ def run(monkeypatch):
     """A run on the toy corpus whose tokenizer knows bytes alone."""
     words = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
     monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
-    monkeypatch.setattr(generate.tokenizer, "load", lambda path: words)
+    monkeypatch.setattr(opened.tokenizer, "load", lambda path: words)
     return toys.run_config()
 
 
@@ -65,11 +69,70 @@ def test_what_is_missing_is_named(run, tmp_path):
         runs.load_run(tmp_path)
 
 
-def test_domains_are_named_where_they_are_read(run):
+def test_domains_are_named_where_they_are_read(run, tmp_path):
+    trained(run, tmp_path / "plain")
     with pytest.raises(ValueError, match="no router reads it"):
-        generate.domains(run, toys.data(), "toy", 2)
+        generate.main(str(tmp_path / "plain"), ["ab"], 1, "toy")
     experts = tiny.moe_config(router="domain", capacity_factor=4.0)
-    reading = run.replace(model={"experts": experts})
-    assert generate.domains(reading, toys.data(), "toy", 2).tolist() == [0, 0]
+    trained(run.replace(model={"experts": experts}), tmp_path / "reading")
+    reader = opened.reader(tmp_path / "reading")
+    assert generate.domains(reader, "toy", 2).tolist() == [0, 0]
     with pytest.raises(ValueError, match="--domain=None is not one of 'toy'"):
-        generate.domains(reading, toys.data(), None, 2)
+        generate.domains(reader, None, 2)
+
+
+def test_lines_are_continued_as_they_are_typed(run, tmp_path, monkeypatch, capsys):
+    """With the text that a prompt would get, piece by piece, whole characters only."""
+    trained(run, tmp_path)
+    how = {"how": sampling.Sampling(temperature=2.0), "seed": 3}
+    generate.main(str(tmp_path), ["ab"], 12, **how)
+    want = capsys.readouterr().out.split("\n\n")[0].removeprefix("ab")
+    monkeypatch.setattr("sys.stdin", io.StringIO("ab\n"))
+    generate.main(str(tmp_path), [], 12, **how)
+    said = capsys.readouterr().out.removesuffix("\n\n")
+    assert said == want.rstrip("\ufffd") and len(said) > 3
+    parts = [bytes([b]) for b in "aé".encode()]
+    words = Words(None, lambda ids: b"".join(parts[i] for i in ids).decode(errors="replace"), [])
+    reader = Reader(None, {}, {}, words, 1)
+    tokens = [np.array([i]) for i in range(3)]
+    assert list(generate.pieces(reader, tokens)) == ["a", "é"]
+
+
+def test_experts_are_shown_on_request(run, tmp_path, capsys):
+    trained(run, tmp_path / "moe")
+    generate.main(str(tmp_path / "moe"), ["ab"], 3, experts=True)
+    lines = capsys.readouterr().out.splitlines()
+    chosen = [line for line in lines if line.startswith("  ") and line.rstrip()[-1] in "0123"]
+    assert len(chosen) == 3
+    trained(run.replace(model={"experts": None}), tmp_path / "dense")
+    with pytest.raises(ValueError, match="no token of this model chooses any"):
+        generate.main(str(tmp_path / "dense"), ["ab"], 3, experts=True)
+    with pytest.raises(ValueError, match="--experts and --beams go with --prompt"):
+        generate.main(str(tmp_path / "dense"), [], 3, experts=True)
+    with pytest.raises(ValueError, match="--beams needs a token that ends a text"):
+        generate.main(str(tmp_path / "dense"), ["ab"], 3, width=2)
+
+
+def test_an_encoder_reads_the_prompt(tmp_path, monkeypatch, capsys):
+    """And the decoder writes what the sentinels stand for, with beams or without."""
+    run = span_corruption.run_config()
+    words = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
+    monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
+    monkeypatch.setattr(opened.tokenizer, "load", lambda path: words)
+    trained(run, tmp_path)
+    top = run.model.vocab_size - 1
+    reader = opened.reader(tmp_path)
+    ids = reader.words.encode("a<extra_id_0>b")
+    assert ids == [words.token_to_id("a"), top, words.token_to_id("b")]
+    assert reader.words.decode([*ids, top]) == "a<extra_id_0>b<extra_id_0>"
+    with pytest.raises(ValueError, match="<extra_id_1>: this model knows those from 0 to 0"):
+        reader.words.encode("a<extra_id_1>")
+    given = generate.asked(reader, ["ab", "c<extra_id_0>"], None)
+    assert given["prompts"] == [[0], [0]] and [i[-1] for i in given["inputs"]] == [0, 0]
+    generate.main(str(tmp_path), ["ab<extra_id_0>"], 4)
+    assert "ab<extra_id_0>" in capsys.readouterr().out
+    generate.main(str(tmp_path), ["ab<extra_id_0>"], 4, width=3)
+    scores = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert scores == sorted(scores, reverse=True)
+    with pytest.raises(ValueError, match="--beams draws nothing: use it with --temperature=0"):
+        generate.main(str(tmp_path), ["ab"], 4, width=3, how=sampling.Sampling())
