@@ -6,7 +6,7 @@
 
 With `pip install -r requirements-plan.txt` the TPU compiler compiles the whole step (minutes) and
 the report is about that program; without it, for a chip that is no TPU, or with --arithmetic, it is
-arithmetic on shapes and says so. `moe/presets.py` lists the models; `--out` adds the report to a
+arithmetic on shapes and says so. `moe/presets` lists the models; `--out` adds the report to a
 JSON-lines file.
 """
 
@@ -22,7 +22,6 @@ from absl import flags
 from experiments import command
 from moe import plan, presets, schema, sharding
 from moe.analysis import planning
-from moe.data import prepare
 from moe.errors import UserError
 from moe.training.config import MeshConfig, RunConfig, TrainConfig
 from moe.training.optimizer import OptimizerConfig
@@ -32,7 +31,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags of this experiment."""
     text = flags.DEFINE_string
     number = flags.DEFINE_integer
-    text("model", "glam_64b_64e", "A name in moe/presets.py.", flag_values=values)
+    text("model", "glam_64b_64e", "A name in moe/presets.", flag_values=values)
     text("topology", "v5p:8x8x16", "Chip and shape, or h200:<number>.", flag_values=values)
     text("mesh", "data=-1", "Sizes of axes, as in data=-1,expert=64,model=2.", flag_values=values)
     flags.DEFINE_bool(
@@ -110,13 +109,7 @@ def make_run(ask: flags.FlagValues, preset: presets.Preset, mesh: MeshConfig) ->
         seq_len=ask.seq_len or preset.length,
         accumulate=ask.accumulate,
     )
-    return RunConfig(
-        model=preset.model,
-        train=train,
-        data=prepare.DataConfig(vocab_size=preset.model.vocab_size),
-        optimizer=OptimizerConfig(name=ask.optimizer),
-        mesh=mesh,
-    )
+    return plan.run_of(preset, train, OptimizerConfig(name=ask.optimizer), mesh)
 
 
 def make_plan(run: RunConfig, topology: str, compile_it: bool) -> plan.Plan:

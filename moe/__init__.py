@@ -11,10 +11,11 @@ ffn.py       what a feed-forward, or a bank of experts, computes
 execution.py which kernels compute a model, and how tokens cross the mesh
 matmul.py    products of tokens with weights
 batch.py     what a step reads
-decoding.py  text from a trained model, token by token, with a cache
+decoding.py  a trained model read token by token, with a cache
+generation.py  text after prompts; beams.py searches for the most probable
 sampling.py  which token comes next
 legacy.py    the names that earlier versions wrote into files
-presets.py   the published models by name
+presets/     the published models by name
 compat.py    what differs between versions of JAX
 paths.py     parameters by their paths
 config.py    the sizes of a model and of its experts

@@ -20,11 +20,14 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from moe import chips, flops, hlo, schema, sharding, target
+from moe import chips, flops, hlo, models, objectives, schema, sharding, target
+from moe.data.prepare import DataConfig
 from moe.dispatch import grouped
 from moe.errors import UserError
+from moe.presets.contract import Preset
 from moe.training import estimate, step
-from moe.training.config import RunConfig
+from moe.training.config import MeshConfig, RunConfig, TrainConfig
+from moe.training.optimizer import OptimizerConfig
 
 PLATFORM = "tpu"  # to lower for; lowering needs no compiler
 
@@ -77,6 +80,25 @@ class Plan(NamedTuple):
             "interconnect": sent / self.chip.link_bandwidth,
         }
         return alone | {"overlapped": max(alone.values()), "serial": sum(alone.values())}
+
+
+def run_of(
+    preset: Preset, train: TrainConfig, optimizer: OptimizerConfig, mesh: MeshConfig
+) -> RunConfig:
+    """The run of a preset: its model, and the objective that such models are made for."""
+    objective = objectives.ObjectiveConfig(name=objectives.usual(preset.model))
+    extra = objective.objective.extra_ids(objective.options, train.seq_len)
+    kind = type(preset.model)
+    (architecture,) = (name for name, one in models.MODELS.items() if one.config is kind)
+    return RunConfig(
+        architecture=architecture,
+        model=preset.model,
+        objective=objective,
+        data=DataConfig(vocab_size=preset.model.vocab_size - extra),
+        train=train,
+        optimizer=optimizer,
+        mesh=mesh,
+    )
 
 
 def has_compiler() -> bool:

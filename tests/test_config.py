@@ -248,14 +248,13 @@ def test_one_vocabulary():
 )
 def test_groups(group_size, accumulate, size, number):
     run = run_config(model=grouped(group_size), accumulate=accumulate)
-    assert (run.group_size, run.num_groups) == (size, number)
+    assert run.num_groups == {"": number} and number * size == run.micro_batch * 8
     assert run.micro_batch == 8 // accumulate
 
 
 def test_a_dense_run_has_a_group_for_each_sequence():
     run = run_config(model=tiny.model(vocab_size=300, experts=None))
-    assert run.num_groups == run.micro_batch == 8
-    assert run.group_size == run.train.seq_len
+    assert run.num_groups == {"": 8} and run.micro_batch == 8
 
 
 def test_groups_that_do_not_tile():

@@ -1,5 +1,7 @@
 """Plans by arithmetic, against closed forms and the CPU's compiler; and the compiler's verdicts."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from moe.analysis import planning
 from moe.data import prepare
 from moe.errors import UserError
 from moe.training import config as configs
-from moe.training import estimate, optimizer
+from moe.training import estimate, optimizer, step
 from tests import tiny
+from tests.objectives import test_span_corruption as span_corruption
 
 V = 512
 
@@ -103,6 +106,44 @@ def test_traffic_is_that_of_the_compiled_program(remat):
         )
     found = hlo.traffic(text.as_text(), {"data": 2, "expert": 4, "model": 1})
     assert found["all-to-all", "expert"] == want
+
+
+def test_both_stacks_of_an_encoder_decoder_travel():
+    """All-to-alls as the CPU's compiler has them; and a tensor more crosses for each second attention."""
+    run = span_corruption.run_config(
+        mesh={"data": 2, "expert": 4}, model={"experts": tiny.moe_config(num_experts=8, k=2)}
+    )
+    want = plan.arithmetic(run, "v5e", 8).traffic
+    mesh = sharding.make_mesh(2, 4)
+    with sharding.on(mesh):
+        text = step.of_run(run).lower(plan.state_shapes(run), shapes(run, mesh)).compile().as_text()
+    found = hlo.traffic(text, {"data": 2, "expert": 4, "model": 1})
+    assert found["all-to-all", "expert"] == want["all-to-all", "expert"]
+    own = dataclasses.replace(run, mesh=configs.MeshConfig(data=1, expert=1, model=2))
+    own = own.replace(model={"vocab_size": 258, "experts": None})
+    sent = plan.arithmetic(own, "v5e", 2).traffic["all-reduce", "model"]
+    layers, passes = 2, 2
+    assert sent.times == passes * layers * (2 + 3) + 1 + 2
+
+
+def shapes(run, mesh):
+    layout = jax.sharding.NamedSharding(mesh, sharding.spec("BT"))
+    return run.task.batch_shapes(run.train.batch_size, run.train.seq_len, layout=layout)
+
+
+def test_activations_of_both_stacks():
+    """Each stack keeps what it would alone, and the decoder what reads the encoder."""
+    run = span_corruption.run_config(model={"experts": None})
+    sizes = {"data": 1, "expert": 1, "model": 1}
+    whole = estimate.activations(run, sizes)
+    decoder, encoder = estimate._parts(run, sizes)
+    assert (decoder.read, encoder.read) == (encoder.length, 0)
+    alone = sum(estimate._layers(part, 1, 4)[0] for part in (decoder._replace(read=0), encoder))
+    m, B = run.model, run.micro_batch
+    T, U, N, H = decoder.length, encoder.length, m.num_heads, m.d_head
+    cross = T * (m.d_model + 2 * N * H) * 4 + U * 2 * N * H * 4 + T * U * N * (4 + 4)
+    head = B * T * m.vocab_size * 8
+    assert whole == alone + m.num_layers * B * cross + head
 
 
 def test_seconds():

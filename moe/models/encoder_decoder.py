@@ -65,19 +65,7 @@ class EncoderDecoderConfig(ModelConfig):
     @property
     def stacks(self) -> dict[str, ModelConfig]:
         """Both, in the order of their names."""
-        own: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)
-        }
-        experts = self.experts
-        if experts and self.encoder_batch_priority:
-            options = dataclasses.replace(self._options, batch_priority=True)
-            experts = experts.derived(options=options)
-        changes: dict[str, Any] = {
-            "num_layers": self.encoder_layers or self.num_layers,
-            "experts": experts,
-        }
-        changes |= {"causal": False, "allow_noncausal": True}
-        return {"decoder": ModelConfig(**own), "encoder": ModelConfig(**own | changes)}
+        return _stacks(self)
 
     @property
     def moe_layers(self) -> int:
@@ -88,6 +76,23 @@ class EncoderDecoderConfig(ModelConfig):
     def dense_layers(self) -> int:
         """Of both stacks."""
         return sum(stack.dense_layers for stack in self.stacks.values())
+
+
+@functools.cache
+def _stacks(config):
+    own: dict[str, Any] = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(ModelConfig)
+    }
+    experts = config.experts
+    if experts and config.encoder_batch_priority:
+        options = dataclasses.replace(experts.options, batch_priority=True)
+        experts = experts.derived(options=options)
+    changes: dict[str, Any] = {
+        "num_layers": config.encoder_layers or config.num_layers,
+        "experts": experts,
+    }
+    changes |= {"causal": False, "allow_noncausal": True}
+    return {"decoder": ModelConfig(**own), "encoder": ModelConfig(**own | changes)}
 
 
 class Stack(decoder.Trunk):

@@ -139,7 +139,9 @@ class RunConfig:
             f"{self.data.vocab_size}{beside}: set both",
         )
         if self.model.experts:
-            groups.check(self.micro_batch, self.train.seq_len, self.group_size)
+            for length in self.positions.values():
+                size = self.model.experts.tokens_per_group(length)
+                groups.check(self.micro_batch, length, size)
         self._check_idle()
 
     def _check_idle(self):
@@ -178,15 +180,20 @@ class RunConfig:
         return self.train.batch_size // self.train.accumulate
 
     @property
-    def group_size(self) -> int:
-        """S of a training step; of a dense model, which has no groups, one sequence."""
-        experts = self.model.experts
-        return experts.tokens_per_group(self.train.seq_len) if experts else self.train.seq_len
+    def positions(self) -> dict[str, int]:
+        """How long a row is in each stack of the model."""
+        chosen = self.objective
+        lengths = chosen.objective.lengths(chosen.options, self.train.seq_len)
+        return dict(zip(self.model.stacks, lengths, strict=True))
 
     @property
-    def num_groups(self) -> int:
-        """G of one forward pass in training."""
-        return self.micro_batch * self.train.seq_len // self.group_size
+    def num_groups(self) -> dict[str, int]:
+        """G of one forward pass in training, by stack; of a dense model one a sequence."""
+        experts = self.model.experts
+        return {
+            stack: self.micro_batch * T // (experts.tokens_per_group(T) if experts else T)
+            for stack, T in self.positions.items()
+        }
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -210,7 +217,9 @@ class RunConfig:
         if self.mesh.zero:
             shared["model.d_model"] = (m.d_model, tokens)
         if m.experts:
-            shared["number of groups (batch tokens / group_size)"] = (self.num_groups, tokens)
+            for stack, number in self.num_groups.items():
+                name = f"number of groups (batch tokens{stack and f' of the {stack}'} / group_size)"
+                shared[name] = (number, tokens)
             shared["model.experts.num_experts"] = (m.experts.num_experts, ("expert",))
             shared["model.experts.d_ff"] = (m.experts.d_ff, ("model",))
         return shared

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import hlo, models, paths, sharding
+from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import dot_product
 from moe.training import processes, step
@@ -110,18 +111,45 @@ def _given():
     return [int(text) for text in said if text.isdecimal()]
 
 
-def _tokens(run, sizes):
-    """Tokens of a micro-batch on one device."""
-    return run.micro_batch * run.train.seq_len / sizes["data"] / sizes["expert"]
+class _Part(NamedTuple):
+    """A stack of the model, and what one device has of a micro-batch in it."""
+
+    name: str  # of the stack, "" of a model with one
+    model: ModelConfig
+    length: int  # T
+    tokens: float
+    read: int = 0  # U, of the encoder that it reads
+
+    @property
+    def rows(self) -> float:
+        """Sequences."""
+        return self.tokens / self.length
+
+    @property
+    def slots(self) -> float:
+        """Slots that the tokens bring to the experts of one layer."""
+        experts = self.model.experts
+        assert experts is not None  # asked of models with experts
+        if experts.dropless:
+            return self.tokens * experts.k
+        S = experts.tokens_per_group(self.length)
+        return self.tokens / S * experts.slots(S, train=True) * experts.num_experts
 
 
-def _slots(run, tokens):
-    """Slots that these tokens bring to the experts of one layer."""
-    experts = run.model.experts
-    S = run.group_size
-    if experts.dropless:
-        return tokens * experts.k
-    return tokens / S * experts.slots(S, train=True) * experts.num_experts
+def _parts(run, sizes):
+    """The stack with the head first."""
+    rows = run.micro_batch / sizes["data"] / sizes["expert"]
+    lengths = run.positions
+    return [
+        _Part(
+            name=name,
+            model=stack,
+            length=lengths[name],
+            tokens=rows * lengths[name],
+            read=lengths["encoder"] if name == "decoder" else 0,
+        )
+        for name, stack in run.model.stacks.items()
+    ]
 
 
 def _width(run):
@@ -130,32 +158,40 @@ def _width(run):
 
 
 def activations(run: RunConfig, sizes: Sizes) -> float:
-    """Bytes kept for the backward pass at its peak, roughly: what products read and make.
-
-    Raises:
-      UserError: for a model with an encoder, whose second stack this arithmetic does not know.
-    """
-    m = run.model
-    if len(m.stacks) > 1:
-        raise UserError("plans are for models of one stack: this one has an encoder, too")
-    t = _tokens(run, sizes)
-    model = sizes["model"]
+    """Bytes kept for the backward pass at its peak, roughly: what products read and make."""
+    parts = _parts(run, sizes)
     width = _width(run)
-    T = run.train.seq_len
+    kept, blocks = 0.0, []
+    for part in parts:
+        m = part.model
+        layers, block = _layers(part, sizes["model"], width)
+        blocks.append(block)
+        kept += m.num_layers / m.moe_every * part.tokens * m.d_model * width if m.remat else layers
+    if run.model.remat:
+        kept += max(blocks)
+    head = parts[0].tokens * run.model.vocab_size / sizes["model"] * (4 + 4)
+    return max(kept + head, *blocks)
+
+
+def _layers(part, model, width):
+    """Bytes that all layers of a stack keep, and those of one block."""
+    m, t = part.model, part.tokens
+    T = part.length
     pairs = T * T if not m.causal else sum((b - a) * b for a, b in dot_product.blocks(T))
-    scores = t * pairs / T * m.num_heads / model * (4 + width)
-    attend = t * (3 * m.d_model + 4 * m.num_heads * m.d_head / model) * width + scores
+    scores = t * (pairs / T + part.read) * m.num_heads / model * (4 + width)
+    heads = m.num_heads * m.d_head / model
+    attend = t * (3 * m.d_model + 4 * heads) * width + scores
+    if part.read:
+        keys = 2 * m.kv_heads * m.d_head / model
+        attend += (t * (m.d_model + 2 * heads) + part.rows * part.read * keys) * width
     dense = t * (m.d_model + 3 * m.d_ff / model) * width
     layers = m.num_layers * attend + (m.num_layers - m.moe_layers) * dense
     block = m.moe_every * attend + (m.moe_every - bool(m.experts)) * dense
     if m.experts:
-        slots = _slots(run, t)
-        experts = slots * (2 * m.d_model + 3 * m.experts.d_ff / model) * width
+        experts = part.slots * (2 * m.d_model + 3 * m.experts.d_ff / model) * width
         layers = layers + m.moe_layers * experts
         block = block + experts
-    head = t * m.vocab_size / model * (4 + 4)
-    kept = m.num_layers / m.moe_every * t * m.d_model * width + block if m.remat else layers
-    return max(kept + head, block)
+    return layers, block
 
 
 def _passes(run):
@@ -170,6 +206,7 @@ class _Leaf(NamedTuple):
     shared: tuple[str, ...]  # axes that share it at rest, and gather it for use
     copies: tuple[str, ...]  # axes along which devices hold copies at rest, and sum gradients
     top: bool  # outside the blocks: embedding, head, last norm
+    blocks: float  # that lie in one array with it
     times: int  # it is used by two parts of the model that do not wait for each other
     trained: bool  # it has a gradient
 
@@ -186,16 +223,24 @@ def _leaves(run, sizes, state):
         embedding = "embed" in name and run.model.tie_embeddings
         yield _Leaf(
             full if exact else full * _width(run) / 4, shared, copies, "block" not in name,
-            1 + embedding, not paths.matches(run.optimizer.frozen, name),
+            _blocks(run.model, name), 1 + embedding, not paths.matches(run.optimizer.frozen, name),
         )  # fmt: skip
+
+
+def _blocks(model, name):
+    """Blocks of the stack that a parameter is of."""
+    stack = model.stacks.get(name.partition("/")[0], model)
+    return (stack.num_layers - stack.num_dense_layers) / stack.moe_every
 
 
 def gathered(run: RunConfig, sizes: Sizes, state: step.State) -> float:
     """Bytes of weights that ZeRO has gathered at its peak, with their full gradients."""
     leaves = [leaf for leaf in _leaves(run, sizes, state) if leaf.shared]
-    blocks = (run.model.num_layers - run.model.num_dense_layers) / run.model.moe_every
-    kept = 1 / blocks if run.model.remat else 1.0  # a recomputed block gathers its own again
-    return sum(leaf.in_use * (2 if leaf.top else 2 * kept) for leaf in leaves)
+    found = 0.0
+    for leaf in leaves:  # a recomputed block gathers its own again
+        kept = 1 / leaf.blocks if run.model.remat and not leaf.top else 1.0
+        found += 2 * kept * leaf.in_use
+    return found
 
 
 def memory_bytes(run: RunConfig, sizes: Sizes, state: step.State, activations: float) -> float:
@@ -212,13 +257,10 @@ def memory_bytes(run: RunConfig, sizes: Sizes, state: step.State, activations: f
 
 def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, str], hlo.Traffic]:
     """What a step must send at least, by kind and axes, without any compiler's cleverness."""
-    m = run.model
-    t = _tokens(run, sizes)
     n = run.train.accumulate
     width = _width(run)
     passes = _passes(run)
     found: dict[tuple[str, str], hlo.Traffic] = {}
-    row = t * m.d_model * width
 
     def add(kind: str, axes: tuple[str, ...], times: int, size: float) -> None:
         devices = math.prod(sizes[a] for a in axes)
@@ -228,17 +270,21 @@ def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, 
             sent = times * n * hlo.wire_bytes(kind, size, devices)
             found[key] = hlo.Traffic(old.times + times * n, old.bytes + sent)
 
-    slots = _slots(run, t) * m.d_model * width if m.experts else 0
-    e = sizes["expert"]
-    crossings = passes * m.moe_layers
-    if run.mesh.transport == "all_gather":
-        add("all-gather", ("expert",), crossings, e * row)
-        add("reduce-scatter", ("expert",), crossings, row)
-    else:
-        add("all-to-all", ("expert",), 2 * crossings, slots)
-    add("all-reduce", ("model",), passes * (2 * m.num_layers - m.moe_layers), row)
-    add("all-reduce", ("model",), crossings, slots)
-    add("all-reduce", ("model",), 2, t * m.d_model * 4)  # embedding, and its gradient in the head
+    for part in _parts(run, sizes):
+        m = part.model
+        row = part.tokens * m.d_model * width
+        slots = part.slots * m.d_model * width if m.experts else 0
+        crossings = passes * m.moe_layers
+        if run.mesh.transport == "all_gather":
+            add("all-gather", ("expert",), crossings, sizes["expert"] * row)
+            add("reduce-scatter", ("expert",), crossings, row)
+        else:
+            add("all-to-all", ("expert",), 2 * crossings, slots)
+        attentions = (2 if part.read else 1) * m.num_layers
+        add("all-reduce", ("model",), passes * (attentions + m.num_layers - m.moe_layers), row)
+        add("all-reduce", ("model",), crossings, slots)
+        ends = 1 if part.name == "encoder" else 2  # embedding, and its gradient in the head
+        add("all-reduce", ("model",), ends, part.tokens * m.d_model * 4)
     gathers = passes - 1  # the backward pass uses what the one before it gathered
     for leaf in _leaves(run, sizes, state):
         rest = leaf.in_use / math.prod(sizes[axis] for axis in leaf.shared)

@@ -1,5 +1,7 @@
 """The gradient of a task on one batch, in as many micro-batches as are asked for."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -31,8 +33,8 @@ def value_and_grad(
       accumulate: micro-batches.
     """
     experts = task.model.config.experts
-    length = jax.tree.leaves(batch)[0].shape[1]
-    together = max(1, experts.group_size // length) if experts else 1
+    lengths = {x.shape[1] for x in jax.tree.leaves(batch) if x.ndim == 2}
+    together = math.lcm(*(max(1, experts.group_size // T) for T in lengths)) if experts else 1
 
     def with_metrics(sums: contract.Sums) -> tuple[jax.Array, tuple[dict, contract.Sums]]:
         loss, metrics = contract.total(sums, experts)

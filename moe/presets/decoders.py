@@ -1,34 +1,11 @@
-"""The published decoders by name, at their papers' sizes.
+"""GLaM, and the decoders that came after it."""
 
-A preset is a `ModelConfig` and what its paper says of it. Sizes come from `jax.eval_shape`, so none
-is ever made in memory: `python -m experiments.plan --model NAME`. What our decoder does not have
-(biases of feed-forwards, LayerNorm's bias, a paper's own router) is a matter of less than 1% of
-parameters, except where `note` says more. All presets have a capacity, so they drop tokens, also
-where the paper drops none (Mixtral, OLMoE, DBRX); `dispatcher="grouped"` with both capacity factors
-0 computes every choice.
-"""
-
-from dataclasses import dataclass
 from typing import Any
 
 from moe.attention_config import AttentionConfig
 from moe.config import ModelConfig, MoEConfig
-from moe.errors import UserError
+from moe.presets.contract import Preset
 from moe.routing import rre, top_k
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A model and what is published of it."""
-
-    model: ModelConfig
-    total: float | None  # published parameters
-    active: float | None = None  # of those, what one token meets
-    length: int  # T of its training
-    tokens: float | None = None  # of its training run
-    twin: str = ""  # the dense model that its paper compares it with
-    source: str
-    note: str = ""
 
 
 def glam(
@@ -141,7 +118,7 @@ GLAM = "Du et al. 2022, table 4"
 RUMOUR = "a rumour, not a publication"
 RRE = MoEConfig(num_experts=640, d_ff=20_480, router="rre", options=rre.Options(groups=4))
 
-PRESETS = {
+DECODERS = {
     "glam_0.1b": Preset(model=glam(12, 768, 3072, 12, 64), total=130e6, length=1024, source=GLAM),
     "glam_0.1b_64e": Preset(
         model=glam(12, 768, 3072, 12, 64, 64),
@@ -232,14 +209,3 @@ PRESETS = {
         note="'8 x 220B' of a 220B dense model: attention is shared, so it is less than 1.76T",
     ),
 }  # fmt: skip
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-      UserError: if there is none; all names are shown.
-    """
-    if name not in PRESETS:
-        raise UserError(f"no preset {name!r}: use one of {', '.join(PRESETS)}")
-    return PRESETS[name]
