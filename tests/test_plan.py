@@ -109,7 +109,7 @@ def test_traffic_is_that_of_the_compiled_program(remat):
 
 
 def test_both_stacks_of_an_encoder_decoder_travel():
-    """All-to-alls as the CPU's compiler has them; and a tensor more crosses for each second attention."""
+    """All-to-alls as the CPU's compiler has them; one tensor more crosses in the decoder."""
     run = span_corruption.run_config(
         mesh={"data": 2, "expert": 4}, model={"experts": tiny.moe_config(num_experts=8, k=2)}
     )
