@@ -30,6 +30,8 @@ class MoEConfig:
     balance_weight: float | None = None
     z_weight: float | None = None
     router_scale: float | None = None  # variance of a router's initial weights, over D
+    # Of the router's product and its scores; float32 is Switch's "selective precision" (2.4).
+    router_dtype: str = "float32"
     dispatcher: str = "gather"
     group_size: int = 0  # tokens that compete for the same slots; 0 is one sequence
     capacity_factor: float = 1.25  # 0 for the grouped dispatcher, which drops nothing
@@ -54,6 +56,7 @@ class MoEConfig:
         """Puts the router's defaults where nothing was given, and refuses what cannot be."""
         one_of("experts.router", self.router, routing.ROUTERS)
         one_of("experts.dispatcher", self.dispatcher, dispatch.DISPATCHERS)
+        one_of("experts.router_dtype", self.router_dtype, ("float32", "bfloat16"))
         self._complete()
         ranges.check(self, "experts", ranges.EXPERTS)
         ranges.check(self.options, "experts.options", ranges.OPTIONS)
@@ -81,6 +84,11 @@ class MoEConfig:
                 f"experts.{name}={getattr(self, name)} does nothing with the {self.router!r}"
                 " router: set it to 0, or leave it out",
             )
+        require(
+            self.routing.learned or self.router_dtype == "float32",
+            f"experts.router_dtype={self.router_dtype!r} does nothing with the {self.router!r}"
+            " router, which computes no scores: leave it out",
+        )
         if self.dropless:
             self._refuse_capacity()
         if self.routing.idle:

@@ -199,9 +199,9 @@ class MoELayer(nn.Module):
         return found
 
     def logits(self, x_GSD: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """The router's scores in float32, from its own jittered copy of its input."""
+        """The router's scores as float32, from its own jittered copy of its input."""
         config = self.config
-        x_GSD = x_GSD.astype(jnp.float32)
+        x_GSD = x_GSD.astype(config.router_dtype)
         if train and config.jitter:
             layout = sharding.out_sharding("GSD")
             schema.require(
@@ -209,7 +209,9 @@ class MoELayer(nn.Module):
                 f"jitter={config.jitter} draws in training: pass rngs={{'router': key}} to apply",
             )
             key = self.make_rng("router")
-            noise_GSD = jax.random.uniform(key, x_GSD.shape, minval=-1.0, out_sharding=layout)
+            noise_GSD = jax.random.uniform(
+                key, x_GSD.shape, x_GSD.dtype, minval=-1.0, out_sharding=layout
+            )
             x_GSD *= 1 + config.jitter * noise_GSD
         columns = config.routing.projections(config)
         return {name: self.score(x_GSD, name, number) for name, number in columns.items()}
@@ -221,8 +223,12 @@ class MoELayer(nn.Module):
             x_GSD = jax.lax.stop_gradient(x_GSD)
         scale = self.config.router_scale
         assert scale is not None  # the config has put the router's own there
-        w_DE = weights.weight(self, name, "D.", (D, columns), fan_in=D, scale=scale)
-        return matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=jax.lax.Precision.HIGHEST)
+        dtype = self.config.router_dtype
+        shape = (D, columns)
+        w_DE = weights.weight(self, name, "D.", shape, fan_in=D, scale=scale, dtype=dtype)
+        exact = jax.lax.Precision.HIGHEST
+        s_GSE = matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=exact)
+        return s_GSE.astype(jnp.float32)
 
     def assign_slots(
         self, routed: contract.RouterOutput, C: int

@@ -48,6 +48,15 @@ def test_the_stats_of_a_layer():
     assert got.kept_KE.sum(0).max() <= B * 4
 
 
+def test_scores_of_a_router_in_bfloat16_are_rounded():
+    """What the router does in float32 is all of the difference; experts compute as before."""
+    exact = run(no_drops(k=2))
+    rounded = run(no_drops(k=2, router_dtype="bfloat16"))
+    assert 0 < np.abs(exact[0] - rounded[0]).max() < 0.1
+    assert 1e-6 < abs(exact[1].probability_E - rounded[1].probability_E).max() < 0.3
+    assert rounded[1].tokens == exact[1].tokens
+
+
 def test_padding_gets_zeros():
     y_BTD, _ = run(no_drops())
     mask_BT = np.asarray(tiny.layer_inputs(B, T)[1])
