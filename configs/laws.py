@@ -28,6 +28,8 @@ SIZES = {
 }
 EXPERTS = (4, 16, 64)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of 6,000 steps of 2,048 tokens
+SOURCES = (*scaling.CORPUS, "web_api_docs", "framework_docs")
+RATE = 0.0157  # of a dense model of width 64, see `rate`
 FINE = ((32, 2), (64, 4), (128, 8), (256, 16))  # E and K: experts K times as narrow
 
 
@@ -45,7 +47,12 @@ def rate(size: str, experts: int = 1, k: int = 1) -> float:
     It is `experiments.laws --rates=experiments/results/laws_pilots/cells.csv`; fine-grained experts
     count as E / K.
     """
-    return (SIZES[size]["d_model"] / 64) ** -0.81 * (experts / k) ** -0.215
+    return rule(SIZES[size]["d_model"], experts / k)
+
+
+def rule(width: int, experts: float = 1) -> float:
+    """The same of a width and a number of experts."""
+    return (width / 64) ** -0.81 * experts**-0.215
 
 
 def cell(size: str, experts: int = 1, k: int = 1, seen: int = 1) -> dict:
@@ -74,9 +81,9 @@ def study(name: str) -> ConfigDict:
     config.draws = 500  # of each law's bootstrap; 0 leaves out the report
     config.timed = True  # take step times, side by side
     base = scaling.small()
-    base["data"] = {**base["data"], "source": (*scaling.CORPUS, "web_api_docs", "framework_docs")}
+    base["data"] = {**base["data"], "source": SOURCES}
     base["train"] |= {"eval_every": 3000, "log_every": 250}
-    base["optimizer"] |= {"learning_rate": 0.0157}
+    base["optimizer"] |= {"learning_rate": RATE}
     config.base = schema.complete(RunConfig, base)
     config.experts = {
         "group_size": 2048,

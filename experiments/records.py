@@ -198,10 +198,12 @@ def _finished(path):
         "curve_steps": [r["step"] for r in curve],
         "curve_nll": [r["nll"] for r in curve],
         "train_routing": routing,
-        "config": sealed.read_json(path / "config.json"),
-        **_data(path / "data.json"),
+        **_said(path, "config"),
+        **_said(path, "data"),
     }
 
 
-def _data(path):
-    return {"data": sealed.read_json(path)} if path.exists() else {}
+def _said(path, name):
+    """What a file of the run says; runs of long ago lack some."""
+    file = path / f"{name}.json"
+    return {name: sealed.read_json(file)} if file.exists() else {}

@@ -18,8 +18,12 @@ FILES = {
     "requirements-test.txt": ("dev",),
     "requirements-plan.txt": ("plan",),
 }
-DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}  # where the import differs
-OPTIONAL = {"torch", "transformers"}  # used if they happen to be installed
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}  # where the import differs
+OPTIONAL = {"torch", "transformers", "lm_eval"}  # used if installed, or to make goldens
 BROUGHT = {"ml-dtypes"}  # of an extra, but jax cannot be without it
 # What cannot be imported without an extra. No module needs `dev`.
 NEEDS = {

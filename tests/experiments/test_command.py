@@ -90,7 +90,7 @@ def test_a_workdir_at_home(tmp_path, monkeypatch, warm):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command._folder("~/x", "a") == str(tmp_path / "x") and command._folder("", "") == ""
     done = warm.run("generate", "--workdir=~/x", cwd=tmp_path, HOME=str(tmp_path))
-    assert done.stderr == f"{tmp_path}/x has no config.json: it is not a run's folder\n"
+    assert done.stderr == f"{tmp_path}/x has no config.json: it is no run's, no checkpoint's\n"
 
 
 def test_help_tells_of_the_config():

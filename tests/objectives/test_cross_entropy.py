@@ -36,7 +36,7 @@ def test_in_chunks_and_whole(tokens, monkeypatch):
         jax.jit(jax.value_and_grad(functools.partial(weighted, whole), (0, 1), has_aux=True))(*head)
         for whole in (False, True)
     ]
-    tiny.assert_close(*made, rtol=1e-5)
+    tiny.assert_close(*made, rtol=1e-5, atol=5e-6)  # sums over V in another order
     (_, (total, nll_BT)), _ = made[0]
     alone = cross_entropy.weighted(head, targets_BT, counted_BT)
     tiny.assert_close(alone, (total, nll_BT))  # without gradients

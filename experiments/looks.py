@@ -1,0 +1,53 @@
+"""What is measured of finished runs, each once: a line of a file, so that it goes on."""
+
+import json
+import pathlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
+
+from experiments import records
+from moe.errors import UserError
+
+Look = tuple[dict[str, Hashable], Callable[[], dict]]  # what it is of, and the measurement
+
+
+def measured(path: pathlib.Path, looks: Iterable[Look]) -> list[dict]:
+    """The measurements, in their order; what the file has is not measured again.
+
+    Args:
+      path: of a JSON-lines file, which grows.
+      looks: what to measure.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    known = dict(_read(path))
+    found = []
+    for of, look in looks:
+        key = frozenset(of.items())
+        if key not in known:
+            known[key] = look()
+            with path.open("a") as file:
+                file.write(json.dumps({"of": of, "found": known[key]}) + "\n")
+        found.append({**of, **known[key]})
+    return found
+
+
+def _read(path):
+    text = path.read_text() if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            one = json.loads(line)
+            yield frozenset(one["of"].items()), one["found"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"line {number} of {path} is damaged ({error!r}): delete it to measure it anew"
+            ) from error
+
+
+def folders(
+    runs: records.Runs, root: pathlib.Path, seeds: range
+) -> Iterator[tuple[dict[str, Hashable], pathlib.Path]]:
+    """What each run of a study is, and its workdir."""
+    for name, path, seed in records.in_turn(runs, root, seeds):
+        of = {"variant": records.variant_of(name), "seed": seed, "steps": runs[name].train.steps}
+        yield of, path
