@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from moe.config import ModelConfig
 from moe.interop import decoder
 from moe.interop.family import Family, Fields
@@ -20,7 +22,7 @@ LAYOUTS = {"dense": rules}
 
 
 def llama(f: Fields) -> ModelConfig:
-    """Llama 3 and what has its fields, without scaled positions."""
+    """Llama 1 to 3 without scaled positions; files of the first two lack fields, see `given`."""
     f.expect("mlp_bias", False)
     return decoder.config(f, {})
 
@@ -75,7 +77,14 @@ def qwen3_fields(c: ModelConfig) -> dict[str, Any]:
     return decoder.fields(c) | {"use_sliding_window": False}
 
 
-LLAMA = Family("LlamaForCausalLM", False, llama, llama_fields, LAYOUTS)
+def frequencies(c: ModelConfig) -> np.ndarray:
+    """What files of before 2024 hold for each layer: the angles of a step, [H / 2]."""
+    H = c.d_head
+    return c.attention.rope_theta ** (-np.arange(0, H, 2) / H)
+
+
+OLD = {r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": frequencies}
+LLAMA = Family("LlamaForCausalLM", False, llama, llama_fields, LAYOUTS, OLD)
 MISTRAL = Family("MistralForCausalLM", False, mistral, mistral_fields, LAYOUTS)
 QWEN2 = Family("Qwen2ForCausalLM", False, qwen2, qwen2_fields, LAYOUTS)
 QWEN3 = Family("Qwen3ForCausalLM", False, qwen3, qwen3_fields, LAYOUTS)

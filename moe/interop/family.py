@@ -7,6 +7,8 @@ those of the model. A field that nobody here knows is an error, too: it may chan
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.interop.rules import Rule
@@ -33,13 +35,25 @@ class Family(NamedTuple):
     # layout -> the rules of a model whose file has it; the first is written unless another is asked
     # for.
     layouts: Mapping[str, Callable[[Any], list[Rule]]]
+    # Patterns of tensors that a file may have and nothing computes with -> what they must be, if
+    # that follows from the config.
+    beside: Mapping[str, Callable[[Any], np.ndarray] | None] = {}
+    float32: str = "(?!)"  # pattern of tensors that stay so in a file of 16-bit numbers
 
 
 class Fields:
     """config.json, of which somebody reads every field."""
 
-    def __init__(self, content: dict[str, Any], where: str, ignore: Collection[str] = ()) -> None:
-        self.content = content
+    def __init__(
+        self,
+        content: dict[str, Any],
+        where: str,
+        ignore: Collection[str] = (),
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        both = sorted(content.keys() & (given or {}).keys())
+        require(not both, f"{where} has {', '.join(both)} of its own: do not give it")
+        self.content = content | dict(given or {})
         self.where = where
         self.used = set(IDLE) | set(ignore)
 
@@ -53,7 +67,7 @@ class Fields:
         if value is MISSING:
             raise UserError(
                 f"{self.where} has no {name}: expected a {kind.__name__}. It is part of what the"
-                " model is; no default is taken"
+                f" model is, and no default is taken: if you know it, given={{{name!r}: ...}}"
             )
         return value
 
@@ -86,7 +100,7 @@ class Fields:
         require(
             name in self.content,
             f"{self.where} has no {name}, which is part of what the model is: write it there, null"
-            " if there is none",
+            f" if there is none, or say given={{{name!r}: ...}}",
         )
 
     def need_one_of(self, name: str, *values: Any) -> Any:

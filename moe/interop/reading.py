@@ -3,7 +3,8 @@
 import collections
 import os
 import pathlib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +24,10 @@ Parameters = dict[str, Any]
 
 
 def load(
-    folder: str | os.PathLike, *, ignore: Collection[str] = ()
+    folder: str | os.PathLike,
+    *,
+    ignore: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[ModelConfig, Parameters]:
     """(config, params) of a published checkpoint, laid out on the current mesh.
 
@@ -32,6 +36,7 @@ def load(
     Args:
       folder: with config.json and safetensors.
       ignore: fields of config.json that are known to change nothing.
+      given: fields that config.json lacks, as old files do.
 
     Raises:
       UserError: for a field, a tensor or a file that is missing, unknown or wrong, by its name.
@@ -39,13 +44,13 @@ def load(
     root = pathlib.Path(os.path.expanduser(folder))
     content = files.read_json(root / "config.json")
     family = family_of(content, root)
-    config = read_config(content, family, str(root / "config.json"), ignore)
-    found = files.tensors(root)
+    config = read_config(content, family, str(root / "config.json"), ignore, given)
+    found = _without_idle(root, family, config, files.tensors(root))
     ours = _fitting(family, config, found)
     shapes = models.parameter_shapes(config)
     named = paths.named(shapes)
     _check(root, ours, named, found)
-    _check_dtypes(root, content, found)
+    _check_dtypes(root, content, found, family.float32)
     _check_copies(root, ours, found)
     read = [rule for rule in ours if not rule.copy]
     rows = tqdm.tqdm(read, desc=f"reading {root.name}", unit="parameter", disable=None)
@@ -65,17 +70,37 @@ def family_of(content: dict[str, Any], root: pathlib.Path) -> Family:
 
 
 def read_config(
-    content: dict[str, Any], family: Family, where: str, ignore: Collection[str] = ()
+    content: dict[str, Any],
+    family: Family,
+    where: str,
+    ignore: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """The model that a config.json describes.
 
     Raises:
       UserError: for a field that is missing, unknown, or asks for what is not computed here.
     """
-    fields = Fields(content, where, ignore)
+    fields = Fields(content, where, ignore, given)
     config = family.config(fields)
     fields.finish()
     return config
+
+
+def _without_idle(root, family, config, found):
+    """The tensors that something computes with; the others must be what they have to be."""
+    idle = {
+        name: made
+        for pattern, made in family.beside.items()
+        for name in found
+        if re.fullmatch(pattern, name)
+    }
+    for name, made in idle.items():
+        require(
+            made is None or np.allclose(files.read(name, found[name]), made(config), rtol=1e-2),
+            f"{root}: {name} is not what config.json makes it",
+        )
+    return {name: tensor for name, tensor in found.items() if name not in idle}
 
 
 def _fitting(family: Family, config: ModelConfig, found: Collection[str]) -> list[Rule]:
@@ -116,14 +141,15 @@ def _check_copies(root, ours, found):
             )
 
 
-def _check_dtypes(root, content, found):
+def _check_dtypes(root, content, found, float32):
     """Refuses a tensor whose dtype is not that of config.json, or of the others."""
     said = content.get("dtype", content.get("torch_dtype"))
     counts = collections.Counter(tensor.dtype for tensor in found.values())
     want = said or counts.most_common(1)[0][0]
     for name, tensor in found.items():
+        kept = tensor.dtype == "float32" and re.search(float32, name)
         require(
-            tensor.dtype == want,
+            tensor.dtype == want or bool(kept),
             f"{root}: {name} is {tensor.dtype}, and"
             f" {'config.json says' if said else 'most are'} {want}",
         )

@@ -96,13 +96,19 @@ def _content(config, family, dtype):
 
 def _computed(config):
     """The fields that say what is computed, and not how, or how it is trained."""
-    own = vars(config) | {"dense_activation": "", "d_ff": 0 if config.experts else config.d_ff}
+    dense = config.dense_layers > 0
+    own = vars(config) | {
+        "dense_activation": (config.dense_activation or config.activation) if dense else "",
+        "d_ff": config.d_ff if dense else 0,
+    }
     for how in ("dtype", "remat", "scan_unroll", "init_scale", "num_kv_heads"):
         own.pop(how)
     own["kv_heads"] = config.kv_heads
     experts = own.pop("experts")
     if experts:
-        names = ("num_experts", "d_ff", "k", "router", "shared_experts")
+        names = ["num_experts", "d_ff", "k", "router", "shared_experts"]
+        if not experts.dropless:
+            names += ["capacity_factor", "eval_capacity_factor", "expert_capacity", "group_size"]
         own |= {f"experts.{name}": getattr(experts, name) for name in names}
         own["experts.options"] = _gates(experts)
     return own

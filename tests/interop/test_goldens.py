@@ -60,7 +60,7 @@ def test_both_layouts_are_one_model():
 
 
 @pytest.mark.parametrize("name", ["mixtral", "mixtral_fused", "olmoe"])
-def test_a_checkpoint_is_read_onto_a_mesh(name):
+def test_a_checkpoint_is_read_onto_a_mesh_and_written_from_it(name, tmp_path):
     """Every device gets its own experts, heads and columns."""
     want = loaded(name)[1]
     with tiny.on("2x2x2", zero=True):
@@ -69,6 +69,11 @@ def test_a_checkpoint_is_read_onto_a_mesh(name):
         same = jax.tree.map(lambda x, s: x.sharding.spec == s.sharding.spec, params, shapes)
         assert all(jax.tree.leaves(same))
         tiny.assert_equal(tiny.host(params), tiny.host(want))
+        family = json.loads((GOLDENS / name / "config.json").read_text())["model_type"]
+        layout = "fused" if name.endswith("fused") else None
+        interop.save(tmp_path / "out", config, params, family, layout=layout)
+    written = (tmp_path / "out" / files.SINGLE).read_bytes()
+    assert written == (GOLDENS / name / files.SINGLE).read_bytes()
 
 
 def test_several_files_are_one(tmp_path):
@@ -173,6 +178,43 @@ def test_wrong_configs_are_refused_by_name(copy, what):
         interop.load(copy)
 
 
+def test_what_an_old_file_lacks_may_be_given(tmp_path):
+    """Llama 1 and 2 as released: no theta, and the angles of every layer in the file."""
+    shutil.copytree(GOLDENS / "llama", tmp_path / "old")
+    say(tmp_path / "old", rope_parameters=...)
+    with pytest.raises(ValueError, match=r"no rope_theta.*given=\{'rope_theta': ...\}"):
+        interop.load(tmp_path / "old")
+    H = loaded("llama")[0].d_head
+    angles = (500.0 ** (-np.arange(0, H, 2) / H)).astype(np.float32)
+    name = "model.layers.{}.self_attn.rotary_emb.inv_freq"
+    rewrite(tmp_path / "old", lambda t: t | {name.format(i): angles for i in range(2)})
+    config, params = interop.load(tmp_path / "old", given={"rope_theta": 500.0})
+    assert config == loaded("llama")[0]
+    tiny.assert_equal(params, loaded("llama")[1])
+    with pytest.raises(ValueError, match=r"layers.0.*inv_freq is not what config.json makes it"):
+        interop.load(tmp_path / "old", given={"rope_theta": 1e4})
+    with pytest.raises(ValueError, match="has hidden_size of its own: do not give it"):
+        interop.load(tmp_path / "old", given={"rope_theta": 500.0, "hidden_size": 8})
+
+
+def test_t5_as_it_was_released(tmp_path):
+    """A table that nothing reads, outputs that stay in float32, two names of one activation."""
+    shutil.copytree(GOLDENS / "t5", tmp_path / "old")
+    table = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    rewrite(tmp_path / "old", lambda t: t | {table: np.ones((32, 3), np.float32)})
+    say(tmp_path / "old", output_past=True, dense_act_fn="relu", is_gated_act=False)
+    tiny.assert_equal(interop.load(tmp_path / "old")[1], loaded("t5")[1])
+    rewrite(
+        tmp_path / "old",
+        lambda t: {k: x if ".wo." in k else x.astype(np.float16) for k, x in t.items()},
+    )
+    say(tmp_path / "old", dtype="float16")
+    assert interop.load(tmp_path / "old")[0] == loaded("t5")[0]
+    say(tmp_path / "old", dense_act_fn="gelu_new")
+    with pytest.raises(ValueError, match="dense_act_fn='gelu_new', and this code computes only"):
+        interop.load(tmp_path / "old")
+
+
 def test_an_unknown_field_may_be_declared_harmless(copy):
     say(copy, attention_sinks=4)
     tiny.assert_equal(interop.load(copy, ignore=("attention_sinks",))[1], loaded("mixtral")[1])
@@ -228,6 +270,18 @@ def test_every_number_of_the_file_reaches_the_model(tmp_path):
     ones = jax.tree.map(jnp.ones_like, params)
     interop.save(tmp_path / "out", config, ones, "olmoe")
     tiny.assert_equal(interop.load(tmp_path / "out")[1], ones)
+
+
+def test_what_a_file_of_switch_cannot_say_is_not_written(tmp_path):
+    """The activation of its dense layers, and groups other than a sequence."""
+    config, params = loaded("switch_drops")
+    grouped = dataclasses.replace(config, experts=config.experts.derived(group_size=40))
+    for other, message in (
+        (dataclasses.replace(config, dense_activation="gelu"), "no dense_activation='gelu'"),
+        (grouped, "no experts.group_size=40"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interop.save(tmp_path / "out", other, params, "switch_transformers")
 
 
 def test_the_golden_of_switch_drops_tokens():
