@@ -21,7 +21,7 @@ from tests.experiments import grids
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BY_HAND, SCALING, EXPERTS = NOTEBOOKS
+BY_HAND, SCALING, EXPERTS, IMPORT = NOTEBOOKS
 V = 300
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -160,6 +160,16 @@ def test_experts_without_a_grid_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MOE_GRID", str(tmp_path))
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="configs/laws.py:cpu"):
         execute(EXPERTS, ROOT)
+
+
+def test_import_and_generate_runs_on_the_goldens(monkeypatch):
+    monkeypatch.setenv("MOE_CHECKPOINT", "tests/interop/goldens/olmoe")
+    notebook = execute(IMPORT, IMPORT.parent)
+    said = outputs(notebook, "stdout")
+    assert float(re.search(r"logits: (\S+),", said["compare"])[1]) < 1e-4
+    assert said["generate"].count("drawn") == 3 and said["two"].count("greedy") == 2
+    assert said["write"] == "model.safetensors is the same\n"
+    assert set(outputs(notebook, "image/png")) == {"experts"}
 
 
 def test_scaling_shows_the_study_from_the_root(folder):
