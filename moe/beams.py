@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import decoding, generation, ranges, schema
+from moe import decoding, generation, ranges, schema, sharding
 from moe.config import ModelConfig
 from moe.decoding import DecodingState
 
@@ -65,15 +65,16 @@ def search(
         width > 0 and 2 * width <= model.vocab_size,
         f"{width=} beams must be from 1 to half of the vocabulary's {model.vocab_size}",
     )
+    schema.require(not sharding.current(), "beam search is for one device: leave the mesh")
     ranges.check_value("end", end, ranges.below(model.vocab_size))
     model, state = generation.begin(model, weights, prompts, steps, **given)
-    best = _search(model, weights, state, steps, width, end, alpha, given.get("domain_B"))
-    scores_BW, tokens_BWT = map(np.asarray, best)
-    return Found(tokens_BWT, scores_BW)
+    scores_BW, tokens_BWT = _search(model, weights, state, steps, width, end, alpha)
+    B = len(prompts)
+    return Found(np.asarray(tokens_BWT)[:B], np.asarray(scores_BW)[:B])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
-def _search(model, weights, state, steps, width, end, alpha, domain_B):
+def _search(model, weights, state, steps, width, end, alpha):
     B = len(state.logits_BV)
     none_BW = jnp.full((B, width), -jnp.inf)
     empty_BWT = jnp.full((B, width, steps), -1, jnp.int32)
@@ -84,14 +85,13 @@ def _search(model, weights, state, steps, width, end, alpha, domain_B):
         done_BW=none_BW,
         done_tokens_BWT=empty_BWT,
     )
-    domain_M = None if domain_B is None else jnp.repeat(domain_B, width)
 
     def turn(i: jax.Array, now: _Search) -> _Search:
         now, beam_BW = _extend(now, i, end, alpha)
         row_M = (beam_BW + width * jnp.arange(B)[:, None]).ravel()
         state = by_row(lambda x: x[row_M], now.state)
         last_M = now.tokens_BWT[:, :, i].ravel()
-        return now._replace(state=decoding.advance(model, weights, state, last_M, domain_M))
+        return now._replace(state=decoding.advance(model, weights, state, last_M))
 
     last = jax.lax.fori_loop(0, steps, turn, start)
     unended_BW = last.live_BW / penalty(steps, alpha)
@@ -141,5 +141,5 @@ def penalty(length: jax.Array | int, alpha: float) -> jax.Array | float:
 
 def by_row(change: Callable[[jax.Array], jax.Array], state: DecodingState) -> DecodingState:
     """The state with every array that has an axis of texts changed along it."""
-    rows = ("cache", "segment_BU", "position_B", "document_B", "logits_BV", "context")
+    rows = ("cache", "segment_BU", "position_B", "document_B", "logits_BV", "domain_B", "context")
     return state._replace(**{name: jax.tree.map(change, getattr(state, name)) for name in rows})

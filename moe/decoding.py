@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import models, schema
+from moe import models, schema, sharding
 from moe.batch import Inputs
 from moe.config import ModelConfig
 from moe.errors import UserError
+from moe.execution import Execution
 from moe.layers import attention
 
 
@@ -34,6 +35,7 @@ class DecodingState(NamedTuple):
     logits_BV: jax.Array  # what it may be
     key: jax.Array
     doc_id: jax.Array  # the token that starts a document
+    domain_B: jax.Array | None = None  # for routers that read it
     context: Any = None  # what an encoder has made of its inputs
 
 
@@ -116,23 +118,30 @@ def prefill(
     real_BT = prompt_BT >= 0
     none_B = jnp.zeros(B, jnp.int32)
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
-    empty_BU = jnp.zeros((B, length), jnp.int32)
+    empty_BU = sharding.reshard(jnp.zeros((B, length), jnp.int32), "B.")
     start = DecodingState(
         {},
         empty_BU,
         jnp.int32(0),
-        none_B,
-        none_B,
+        sharding.reshard(none_B, "B"),
+        sharding.reshard(none_B, "B"),
         jnp.zeros((B, 0)),
         key,
         jnp.asarray(doc_id, jnp.int32),
+        domain_B,
         None if inputs is None else _encode(model, weights, inputs, key),
     )
-    return _read(model, weights, start, prompt_BT, first_BT, domain_B)[0]
+    return _read(model, weights, start, prompt_BT, first_BT)[0]
+
+
+def _build(model):
+    """On a mesh with room for every token at every device."""
+    room = float(sharding.num_devices(("expert",)))
+    return models.build(model, Execution(ep_capacity_factor=max(1.0, room)))
 
 
 def _encode(model, weights, inputs, key):
-    decoding = models.build(model).decoding
+    decoding = _build(model).decoding
     assert decoding is not None and decoding.encode is not None  # it has an encoder
     return decoding.encode(*weights, inputs, jax.random.fold_in(key, 1))
 
@@ -143,15 +152,14 @@ def advance(
     weights: tuple[dict, dict],
     state: DecodingState,
     token_B: jax.Array,
-    domain_B: jax.Array | None = None,
 ) -> DecodingState:
     """Reads one token of each text, at batch 1 the weights of its K experts only."""
-    return read_one(model, weights, state, token_B, domain_B)[0]
+    return read_one(model, weights, state, token_B)[0]
 
 
-def read_one(model, weights, state, token_B, domain_B):
+def read_one(model, weights, state, token_B):
     """The state after one token of each text, and expert_LGSK that they chose."""
-    return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool), domain_B)
+    return _read(model, weights, state, token_B[:, None], jnp.zeros((), bool))
 
 
 def _number(state, token_BT, start_BT):
@@ -164,14 +172,16 @@ def _number(state, token_BT, start_BT):
     return segment_BT, index_T[None] - jax.lax.cummax(began_BT, axis=1)
 
 
-def _read(model, weights, state, token_BT, start_BT, domain_B):
+def _read(model, weights, state, token_BT, start_BT):
     params, router_state = weights
     segment_BT, position_BT = _number(state, token_BT, start_BT)
     segment_BU = jax.lax.dynamic_update_slice_in_dim(state.segment_BU, segment_BT, state.at, axis=1)
     tokens_BT = jnp.maximum(token_BT, 0)
-    domain_BT = None if domain_B is None else jnp.broadcast_to(domain_B[:, None], tokens_BT.shape)
+    domain_BT = None
+    if state.domain_B is not None:
+        domain_BT = jnp.broadcast_to(state.domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
-    decoding = models.build(model).decoding
+    decoding = _build(model).decoding
     assert decoding is not None  # `prepare` saw to it
     given = {} if state.context is None else {"context": state.context}
     logits_BTV, cache, expert_LGSK = decoding.step(
@@ -192,7 +202,7 @@ def _read(model, weights, state, token_BT, start_BT, domain_B):
         at=state.at + token_BT.shape[1],
         position_B=position_BT[:, -1] + 1,
         document_B=segment_BT[:, -1],
-        logits_BV=logits_BTV[:, -1],
+        logits_BV=sharding.reshard(logits_BTV[:, -1], "B."),
         key=key,
     )
     return after, expert_LGSK

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from moe import decoding, ranges, sampling, schema, sharding
@@ -25,15 +24,13 @@ class Written(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _go_on(model, weights, state, steps, how, domain_B):
+def _go_on(model, weights, state, steps, how):
     """token_BT, and expert_LBTK if tokens choose."""
 
     def turn(state: decoding.DecodingState, _: None) -> tuple[decoding.DecodingState, tuple]:
         key, own = jax.random.split(state.key)
         token_B = sampling.sample(state.logits_BV, how, own)
-        state, expert_LGSK = decoding.read_one(
-            model, weights, state._replace(key=key), token_B, domain_B
-        )
+        state, expert_LGSK = decoding.read_one(model, weights, state._replace(key=key), token_B)
         return state, (token_B, expert_LGSK)
 
     token_TB, expert_TLGSK = jax.lax.scan(turn, state, length=steps)[1]
@@ -70,7 +67,7 @@ def generate(
 
     Raises:
       UserError: for a model that cannot generate, an empty prompt, an id that is none, domains or
-        inputs that are missing, or on a mesh.
+        inputs that are missing.
     """
     return written(
         model, weights, prompts, steps, how=how, seed=seed, domain_B=domain_B, doc_id=doc_id,
@@ -85,9 +82,10 @@ def written(
     """As `generate`, and the experts that every new token chose."""
     how.check()
     model, state = begin(model, weights, prompts, steps, **given)
-    found = _go_on(model, weights, state, steps, how, given.get("domain_B"))
+    found = _go_on(model, weights, state, steps, how)
     tokens, experts = found
-    return Written(np.asarray(tokens), None if experts is None else np.asarray(experts))
+    B = len(prompts)
+    return Written(np.asarray(tokens)[:B], None if experts is None else np.asarray(experts)[:, :B])
 
 
 def stream(
@@ -98,15 +96,15 @@ def stream(
     how.check()
     model, state = begin(model, weights, prompts, steps, **given)
     for _ in range(steps):
-        token_B, state = _turn(model, weights, state, how, given.get("domain_B"))
-        yield np.asarray(token_B)
+        token_B, state = _turn(model, weights, state, how)
+        yield np.asarray(token_B)[: len(prompts)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=2)
-def _turn(model, weights, state, how, domain_B):
+def _turn(model, weights, state, how):
     key, own = jax.random.split(state.key)
     token_B = sampling.sample(state.logits_BV, how, own)
-    return token_B, decoding.advance(model, weights, state._replace(key=key), token_B, domain_B)
+    return token_B, decoding.advance(model, weights, state._replace(key=key), token_B)
 
 
 def begin(
@@ -122,7 +120,6 @@ def begin(
 ) -> tuple[ModelConfig, decoding.DecodingState]:
     """The model that generates, and its state after the prompts, with room for so many steps."""
     schema.require(steps > 0, f"expected steps above 0; got {steps=}")
-    schema.require(not sharding.current(), "generation is for one device: leave the mesh")
     check_ids("prompts", prompts, model)
     ranges.check_value("seed", seed, ranges.SEED)
     schema.require(
@@ -135,13 +132,18 @@ def begin(
         "inputs are what an encoder reads: " + ("give them" if both else "this model has none"),
     )
     model = decoding.dropless(model)
-    prompt_BT = jnp.asarray(padded(prompts, left=True), jnp.int32)
+    idle = -len(prompts) % sharding.num_devices(sharding.TOKENS)  # rows that make devices even
+    prompts = [*prompts, *[[0]] * idle]
+    prompt_BT = sharding.shard_batch(padded(prompts, left=True))
     key = jax.random.key(seed)
     length = prompt_BT.shape[1] + steps
+    if domain_B is not None:
+        domain_B = sharding.shard_batch(np.append(domain_B, np.zeros(idle, np.int32)))
     read = None
     if inputs is not None:
-        schema.require(len(inputs) == len(prompts), "one list of inputs for each prompt")
-        read = encoder_inputs(inputs, model)
+        rows = [*inputs, *[[0]] * idle]
+        schema.require(len(rows) == len(prompts), "one list of inputs for each prompt")
+        read = sharding.shard_batch(encoder_inputs(rows, model))
     return model, decoding.prefill(model, weights, prompt_BT, key, length, domain_B, doc_id, read)
 
 

@@ -162,7 +162,11 @@ class Attention(nn.Module):
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
         shape = (B, cache.segment_BU.shape[1], N, H)
-        cached = self.variable("cache", name, jnp.zeros, shape, new_BTNH.dtype)
+
+        def empty() -> jax.Array:
+            return sharding.reshard(jnp.zeros(shape, new_BTNH.dtype), "BTNH")
+
+        cached = self.variable("cache", name, empty)
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 
@@ -196,11 +200,15 @@ class Attention(nn.Module):
         table = q_info.table_NX
         if table is None:
             table = relative.table(self, self.num_heads)
-        if first is not None:
-            return dot_product.attend_relative(*arrays, table, first=first, **how)
         on_one_device = functools.partial(dot_product.attend_relative, **how)
         letters = (*["BTNH"] * 3, "BT", "BT", "N.")
-        return sharding.shard_mapped(on_one_device, letters, "BTNH")(*arrays, table)
+        if first is None:
+            return sharding.shard_mapped(on_one_device, letters, "BTNH")(*arrays, table)
+
+        def after(first: jax.Array, *given: jax.Array) -> jax.Array:
+            return on_one_device(*given, first=first)
+
+        return sharding.shard_mapped(after, ("", *letters), "BTNH")(first, *arrays, table)
 
     def fused(self, q_BTNH: jax.Array) -> bool:
         """Does cuDNN's kernel compute it?"""

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moe import sharding
 from moe.layers import attention, embedding, weights
 
 ORDERS = (2, 3)
@@ -51,7 +52,11 @@ def _before(module, info):
     if info.kv_cache is None:
         return [_later(info.tokens_BT, places) for places in range(1, number + 1)]
     shape = info.kv_cache.segment_BU.shape
-    cached = module.variable("cache", "tokens", jnp.zeros, shape, jnp.int32)
+
+    def empty() -> jax.Array:
+        return sharding.reshard(jnp.zeros(shape, jnp.int32), "B.")
+
+    cached = module.variable("cache", "tokens", empty)
     T = info.tokens_BT.shape[1]
     at = info.kv_cache.at
     cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, info.tokens_BT, at, axis=1)

@@ -57,6 +57,18 @@ def test_as_many_forward_passes(changes):
         assert tokens.tolist() == log_p_BTV(model, [inputs], row)[0].argmax(-1).tolist()
 
 
+def test_on_a_mesh_as_on_one_device():
+    model = config()
+    given = {"inputs": INPUTS, "doc_id": -1}
+    want = generation.generate(model, weights(model), [[0]] * 3, STEPS, **given)
+    with tiny.on("2x4x1"):
+        there = decoding.prepare(model, tiny.params(model), tiny.routing_state(model))
+        got = generation.generate(model, there, [[0]] * 3, STEPS, **given)
+        with pytest.raises(ValueError, match="beam search is for one device"):
+            beams.search(model, there, [[0]] * 3, 1, width=2, end=1, **given)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_an_encoder_wants_inputs():
     model = config()
     with pytest.raises(ValueError, match="inputs are what an encoder reads: give them"):
