@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from moe import counting, flops, models, objectives
 from moe.batch import Batch, Inputs
 from moe.models import encoder_decoder
 from moe.objectives import span_corruption
-from moe.training import estimate
 from tests import tiny
 
 B, T, U = 8, 6, 9
@@ -210,8 +208,3 @@ def test_a_span_costs_what_its_options_say():
 def test_what_has_no_meaning_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
-
-
-def test_a_plan_that_would_be_wrong_is_refused():
-    with pytest.raises(ValueError, match="for models of one stack"):
-        estimate.activations(types.SimpleNamespace(model=config()), {})
