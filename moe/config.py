@@ -38,6 +38,8 @@ class MoEConfig:
     eval_capacity_factor: float = 2.0
     # C itself, whatever a group's size; the factors are then 0. Released Switch models have it.
     expert_capacity: int = 0
+    # In decoding, of `decoding.dropless`: an expert takes so many choices of a text; 0: all.
+    seats: int = 0
     shared_experts: int = 0  # experts that see every token, beside the routed ones
     expert_dropout: float = 0.0  # of the experts' hidden units
 
@@ -127,6 +129,7 @@ class MoEConfig:
             found[f"experts.options.{name}"] = getattr(self.options, name, 0)
         if self.causal == "always":  # the others choose inside a group
             found["experts.group_size"] = self.group_size
+        found["experts.seats"] = self.seats  # which is no user's to set
         for name, value in found.items():
             require(
                 not value,

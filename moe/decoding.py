@@ -5,7 +5,7 @@ Of an encoder-decoder the encoder reads its inputs once, and the prompt is the d
 A token costs what its own experts cost: the model is run with the `grouped` dispatcher, which
 drops nothing and, for a few tokens, reads the weights of the experts they chose and of no others.
 That is what a capacity that is never reached would do, so a model trained with drops makes here
-the predictions of one that is lucky. After <doc> another document begins, as in training: nothing
+the predictions of one that is lucky, unless it is told the `row` whose drops it makes, too. After <doc> another document begins, as in training: nothing
 before it is seen.
 """
 
@@ -39,11 +39,15 @@ class DecodingState(NamedTuple):
     context: Any = None  # what an encoder has made of its inputs
 
 
-def dropless(model: ModelConfig) -> ModelConfig:
-    """The same model without capacity.
+def dropless(model: ModelConfig, row: int = 0) -> ModelConfig:
+    """The same model without slots, as it generates.
+
+    Args:
+      model: as it was trained.
+      row: drops what evaluation drops in rows of so many tokens; 0: nothing.
 
     Raises:
-      UserError: if it reads later tokens.
+      UserError: if it reads later tokens, or those of other rows compete for its slots.
     """
     schema.require(
         model.causal,
@@ -66,11 +70,25 @@ def dropless(model: ModelConfig) -> ModelConfig:
         group_size=0,
         expert_dropout=0.0,
         options=options,
+        seats=_seats(model, row),
     )
     changes: dict[str, Any] = {"experts": experts}
     if len(model.stacks) > 1:
         changes["encoder_batch_priority"] = False
     return dataclasses.replace(model, **changes)
+
+
+def _seats(model, row):
+    """C of a row."""
+    experts = model.experts
+    if not row or experts.dropless:
+        return 0
+    schema.require(
+        len(model.stacks) == 1 and experts.group_size == 0,
+        "only a decoder with experts.group_size=0 drops while it generates: otherwise another row,"
+        " or the encoder, competes for slots. Leave row at 0",
+    )
+    return experts.slots(row, train=False)
 
 
 def prepare(

@@ -51,6 +51,7 @@ def generate(
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
     inputs: list[list[int]] | None = None,
+    row: int = 0,
 ) -> np.ndarray:
     """`steps` tokens after each prompt, int [B, steps].
 
@@ -64,6 +65,7 @@ def generate(
       domain_B: of each prompt, for routers that read it.
       doc_id: of `Prepared.doc_id`, the token that starts a document; -1 if there is none.
       inputs: token ids that an encoder reads, one list a text.
+      row: as of `decoding.dropless`.
 
     Raises:
       UserError: for a model that cannot generate, an empty prompt, an id that is none, domains or
@@ -71,7 +73,7 @@ def generate(
     """
     return written(
         model, weights, prompts, steps, how=how, seed=seed, domain_B=domain_B, doc_id=doc_id,
-        inputs=inputs,
+        inputs=inputs, row=row,
     ).tokens  # fmt: skip
 
 
@@ -117,6 +119,7 @@ def begin(
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
     inputs: list[list[int]] | None = None,
+    row: int = 0,
 ) -> tuple[ModelConfig, decoding.DecodingState]:
     """The model that generates, and its state after the prompts, with room for so many steps."""
     schema.require(steps > 0, f"expected steps above 0; got {steps=}")
@@ -131,7 +134,7 @@ def begin(
         (inputs is not None) == both,
         "inputs are what an encoder reads: " + ("give them" if both else "this model has none"),
     )
-    model = decoding.dropless(model)
+    model = decoding.dropless(model, row)
     idle = -len(prompts) % sharding.num_devices(sharding.TOKENS)  # rows that make devices even
     prompts = [*prompts, *[[0]] * idle]
     prompt_BT = sharding.shard_batch(padded(prompts, left=True))

@@ -58,6 +58,7 @@ EXPERTS = {
     "z_weight": from_zero(WEIGHT),
     "router_scale": from_zero(10_000.0),
     "group_size": from_zero(COUNT),
+    "seats": from_zero(COUNT),
     "capacity_factor": from_zero(1_000_000.0),
     "eval_capacity_factor": from_zero(1_000_000.0),
     "expert_capacity": from_zero(COUNT),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import decoding, generation, models, routing, sampling
+from moe import decoding, generation, models, routing, sampling, sharding
 from moe.attention_config import AttentionConfig
 from moe.data import batches
 from moe.models import contract, decoder
@@ -97,6 +97,32 @@ def test_on_a_mesh_as_on_one_device(name):
         got = generation.written(config, there, PROMPTS, STEPS)
     np.testing.assert_array_equal(got.tokens, want.tokens)
     np.testing.assert_array_equal(got.experts, want.experts)
+
+
+CAPACITY = tiny.moe_config(k=2, capacity_factor=1.0, eval_capacity_factor=0.5)
+
+
+@pytest.mark.parametrize("mesh", ["none", "2x4x1"])
+def test_under_capacity_too(mesh):
+    """Token by token the same are dropped as in a whole row, in which no later one takes a slot."""
+    config = tiny.model(experts=CAPACITY, num_layers=4)
+    rows, T = np.random.default_rng(0).integers(1, tiny.V, (8, 9)), 9
+    segment_BT, position_BT = np.ones_like(rows), np.broadcast_to(np.arange(T), rows.shape)
+    batch = tiny.Batch(rows, rows, segment_BT, position_BT)
+    params, state = trained(config)
+    whole = models.build(config).apply(params, state, batch, key=jax.random.key(0), train=False)
+    assert whole.router_stats.kept_KE.sum() < 0.8 * whole.router_stats.chosen_KE.sum()
+    seated = decoding.dropless(config, T)
+    with tiny.on(mesh):
+        there = decoding.prepare(config, tiny.params(config), tiny.routing_state(config))
+        put = sharding.shard_batch(rows)
+        now = decoding.prefill(seated, there, put[:, :3], jax.random.key(0), T)
+        for t in range(3, T):
+            tiny.assert_close(now.logits_BV, whole.logits[:, t - 1], rtol=1e-3, atol=1e-4)
+            now = decoding.advance(seated, there, now, put[:, t])
+        tiny.assert_close(now.logits_BV, whole.logits[:, -1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="with experts.group_size=0 drops while it generates"):
+        decoding.dropless(tiny.sparse(group_size=16), 8)
 
 
 def test_logits_are_those_of_the_forward_pass():

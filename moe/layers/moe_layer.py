@@ -130,15 +130,37 @@ class MoELayer(nn.Module):
         """The dropless path: returns y_GSD and an `assignment.DispatchResult`."""
         with jax.named_scope("dispatch"):
             expert_weights = self.weights("experts", x_GSD.shape[-1])
-            assert isinstance(routed.assignment, assignment.TopKAssignment)  # the config saw to it
+            choice = routed.assignment
+            assert isinstance(choice, assignment.TopKAssignment)  # the config saw to it
             return grouped.apply(
                 x_GSD,
-                routed.assignment,
+                self.seated(choice) if self.config.seats else choice,
                 expert_weights,
                 self.activation,
                 self.execution.implementation,
                 self.execution.ep_capacity_factor,
             )
+
+    def seated(self, choice: assignment.TopKAssignment) -> assignment.TopKAssignment:
+        """The choices that a row has slots for, in decoding: first come first served, as ever.
+
+        How many of a text's choices each expert has taken is kept in the collection "cache".
+        """
+        E = self.config.num_experts
+        G, S, K = choice.expert_GSK.shape
+        is_GPE = choice.expert_GSK.reshape(G, S * K)[..., None] == jnp.arange(E)[None, None]
+
+        def nobody() -> jax.Array:
+            return sharding.reshard(jnp.zeros((G, E), jnp.int32), "G.")
+
+        taken = self.variable("cache", "taken", nobody)
+        come_GPE = taken.value[:, None] + jnp.cumsum(is_GPE, axis=1)
+        taken.value = come_GPE[:, -1]
+        place_GP = jnp.where(is_GPE, come_GPE, 0).sum(-1)
+        kept_GSK = (place_GP <= self.config.seats).reshape(G, S, K)
+        return assignment.TopKAssignment(
+            jnp.where(kept_GSK, choice.expert_GSK, E), choice.gate_GSK * kept_GSK
+        )
 
     def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train: bool) -> jax.Array:
         """y_BTD and what the experts that see every token add to it."""
