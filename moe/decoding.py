@@ -5,8 +5,8 @@ Of an encoder-decoder the encoder reads its inputs once, and the prompt is the d
 A token costs what its own experts cost: the model is run with the `grouped` dispatcher, which
 drops nothing and, for a few tokens, reads the weights of the experts they chose and of no others.
 That is what a capacity that is never reached would do, so a model trained with drops makes here
-the predictions of one that is lucky, unless it is told the `row` whose drops it makes, too. After <doc> another document begins, as in training: nothing
-before it is seen.
+the predictions of one that is lucky, unless it is told the `row` whose drops it makes, too. After
+<doc> another document begins, as in training: nothing before it is seen.
 """
 
 import dataclasses
