@@ -80,6 +80,7 @@ def study(name: str) -> ConfigDict:
     config.jobs = 2
     config.draws = 500  # of each law's bootstrap; 0 leaves out the report
     config.timed = True  # take step times, side by side
+    config.recorded = ""  # a cells.csv in the clone to report on instead of the grid's own
     base = scaling.small()
     base["data"] = {**base["data"], "source": SOURCES}
     base["train"] |= {"eval_every": 3000, "log_every": 250}

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, grid
+from moe import schema
 from moe.analysis import (
     cells,
     fitting,
@@ -27,6 +28,7 @@ from moe.analysis import (
 )
 from moe.analysis.laws import LAWS
 
+ROOT = pathlib.Path(__file__).parents[1]  # of the clone
 DRAWS = 1000  # of the bootstrap
 JOINT = "ludziejewski"  # the law of size, experts and tokens that optima are read off
 HEAD = ("router", "coefficient", "published", "ours", "95%", "inside")
@@ -97,12 +99,17 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
 
 
 def train(config: ConfigDict, workdir: str) -> None:
-    """Trains what is not trained yet, writes cells.csv, and reports on the grid."""
+    """Trains what is not trained yet, writes cells.csv, and reports on it or on a recorded grid."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
     grid.run(config, root)
     print(root / "cells.csv")
+    path = ROOT / config.recorded if config.recorded else root / "cells.csv"
+    schema.require(
+        not config.draws or path.exists(), f"{path} is not recorded: draws=0 leaves it out"
+    )
     if config.draws:
-        report(cells.read(root / "cells.csv"), root, config.draws)
+        print(f"laws of {path}:")
+        report(cells.read(path), root, config.draws)
 
 
 def main(config: ConfigDict, workdir: str, clark: str, synthetic: int, rates: str = "") -> None:
