@@ -29,9 +29,10 @@ class Speedup(NamedTuple):
     def __str__(self):
         if not self.reached:
             return "not reached"
-        sign = "≥ " if self.at_least else ""
+        if self.at_least:
+            return f"≥ {self.mean:.2f}"
         both = "" if math.isnan(self.low) else f" ({self.low:.2f} to {self.high:.2f})"
-        return f"{sign}{self.mean:.2f}{both}"
+        return f"{self.mean:.2f}{both}"
 
 
 def lengths(run: dict) -> list[dict]:

@@ -47,7 +47,7 @@ def test_what_is_not_reached_is_said():
 def test_the_table_and_the_figure(tmp_path):
     records = invented({"fast": (1.6, 1.6)})
     text = efficiency.table(records)
-    assert "| fast | ≥ 1.00 (1.00 to 1.00) | 1.60 (1.60 to 1.60) | 1.60 (1.60 to 1.60) |" in text
+    assert "| fast | ≥ 1.00 | 1.60 (1.60 to 1.60) | 1.60 (1.60 to 1.60) |" in text
     assert "at 0.8M tokens" in text
     assert efficiency.table(records[6:]).startswith("no finished run of 'dense'")
     drawn = efficiency.figure_of(records)
