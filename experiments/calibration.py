@@ -27,6 +27,7 @@ def _looks(config, runs, root) -> Iterator[looks.Look]:
     for of, path in looks.folders(runs, root, study.seeds_of(config)):
 
         def look(path=path) -> dict:
+            looks.require_checkpoint(path)
             run, data, state = folders.load_run(path)
             run = run.replace(train={"test_batches": config.test_batches})
             return next_tokens.tokens(run, data, "test").evaluate(state)

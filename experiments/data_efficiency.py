@@ -3,7 +3,7 @@
     python -m experiments.data_efficiency --config=configs/scaling.py:demo
 
 Of any study of `experiments.scaling` with runs of several lengths: what is not trained yet is
-trained, the rest is read. GLaM's claim is that experts need less data (Du et al. 2022, figure 4).
+trained, the rest is read. GLaM's claim is that experts need less data (Du et al. 2022).
 """
 
 import pathlib

@@ -19,20 +19,23 @@ from moe.evaluation.few_shot import Reader, Result
 
 
 def results(reader: Reader, names: Sequence[str], shots: Sequence[int], limit: int) -> list[Result]:
-    """Of every task with every number of examples that it has.
+    """Of every task with every number of examples that it has."""
+    asked = {name: questions.read(name, limit) for name in names}
+    return [few_shot.evaluate(name, k, asked[name], reader) for name, k in pairs(names, shots)]
+
+
+def pairs(names: Sequence[str], shots: Sequence[int]) -> list[tuple[str, int]]:
+    """Every task with every number of examples that it has.
 
     Raises:
-      UserError: for a task that is none.
+      UserError: if that is none.
     """
-    for name in names:
-        schema.one_of("--tasks", name, questions.TASKS)
-    asked = {name: questions.read(name, limit) for name in names}
-    return [
-        few_shot.evaluate(name, k, asked[name], reader)
-        for name in names
-        for k in shots
-        if k <= questions.TASKS[name].shots
-    ]
+    found = [(name, k) for name in names for k in shots if k <= questions.TASKS[name].shots]
+    schema.require(
+        bool(found),
+        f"none of {', '.join(names)} has {' or '.join(map(str, shots))} examples: ask with fewer",
+    )
+    return found
 
 
 def check(reader: Reader) -> None:
@@ -65,6 +68,9 @@ def main(
     workdir: str, names: list[str], shots: list[int], limit: int, longest: int, out: str
 ) -> None:
     """Asks the model, prints and writes the tables."""
+    for name in names:
+        schema.one_of("--tasks", name, questions.TASKS)
+    pairs(names, shots)
     reader = opened.reader(workdir, longest)
     check(reader)
     found = results(reader, names, shots, limit)

@@ -34,6 +34,7 @@ def _looks(config, runs, root) -> Iterator[looks.Look]:
                     continue
 
                 def look(path=path, name=name, shots=shots) -> dict:
+                    looks.require_checkpoint(path)
                     result = few_shot.evaluate(name, shots, read(name), open_run(path))
                     return evaluate.plain(result)
 

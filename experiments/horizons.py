@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from moe.training import checkpoint, files, folders, loop, signals
+from moe.training import checkpoint, files, folders, loop, signals, workdirs
 from moe.training.config import RunConfig
 
 
@@ -89,7 +89,7 @@ def _hand_on(path, heir):
     with files.lock(to / "lock") as free, files.lock(to / "train.lock") as idle:
         if not (free and idle) or _began(to):
             return
-        loop.claim_workdir(heir.run, to)
+        workdirs.claim(heir.run, to)
         for name in ("data.json", "metrics.jsonl", "rewinds.json"):
             if (path / name).exists():
                 shutil.copy(path / name, to / f".{name}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from experiments import records
 from moe.errors import UserError
+from moe.training import folders as checkpoints
 
 Look = tuple[dict[str, Hashable], Callable[[], dict]]  # what it is of, and the measurement
 
@@ -42,6 +43,19 @@ def _read(path):
             raise UserError(
                 f"line {number} of {path} is damaged ({error!r}): delete it to measure it anew"
             ) from error
+
+
+def require_checkpoint(path: pathlib.Path) -> None:
+    """Refuses a run of which only the record is here, as earlier.jsonl brings it.
+
+    Raises:
+      UserError: with its workdir.
+    """
+    if not checkpoints.exists(path):
+        raise UserError(
+            f"{path} has no checkpoint, which is what is measured: of runs in earlier.jsonl only"
+            " what was measured where they are, in a file beside it, can be shown"
+        )
 
 
 def folders(

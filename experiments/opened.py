@@ -53,13 +53,18 @@ def published(folder: pathlib.Path) -> bool:
     return "model_type" in sealed.read_json(path)
 
 
-def words_of(found: Any, start: list[int], end: int | None = None) -> Words:
-    """How a `tokenizers.Tokenizer` reads and writes."""
+def words_of(
+    found: Any, start: list[int], end: int | None = None, sentinels: bool = False
+) -> Words:
+    """How a `tokenizers.Tokenizer` reads and writes; with sentinels special tokens are shown."""
 
     def encode(text: str) -> list[int]:
         return found.encode(text, add_special_tokens=False).ids
 
-    return Words(encode, found.decode, start, end)
+    def decode(ids: Sequence[int]) -> str:
+        return found.decode(ids, skip_special_tokens=not sentinels)
+
+    return Words(encode, decode, start, end)
 
 
 def with_sentinels(words: Words, known: int, top: int) -> Words:
@@ -105,8 +110,15 @@ def _of_checkpoint(root, longest):
     fields = sealed.read_json(root / "config.json")
     end = fields.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
-    if len(config.stacks) > 1:
-        start = [fields["decoder_start_token_id"]]
+    both = len(config.stacks) > 1
+    if both:
+        first = fields.get("decoder_start_token_id")
+        schema.require(
+            isinstance(first, int) and isinstance(end, int),
+            f"{root / 'config.json'} lacks decoder_start_token_id or eos_token_id: what does the"
+            " decoder begin with, and what ends a text?",
+        )
+        start = [int(first or 0)]
     else:
         start = found.encode("").ids or ([] if end is None else [end])
     schema.require(
@@ -114,4 +126,4 @@ def _of_checkpoint(root, longest):
         f"{root / 'config.json'} has no eos_token_id, and the tokenizer puts nothing before a text:"
         " what does a text begin with?",
     )
-    return Reader(config, params, {}, words_of(found, start, end), longest)
+    return Reader(config, params, {}, words_of(found, start, end, sentinels=both), longest)

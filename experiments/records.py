@@ -14,7 +14,7 @@ import numpy as np
 from moe import counting, flops, legacy, plan, schema, sealed
 from moe.data.prepared import Prepared
 from moe.errors import UserError
-from moe.training import files, loop, metrics, step
+from moe.training import files, metrics, step, workdirs
 from moe.training.config import RunConfig
 
 Runs = dict[str, RunConfig]  # name -> its run with seed 0
@@ -92,16 +92,18 @@ def _require_same(record, run, path):
     of = f"{path}: {record['variant']} with seed {record['seed']}"
     schema.require("config" in record and "data" in record, f"{of} lacks its config or its data")
     run = run.replace(train={"seed": record["seed"]})
-    was, now = loop.fingerprint_of_file(record["config"]), loop.fingerprint(run)
+    was, now = workdirs.fingerprint_of_file(record["config"]), workdirs.fingerprint(run)
     lines = files.difference(json.loads(json.dumps(was)), json.loads(json.dumps(now)))
     schema.require(not lines, f"{of} is of another config:\n  " + "\n  ".join(lines))
 
 
 def require_data(known: Earlier, data: Prepared | None) -> None:
-    """Refuses earlier runs on other data than those that are left, if any are."""
+    """Refuses earlier runs on other data than each other, or than those that are left, if any."""
+    said = None if data is None else workdirs.identity(data)
     for (name, seed), record in known.items():
+        said = said or record["data"]
         schema.require(
-            data is None or record["data"] == loop.identity(data),
+            record["data"] == said,
             f"earlier.jsonl has {name} with seed {seed} on other data than this: leave it out",
         )
 

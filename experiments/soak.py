@@ -20,7 +20,16 @@ from absl import flags
 
 from configs import soak
 from experiments import command
-from experiments.soak_parts import damage, fuzz, group, memory, problems, stops, victims
+from experiments.soak_parts import (
+    damage,
+    decoding,
+    fuzz,
+    group,
+    memory,
+    problems,
+    stops,
+    victims,
+)
 from experiments.soak_parts.victims import Row
 from moe import schema, sealed
 from moe.analysis import markdown
@@ -59,6 +68,7 @@ PARTS = {
     "group": Part("one of two processes ends", 8, hurt(group.group)),
     "problems": Part("a random routing problem", 1000, problems.problems),
     "memory": Part("steps of one run", 20_000, memory.flat),
+    "decoding": Part("token by token, with every causal router", 1, decoding.decoded),
     "fuzz": Part("a random config", 2000, fuzz.configs),
 }
 

@@ -19,7 +19,7 @@ from moe import hlo, schema, sealed, sharding
 from moe.config import ModelConfig, MoEConfig
 from moe.data import prepare
 from moe.errors import NotFiniteError
-from moe.training import files, loop, signals, step
+from moe.training import files, loop, signals, step, workdirs
 
 ROUNDS = 60  # step times taken of each variant
 
@@ -60,7 +60,7 @@ def run(
             if (name, seed) in known:
                 continue
             _require_data(path, data)
-            loop.claim_workdir(_seeded(runs[name], seed), path, data)
+            workdirs.claim(_seeded(runs[name], seed), path, data)
         if left:
             workers.run(_work, jobs, jobs, runs, root, seeds, documents)
         if timed:

@@ -91,6 +91,7 @@ class MoEConfig:
             f"experts.router_dtype={self.router_dtype!r} does nothing with the {self.router!r}"
             " router, which computes no scores: leave it out",
         )
+        require(not self.seats, f"experts.seats={self.seats} is for decoding alone: leave it out")
         if self.dropless:
             self._refuse_capacity()
         if self.routing.idle:
@@ -129,7 +130,6 @@ class MoEConfig:
             found[f"experts.options.{name}"] = getattr(self.options, name, 0)
         if self.causal == "always":  # the others choose inside a group
             found["experts.group_size"] = self.group_size
-        found["experts.seats"] = self.seats  # which is no user's to set
         for name, value in found.items():
             require(
                 not value,

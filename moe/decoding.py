@@ -22,6 +22,7 @@ from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.execution import Execution
 from moe.layers import attention
+from moe.models import contract
 
 
 class DecodingState(NamedTuple):
@@ -88,6 +89,11 @@ def _seats(model, row):
         "only a decoder with experts.group_size=0 drops while it generates: otherwise another row,"
         " or the encoder, competes for slots. Leave row at 0",
     )
+    for name in ("reroute_rounds", "batch_priority"):
+        schema.require(
+            not getattr(experts.options, name, 0),
+            f"experts.options.{name} gives slots in another order than tokens come: leave row at 0",
+        )
     return experts.slots(row, train=False)
 
 
@@ -152,14 +158,14 @@ def prefill(
     return _read(model, weights, start, prompt_BT, first_BT)[0]
 
 
-def _build(model):
-    """On a mesh with room for every token at every device."""
+def build(model: ModelConfig) -> contract.Model:
+    """The model as it decodes: on a mesh with room for every token at every device."""
     room = float(sharding.num_devices(("expert",)))
     return models.build(model, Execution(ep_capacity_factor=max(1.0, room)))
 
 
 def _encode(model, weights, inputs, key):
-    decoding = _build(model).decoding
+    decoding = build(model).decoding
     assert decoding is not None and decoding.encode is not None  # it has an encoder
     return decoding.encode(*weights, inputs, jax.random.fold_in(key, 1))
 
@@ -184,7 +190,7 @@ def _number(state, token_BT, start_BT):
     """(segment, position) of what is read next, as `data.batches.number` counts them."""
     real_BT = token_BT >= 0
     index_T = jnp.arange(token_BT.shape[1])
-    start_BT = start_BT | (token_BT == state.doc_id)
+    start_BT = start_BT | (real_BT & (token_BT == state.doc_id))
     segment_BT = (state.document_B[:, None] + jnp.cumsum(start_BT, axis=1)) * real_BT
     began_BT = jnp.where(start_BT, index_T[None], -state.position_B[:, None])
     return segment_BT, index_T[None] - jax.lax.cummax(began_BT, axis=1)
@@ -199,7 +205,7 @@ def _read(model, weights, state, token_BT, start_BT):
     if state.domain_B is not None:
         domain_BT = jnp.broadcast_to(state.domain_B[:, None], tokens_BT.shape)
     key, own = jax.random.split(state.key)
-    decoding = _build(model).decoding
+    decoding = build(model).decoding
     assert decoding is not None  # `prepare` saw to it
     given = {} if state.context is None else {"context": state.context}
     logits_BTV, cache, expert_LGSK = decoding.step(

@@ -140,6 +140,9 @@ def begin(
     prompt_BT = sharding.shard_batch(padded(prompts, left=True))
     key = jax.random.key(seed)
     length = prompt_BT.shape[1] + steps
+    schema.require(
+        not row or length <= row, f"a row of {row} tokens has no room for {length}: raise row"
+    )
     if domain_B is not None:
         domain_B = sharding.shard_batch(np.append(domain_B, np.zeros(idle, np.int32)))
     read = None

@@ -44,6 +44,7 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
         ({"router": "random", "jitter": 0.1}, "experts.jitter=0.1 does nothing"),
         ({"router": "random", "router_scale": 0.1}, "experts.router_scale=0.1 does nothing"),
         ({"router": "hash", "router_dtype": "bfloat16"}, "'bfloat16' does nothing with the 'hash'"),
+        ({"seats": 3}, "experts.seats=3 is for decoding alone"),
         ({"router_dtype": "float16"}, "router_dtype='float16' is not one of 'float32', 'bfloat16'"),
         ({"router": "soft", "group_size": 8},
          "'gather' cannot carry the DispatchMasks of the 'soft' router: use one of einsum"),

@@ -123,6 +123,10 @@ def test_under_capacity_too(mesh):
         tiny.assert_close(now.logits_BV, whole.logits[:, -1], rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="with experts.group_size=0 drops while it generates"):
         decoding.dropless(tiny.sparse(group_size=16), 8)
+    with pytest.raises(ValueError, match="reroute_rounds gives slots in another order"):
+        decoding.dropless(tiny.sparse(options=routing.ranked.Options(reroute_rounds=1)), 8)
+    with pytest.raises(ValueError, match="a row of 5 tokens has no room for 6: raise row"):
+        generation.generate(config, weights(config), [[1, 2, 3]], 3, row=5)
 
 
 def test_logits_are_those_of_the_forward_pass():

@@ -48,6 +48,7 @@ class Task:
     kind: str  # of task, as GLaM names it
     shots: int = EXAMPLES  # examples of each question
     stop: tuple[str, ...] = ("\n",)  # what ends an open answer
+    words: int = 0  # that an open answer has; 0: all before its end
 
 
 def of_requests(archive: pathlib.Path, *, name: str, blocks: int = 0) -> Iterator[Question]:
@@ -160,7 +161,7 @@ CLOZE, COMMON, ENTAILS = (
 TASKS = {
     "triviaqa": _rows("trivia_qa/rc.wikipedia.nocontext", _trivia, QA, "NLG"),
     "natural_questions": _requests("naturalqs_open/bpb_5shot", QA),
-    "lambada": _requests("lambada/bpb_0shot", CLOZE),
+    "lambada": _requests("lambada/bpb_0shot", CLOZE, words=1),
     "squad": _requests("squad/bpb_5shot", READING, blocks=1),
     "coqa": _requests("coqa/bpb_0shot", READING),
     "drop": _requests("drop/bpb_5shot", READING, blocks=1),

@@ -24,6 +24,11 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text[: min(ends, default=len(text))]
 
 
+def first(text: str, words: int) -> str:
+    """Its first words; 0: all of it."""
+    return " ".join(text.split()[:words]) if words else text
+
+
 def exact_match(answer: str, gold: Sequence[str]) -> float:
     """1 if it is one of them, else 0."""
     return float(any(normalised(answer) == normalised(one) for one in gold))

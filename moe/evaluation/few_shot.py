@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from moe import decoding, generation
+from moe import decoding, generation, schema
 from moe.config import ModelConfig
 from moe.data import questions
 from moe.data.questions import Question
@@ -82,11 +82,25 @@ def evaluate(name: str, shots: int, asked: Sequence[Question], reader: Reader) -
         task=name,
         shots=shots,
         questions=len(asked),
-        cut=float(np.mean([len(t.before) + len(t.scored) > reader.longest + 1 for t in texts])),
+        cut=float(np.mean([_is_cut(q, t, reader) for q, t in _with_questions(asked, texts)])),
         scores={rule: mean(values) for rule, values in scored.items()},
         bits_per_byte=mean(bits),
         p_gold=[(ranking.probabilities(found).tolist(), q.gold) for q, found in ranked],
     )
+
+
+def _with_questions(asked, texts):
+    """Each text with its question."""
+    of_text = (q for q in asked for _ in q.choices)
+    return zip(of_text, texts, strict=True)
+
+
+def _is_cut(question, text, reader):
+    """Is it longer than what the model reads, an open answer included?"""
+    room = reader.longest + 1 - len(text.scored)
+    if len(question.choices) == 1:
+        room = min(room, reader.longest - ANSWER)
+    return len(text.before) > room
 
 
 def _size(question):
@@ -121,12 +135,16 @@ def _ranked(ranked, reader, title):
 
 def _answered(name, shots, asked, reader):
     """How right each open answer is, greedily generated."""
-    stop = questions.TASKS[name].stop
+    task = questions.TASKS[name]
     prompts = [likelihood.text(reader.words, "", q.context(0, shots)) for q in asked]
     room = reader.longest - ANSWER
+    schema.require(
+        room > 0,
+        f"{name} needs room for {ANSWER} tokens of an answer: raise longest={reader.longest}",
+    )
     ids = [[*p.before, *p.scored][-room:] for p in prompts]
     said = [
-        answers.cut(reader.words.decode(tokens), stop)
+        answers.first(answers.cut(reader.words.decode(tokens), task.stop), task.words)
         for tokens in written(reader, ids, ANSWER, f"{name}, {shots}-shot: answers")
     ]
     pairs = list(zip(said, (q.answers for q in asked), strict=True))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import tqdm
 
-from moe import decoding, models, sharding
+from moe import decoding, sharding
 from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.errors import UserError
@@ -116,6 +116,6 @@ def _batch(texts, T, rows, longest):
 def _score(model, params, router_state, batch):
     """Nats of each row, [B]."""
     key = jax.random.key(0)
-    output = models.build(model).apply(params, router_state, batch, key=key, train=False)
+    output = decoding.build(model).apply(params, router_state, batch, key=key, train=False)
     _, nll_BT = cross_entropy.weighted(output.scores, batch.targets_BT, batch.counted_BT)
     return sharding.reshard(nll_BT, "..").sum(1)

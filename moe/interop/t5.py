@@ -114,6 +114,11 @@ def t5_fields(c: EncoderDecoderConfig) -> dict[str, Any]:
 def switch_fields(c: EncoderDecoderConfig) -> dict[str, Any]:
     """config.json of a model."""
     assert c.experts is not None
+    require(
+        c.experts.expert_capacity > 0,
+        "a file of Switch says how many tokens an expert takes of a sequence: set"
+        " experts.expert_capacity, and both capacity factors to 0",
+    )
     stacks = c.stacks
     return _fields(c) | {
         "dense_act_fn": "relu",

@@ -87,8 +87,8 @@ def _content(config, family, dtype):
     again = read_config(content, made, "config.json")
     for name, value in _computed(again).items():
         require(
-            ours[name] == value,
-            f"family={family!r} has no {name}={ours[name]!r}, only {value!r}: its config.json"
+            ours.get(name) == value,
+            f"family={family!r} has no {name}={ours.get(name)!r}, only {value!r}: its config.json"
             " cannot say it",
         )
     return content | {"dtype": dtype}
@@ -104,9 +104,13 @@ def _computed(config):
     for how in ("dtype", "remat", "scan_unroll", "init_scale", "num_kv_heads"):
         own.pop(how)
     own["kv_heads"] = config.kv_heads
+    if "encoder_layers" in own:
+        own["encoder_layers"] = config.encoder_layers or config.num_layers
+    if config.experts is None:
+        own["moe_every"] = 1  # how layers are scanned
     experts = own.pop("experts")
     if experts:
-        names = ["num_experts", "d_ff", "k", "router", "shared_experts"]
+        names = ["num_experts", "d_ff", "k", "router", "shared_experts", "dropless"]
         if not experts.dropless:
             names += ["capacity_factor", "eval_capacity_factor", "expert_capacity", "group_size"]
         own |= {f"experts.{name}": getattr(experts, name) for name in names}

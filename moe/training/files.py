@@ -89,8 +89,7 @@ def remove(*paths: pathlib.Path) -> None:
 
 def require_same(path: pathlib.Path, wanted: dict, owner: str, read: Callable = dict) -> None:
     """Makes sure that a JSON file, if it is there, says what is wanted; see `check_or_write`."""
-    said = json.loads(json.dumps(read(sealed.read_json(path)))) if path.exists() else wanted
-    lines = difference(said, wanted)
+    lines = against(path, wanted, read)
     if not any(processes.all_gather(bool(lines))):
         return
     raise UserError(
@@ -98,6 +97,14 @@ def require_same(path: pathlib.Path, wanted: dict, owner: str, read: Callable = 
         + "\n  ".join(lines or ["another process says so"])
         + "\nName another workdir, or delete this one to start over."
     )
+
+
+def against(path: pathlib.Path, wanted: dict, read: Callable = dict) -> list[str]:
+    """A line for every leaf in which a JSON file differs; none if it is not there."""
+    if not path.exists():
+        return []
+    said, wanted = (json.loads(json.dumps(one)) for one in (read(sealed.read_json(path)), wanted))
+    return difference(said, wanted)
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:

@@ -11,14 +11,13 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from moe import compat, evaluation, legacy, schema, sealed, sharding
+from moe import compat, evaluation, schema, sealed, sharding
 from moe.batch import Batch
 from moe.data import batches, prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped
 from moe.training import (
     checkpoint,
-    checksums,
     divergence,
     estimate,
     files,
@@ -29,6 +28,7 @@ from moe.training import (
     signals,
     starting,
     step,
+    workdirs,
 )
 from moe.training.config import RunConfig
 
@@ -69,7 +69,7 @@ def train(
     files.commit()  # of the code that is running, whatever is committed meanwhile
     done = workdir / "result.json"
     if processes.all_gather(done.exists())[0]:
-        claim_workdir(run, workdir)
+        workdirs.claim(run, workdir)
         return sealed.read_json(done, "steps", "seconds")
     mesh, data = setup(run)  # a refused run leaves no trace
     if said := advice(run):
@@ -77,7 +77,7 @@ def train(
     if not processes.all_gather(folders.exists(workdir))[0]:
         starting.check(run, data)
     with files.alone(workdir / "train.lock", "training in"):
-        claim_workdir(run, workdir, data)
+        workdirs.claim(run, workdir, data)
         with sharding.on(mesh, run.mesh.zero):
             result = _train(run, workdir, data, name, bar, stop)
         if jax.process_index() == 0:
@@ -140,48 +140,6 @@ def check_domains(model: Any, data: Prepared) -> None:
     )
 
 
-def claim_workdir(run: RunConfig, workdir: pathlib.Path, data: Prepared | None = None) -> None:
-    """Makes the workdir this run's, on this data, or refuses one that is another's.
-
-    Neither where the data lies (data.json says what it is) nor the mesh or how layers are scanned,
-    on which no result depends (but for a buffer that is too small), is part of what a run is: it
-    may go on elsewhere. Nor is what it does when it diverges: it may go on and skip. A workdir
-    without checkpoint or result is nobody's.
-
-    Raises:
-      UserError: if it is another's, or has checkpoints and does not say whose.
-    """
-    saved = processes.all_gather(folders.exists(workdir) or checksums.any_of(workdir))[0]
-    ended = processes.all_gather((workdir / "result.json").exists())[0]
-    for name, needed in (("config.json", saved or ended), ("data.json", saved)):
-        schema.require(
-            not needed or (workdir / name).exists(),
-            f"{workdir} has checkpoints or a result but no {name}, so nobody knows what they are"
-            f" of: {sealed.MEND}",
-        )
-    if not (saved or ended):
-        files.remove(workdir / "config.json", workdir / "data.json")
-    files.check_or_write(workdir / "config.json", fingerprint(run), "config", fingerprint_of_file)
-    if data is not None:
-        hint = " (`code` is the library of this very Python)" if "code" in run.data.source else ""
-        files.check_or_write(workdir / "data.json", identity(data), "data" + hint)
-
-
-def fingerprint(run: RunConfig) -> dict:
-    """What decides a run's result, as config.json holds it."""
-    what = schema.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
-    del what["mesh"]
-    what["model"].pop("scan_unroll", None)  # a choice of speed
-    del what["train"]["on_divergence"]  # the result counts what it did
-    return what
-
-
-def fingerprint_of_file(content: dict) -> dict:
-    """That of a config.json; fields that came later have their defaults, which change nothing."""
-    content = legacy.run_config(content)
-    return fingerprint(schema.from_config_dict(RunConfig, content))
-
-
 def mesh_of(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The run's mesh over all devices, or over some.
 
@@ -192,12 +150,6 @@ def mesh_of(run: RunConfig, devices: Sequence[jax.Device] | None = None) -> Mesh
     sharding.check(mesh, run.shared())
     grouped.check(run.mesh.implementation)
     return mesh
-
-
-def identity(data: Prepared) -> dict:
-    """What was trained on: the same config gives other text under another Python's library."""
-    return {"tokens": {split: len(stream) for split, stream in data.tokens.items()},
-            "sha256": data.sha256}  # fmt: skip
 
 
 def _train(run, workdir, data, name, line, stop):

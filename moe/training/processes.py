@@ -90,7 +90,7 @@ def on_this_host() -> int:
     """How many processes share this host's memory: those that train together, or a study's jobs."""
     if jax.process_count() == 1:
         return int(os.environ.get(JOBS, "1"))
-    mine = np.array([zlib.crc32(platform.node().encode())])
+    mine = np.array([zlib.crc32(platform.node().encode()) % 2**31], np.int32)
     return int((multihost_utils.process_allgather(mine) == mine).sum())
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from moe import legacy, schema, sealed
 from moe.data import prepare
 from moe.errors import UserError
-from moe.training import checkpoint, files, loop, starting, step
+from moe.training import checkpoint, files, starting, step, workdirs
 from moe.training.config import RunConfig
 
 
@@ -38,7 +38,7 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     workdir = pathlib.Path(workdir)
     run = read_config(workdir)
     data = prepare.prepare(run.data)
-    files.require_same(workdir / "data.json", loop.identity(data), "data")
+    files.require_same(workdir / "data.json", workdirs.identity(data), "data")
     state = starting.scratch(run, data)
     found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(state))
     if found is None:

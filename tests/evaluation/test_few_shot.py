@@ -45,6 +45,9 @@ def test_open_answers_are_counted_as_by_squad():
     assert answers.f1("in the tall Eiffel tower", ["a tall tower", "x"]) == pytest.approx(2 * 2 / 6)
     assert answers.f1("", ["the"]) == 1 and answers.f1("x", ["the"]) == 0
     assert answers.cut(" Paris\nQ: next", ("\n", "P")) == " "
+    assert answers.first(" Gabriel. He went home", 1) == "Gabriel."
+    assert answers.exact_match(answers.first(" Gabriel. He went home", 1), ["Gabriel"]) == 1
+    assert answers.first(" a b", 0) == " a b"
 
 
 class Bytes:
@@ -84,6 +87,23 @@ def test_log_p_is_that_of_the_text_alone(reader):
     assert np.ptp(want) > 1
     with pytest.raises(errors.UserError, match="129 tokens to score, expected 1 to 128"):
         likelihood.log_likelihoods(model, params, state, [Text([0], [1] * 129)], longest=longest)
+
+
+def test_nor_on_a_mesh(reader):
+    """Where all tokens want the same few experts, and buffers between devices are of fixed size."""
+    texts = [Text([0, *[7] * 20], [7] * 20), *[Text([0, *[9] * 20], [9] * 20)] * 15]
+    model, params, state, _, longest, _ = reader
+    want = likelihood.log_likelihoods(model, params, state, texts, longest=longest)
+    shapes = models.parameter_shapes(model)
+    with tiny.on("2x4x1"):
+        layout = jax.tree.map(lambda x: x.sharding, models.parameter_shapes(model))
+        mesh = jax.sharding.get_mesh()
+        there = jax.tree.map(
+            lambda x, s: jax.device_put(x, jax.sharding.NamedSharding(mesh, s.spec)), params, layout
+        )
+        got = likelihood.log_likelihoods(model, there, state, texts, longest=longest)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    assert jax.tree.structure(shapes) == jax.tree.structure(there)
 
 
 def alone(reader, text):
@@ -202,6 +222,10 @@ def test_a_model_is_asked(reader):
     assert set(drop.scores) == {"exact_match", "f1"} and not drop.p_gold
     assert [len(one.p_gold) for one in (piqa, copa)] == [3, 2]
     assert few_drop.cut == 0 and drop.questions == 1
+    short = reader._replace(longest=few_shot.ANSWER + 50)
+    assert few_shot.evaluate("drop", 5, questions.read("drop"), short).cut == 1
+    with pytest.raises(errors.UserError, match="drop needs room for 32 tokens"):
+        few_shot.evaluate("drop", 0, questions.read("drop"), reader._replace(longest=32))
     text = tables.table(found)
     assert "| NLG | questions | 0-shot exact_match |" in text and "| mean of 2 |" in text
     assert tables.calibration_table(found).count("\n| ") == 3  # a line of dashes, two of numbers

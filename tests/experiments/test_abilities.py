@@ -57,6 +57,11 @@ def test_both_look_at_the_same_runs_once(toy, monkeypatch, capsys):
     calibration.main(config, str(toy))
 
 
+def test_a_run_without_its_checkpoint_is_not_measured(tmp_path):
+    with pytest.raises(errors.UserError, match="has no checkpoint, which is what is measured"):
+        looks.require_checkpoint(tmp_path)
+
+
 def test_what_was_measured_is_kept_and_damage_is_named(tmp_path):
     path = tmp_path / "looks.jsonl"
     asked = [({"seed": s}, lambda s=s: {"found": s * 2}) for s in range(3)]

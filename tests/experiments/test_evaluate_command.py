@@ -12,7 +12,7 @@ import tokenizers
 from experiments import evaluate, opened
 from moe import errors
 from moe.data import questions, tokenizer
-from moe.training import checkpoint, loop, runs
+from moe.training import checkpoint, runs, workdirs
 from tests import tiny
 from tests.training import toys
 
@@ -33,7 +33,7 @@ def words(monkeypatch):
 
 
 def trained(run, workdir):
-    loop.claim_workdir(run, workdir, toys.data())
+    workdirs.claim(run, workdir, toys.data())
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         checkpoints.save(3, tiny.state(run.model, run.tx)._replace(step=jnp.int32(3)), 1.0)
 
@@ -56,7 +56,9 @@ def test_a_run_is_asked(tmp_path, capsys):
 @pytest.mark.usefixtures("words")
 def test_what_cannot_be_asked_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="--tasks='chess' is not one of 'triviaqa', "):
-        evaluate.results(None, ["chess"], [0], 1)
+        evaluate.main("", ["chess"], [0], 1, 0, "")
+    with pytest.raises(errors.UserError, match="none of lambada, coqa has 1 or 5 examples"):
+        evaluate.main("", ["lambada", "coqa"], [1, 5], 1, 0, "")
     with pytest.raises(errors.UserError, match=r"--shots=0,6: expected numbers from 0 to 5"):
         evaluate._shots(["0", "6"])
     with pytest.raises(errors.UserError, match="has no config.json"):
@@ -65,6 +67,25 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
     trained(toys.run_config(model={"experts": domains}), tmp_path / "run")
     with pytest.raises(errors.UserError, match="router='domain' reads domains, and questions"):
         evaluate.main(str(tmp_path / "run"), ["piqa"], [0], 1, 0, str(tmp_path / "out"))
+
+
+def test_sentinels_of_a_published_checkpoint_are_shown(tmp_path):
+    """They are special tokens, as what ends a text is."""
+    shutil.copytree(GOLDENS / "t5", tmp_path, dirs_exist_ok=True)
+    ids = {"a": 5, "</s>": 1, "?": 7, "<extra_id_0>": 40}
+    found = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="?"))
+    found.add_special_tokens(["</s>", "<extra_id_0>"])
+    found.save(str(tmp_path / "tokenizer.json"))
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text()) | {"decoder_start_token_id": 0, "eos_token_id": 1}
+    path.write_text(json.dumps(content))
+    words = opened.reader(tmp_path).words
+    assert (words.start, words.end) == ([0], 1)
+    assert words.decode(words.encode("<extra_id_0>")) == "<extra_id_0>"
+    del content["decoder_start_token_id"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(errors.UserError, match="lacks decoder_start_token_id or eos_token_id"):
+        opened.reader(tmp_path)
 
 
 def test_a_published_checkpoint_is_asked(tmp_path):

@@ -13,7 +13,7 @@ from moe import sampling, schema
 from moe.data import tokenizer
 from moe.evaluation.few_shot import Reader
 from moe.evaluation.likelihood import Words
-from moe.training import checkpoint, loop, runs
+from moe.training import checkpoint, runs, workdirs
 from tests import tiny
 from tests.objectives import test_span_corruption as span_corruption
 from tests.training import toys
@@ -30,7 +30,7 @@ def run(monkeypatch):
 
 def trained(run, workdir):
     """A checkpoint of random parameters, in a folder as a run leaves it."""
-    loop.claim_workdir(run, workdir, toys.data())
+    workdirs.claim(run, workdir, toys.data())
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         checkpoints.save(3, tiny.state(run.model, run.tx)._replace(step=jnp.int32(3)), 1.0)
 
@@ -62,7 +62,7 @@ def test_what_a_router_does_in_training_is_set_beside_what_it_is_judged_by(run, 
 def test_what_is_missing_is_named(run, tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         runs.load_run(tmp_path)
-    loop.claim_workdir(run, tmp_path, toys.data())
+    workdirs.claim(run, tmp_path, toys.data())
     written = json.loads((tmp_path / "config.json").read_text())["model"]
     assert written | {"scan_unroll": 0} == schema.to_dict(run.model)  # but for a choice of speed
     with pytest.raises(ValueError, match="has no checkpoint yet"):

@@ -166,6 +166,9 @@ def test_a_study_goes_on_elsewhere_from_its_records_alone(data, root, monkeypatc
     (there / "earlier.jsonl").write_text(json.dumps(before | {"data": {}}) + "\n")
     with pytest.raises(errors.UserError, match="dense with seed 0 on other data"):
         study.run(runs, there, range(1), 1)
+    with pytest.raises(errors.UserError, match="dense with seed 1 on other data"):
+        one, two = {("dense", 0): {"data": 1}}, {("dense", 1): {"data": 2}}
+        records.require_data(one | two, None)
     (there / "earlier.jsonl").write_text("{")
     with pytest.raises(errors.UserError, match="earlier.jsonl is damaged"):
         study.run(runs, there, range(1), 1)

@@ -284,6 +284,32 @@ def test_what_a_file_of_switch_cannot_say_is_not_written(tmp_path):
             interop.save(tmp_path / "out", other, params, "switch_transformers")
 
 
+def test_drops_that_no_file_can_say_are_not_left_out(tmp_path):
+    """A decoder with slots is not written as one that computes every choice; nor the reverse."""
+    config, params = loaded("mixtral")
+    roomy = {"capacity_factor": 1.0, "eval_capacity_factor": 1.0}
+    slots = config.experts.derived(dispatcher="gather", **roomy)
+    with pytest.raises(ValueError, match="no experts.dropless=False, only True"):
+        interop.save(
+            tmp_path / "out", dataclasses.replace(config, experts=slots), params, "mixtral"
+        )
+    config, params = loaded("switch_drops")
+    dropless = config.experts.derived(dispatcher="grouped", expert_capacity=0)
+    with pytest.raises(ValueError, match="set experts.expert_capacity, and both capacity"):
+        interop.save(
+            tmp_path / "out", dataclasses.replace(config, experts=dropless), params,
+            "switch_transformers",
+        )  # fmt: skip
+
+
+def test_the_same_model_may_be_said_otherwise(tmp_path):
+    """As many layers in the encoder, unsaid."""
+    same = dataclasses.replace(loaded("t5_v1_1")[0], num_layers=2, encoder_layers=0)
+    params = models.init(same, jax.random.key(0))
+    interop.save(tmp_path / "out", same, params, "t5")
+    tiny.assert_equal(interop.load(tmp_path / "out")[1], params)
+
+
 def test_the_golden_of_switch_drops_tokens():
     """20 tokens for 3 experts of 4 slots."""
     config, params = loaded("switch_drops")

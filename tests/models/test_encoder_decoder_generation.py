@@ -69,6 +69,17 @@ def test_on_a_mesh_as_on_one_device():
     np.testing.assert_array_equal(got, want)
 
 
+def test_prompts_of_the_decoder_may_differ_in_length():
+    """Padding starts no document, which would see nothing of the encoder's."""
+    model = config()
+    prompts = [[0], [0, 5, 3]]
+    got = generation.generate(model, weights(model), prompts, STEPS, inputs=INPUTS[:2], doc_id=-1)
+    for prompt, inputs, tokens in zip(prompts, INPUTS[:2], got, strict=True):
+        given = {"inputs": [inputs], "doc_id": -1}
+        alone = generation.generate(model, weights(model), [prompt], STEPS, **given)
+        np.testing.assert_array_equal(tokens, alone[0])
+
+
 def test_an_encoder_wants_inputs():
     model = config()
     with pytest.raises(ValueError, match="inputs are what an encoder reads: give them"):

@@ -8,9 +8,11 @@ import pytest
 
 from moe import errors, sealed
 from moe.training import (
+    divergence,
     files,
     loop,
     metrics,
+    workdirs,
 )
 from tests import tiny
 from tests.training import toys
@@ -97,6 +99,18 @@ def test_a_run_that_ended_before_its_first_checkpoint_may_be_changed(tmp_path, m
     monkeypatch.setattr(loop, "_train", lambda *args: {"steps": 0})
     assert loop.train(toys.run_config(model={"remat": True}), tmp_path) == {"steps": 0}
     assert sealed.read_json(tmp_path / "config.json")["model"]["remat"] is True
+
+
+def test_what_a_run_left_that_never_saved_is_no_other_s(tmp_path):
+    """Its rewinds would move the other's data; its own it goes on with."""
+    run = toys.run_config(train={"on_divergence": "rewind"})
+    workdirs.claim(run, tmp_path, toys.data())
+    sealed.write_json(tmp_path / "rewinds.json", {"rewinds": [(0, 1)]})
+    workdirs.claim(run, tmp_path, toys.data())
+    assert divergence.rewinds(tmp_path) == [(0, 1)]
+    workdirs.claim(run.replace(train={"seed": 7}), tmp_path, toys.data())
+    assert divergence.rewinds(tmp_path) == []
+    assert sealed.read_json(tmp_path / "config.json")["train"]["seed"] == 7
 
 
 def refused():

@@ -12,7 +12,7 @@ import pytest
 from moe import flops, hlo, initialisation, models, paths, sharding
 from moe.data import prepare
 from moe.errors import UserError
-from moe.training import checkpoint, estimate, loop, processes, signals, starting, step
+from moe.training import checkpoint, estimate, loop, processes, signals, starting, step, workdirs
 from tests import tiny
 from tests.training import toys
 
@@ -45,7 +45,7 @@ def dense(tmp_path_factory, data):
     """The folder of a dense run, which need not have learned anything."""
     workdir = tmp_path_factory.mktemp("dense")
     save(dense_run(), workdir, data, seed=5)
-    (workdir / "data.json").write_text(json.dumps(loop.identity(data)))
+    (workdir / "data.json").write_text(json.dumps(workdirs.identity(data)))
     return workdir
 
 
@@ -268,6 +268,22 @@ def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, m
         UserError, match=r"a training step needs .* GiB a device .* train.batch_size"
     ):
         loop.train(run, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["node0", "gpu01"])  # the first's hash has 32 bits
+def test_processes_of_one_host_share_its_memory(monkeypatch, host):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(processes.platform, "node", lambda: host)
+
+    def gather(mine):
+        assert mine.dtype == np.int32  # as JAX would make it
+        return np.stack([mine, mine, mine + 1])
+
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
+    processes.on_this_host.cache_clear()
+    found = processes.on_this_host()
+    processes.on_this_host.cache_clear()
+    assert found == 2
 
 
 @pytest.mark.parametrize("said", ["1000\n", "max\n"])
