@@ -50,36 +50,53 @@ def score(
     """
     most = held_out.max_batches(run, split)
     sums = None
-    rows = []
-    lengths = []
-    length_in_bytes = 0
-    domain_nats = np.zeros(len(data.domain_names))
-    domain_tokens = np.zeros(len(data.domain_names))
+    parts = []
     for batch, output in held_out.outputs(eval_step, source, state, split, most):
         sums = held_out.add(sums, output.sums)
-        real_B = (batch.segment_BT > 0).any(1)
-        counted_BT = batch.counted_BT
-        domain_BT = batch.domain_BT
-        assert domain_BT is not None  # text always says which source it comes from
-        nll_BT = np.asarray(output.nll, float)
-        rows.append(nll_BT.sum(1)[real_B])
-        lengths.append(counted_BT.sum(1)[real_B])
-        length_in_bytes += int((data.token_bytes[batch.targets_BT] * counted_BT).sum())
-        np.add.at(domain_nats, domain_BT[counted_BT], nll_BT[counted_BT])
-        np.add.at(domain_tokens, domain_BT[counted_BT], 1)
+        parts.append(_part(batch, np.asarray(output.nll, float), data.token_bytes))
     assert sums is not None  # a split has at least one batch
     _, metrics = contract.total(sums, run.model.experts)
     numbers = batches.eval_rows(data, split, run.train.seq_len, most * run.micro_batch)
-    by_domain = zip(data.domain_names, domain_nats, domain_tokens, strict=True)
+    whole = _Part(*map(np.concatenate, zip(*parts, strict=True)))
     return Score(
         nll=float(metrics["nll"]),
-        bits_per_byte=float(sums.nll) / math.log(2) / length_in_bytes,
+        bits_per_byte=float(sums.nll) / math.log(2) / int(whole.bytes_N.sum()),
         metrics=metrics,
-        domain_nll={name: nats / tokens for name, nats, tokens in by_domain if tokens},
-        nll_R=np.concatenate(rows),
-        tokens_R=np.concatenate(lengths),
+        domain_nll=_by_domain(whole, data.domain_names),
+        nll_R=whole.nll_R,
+        tokens_R=whole.tokens_R,
         document_R=batches.document_of(data, split, numbers, run.train.seq_len),
     )
+
+
+class _Part(NamedTuple):
+    """Of the R rows of a batch, or of a split, and their N targets."""
+
+    nll_R: np.ndarray
+    tokens_R: np.ndarray
+    nll_N: np.ndarray
+    bytes_N: np.ndarray
+    domain_N: np.ndarray
+
+
+def _part(batch, nll_BT, token_bytes):
+    real_B = (batch.segment_BT > 0).any(1)
+    counted_BT = batch.counted_BT
+    assert batch.domain_BT is not None  # text always says which source it comes from
+    return _Part(
+        nll_R=nll_BT.sum(1)[real_B],
+        tokens_R=counted_BT.sum(1)[real_B],
+        nll_N=nll_BT[counted_BT],
+        bytes_N=token_bytes[batch.targets_BT][counted_BT],
+        domain_N=batch.domain_BT[counted_BT],
+    )
+
+
+def _by_domain(whole, names):
+    """Nats per token of each domain that occurs."""
+    nats = np.bincount(whole.domain_N, whole.nll_N, len(names))
+    tokens = np.bincount(whole.domain_N, minlength=len(names))
+    return {name: n / t for name, n, t in zip(names, nats, tokens, strict=True) if t}
 
 
 def text(run: contract.Run, data: Prepared, split: str = "validation") -> Evaluator:

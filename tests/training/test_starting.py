@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import flops, hlo, initialisation, models, paths, sharding
+from moe import flops, initialisation, models, paths, sharding
 from moe.data import prepare
-from moe.errors import UserError
-from moe.training import checkpoint, estimate, loop, processes, signals, starting, step, workdirs
+from moe.training import checkpoint, estimate, loop, signals, starting, step, workdirs
 from tests import tiny
 from tests.training import toys
 
@@ -254,51 +253,6 @@ def test_what_is_frozen_needs_no_memory_for_gradients(monkeypatch):
     with pytest.raises(ValueError, match=r"needs 3.67e-05 GiB a device .* it has 1.38e-05 GiB"):
         estimate.check_state(run, mesh)
     estimate.check_state(frozen_run(("embed", "block/.*")), mesh)
-
-
-def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, monkeypatch):
-    """Where activations are what is too much; the kernel would kill the run without a word."""
-    run = dense_run()
-    with sharding.on(loop.mesh_of(run), run.mesh.zero):
-        state = starting.scratch(run, data)
-        held = hlo.held_bytes(loop.compiled(run, state, data))
-    assert held > 2 * estimate.bytes_per_device(state)
-    monkeypatch.setattr(estimate, "_memory", lambda devices: (held - 1, "it"))
-    with pytest.raises(
-        UserError, match=r"a training step needs .* GiB a device .* train.batch_size"
-    ):
-        loop.train(run, tmp_path)
-
-
-@pytest.mark.parametrize("host", ["node0", "gpu01"])  # the first's hash has 32 bits
-def test_processes_of_one_host_share_its_memory(monkeypatch, host):
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    monkeypatch.setattr(processes.platform, "node", lambda: host)
-
-    def gather(mine):
-        assert mine.dtype == np.int32  # as JAX would make it
-        return np.stack([mine, mine, mine + 1])
-
-    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
-    processes.on_this_host.cache_clear()
-    found = processes.on_this_host()
-    processes.on_this_host.cache_clear()
-    assert found == 2
-
-
-@pytest.mark.parametrize("said", ["1000\n", "max\n"])
-def test_a_container_has_less_than_its_host(tmp_path, monkeypatch, said):
-    """What Linux lets it use counts, if that is a number."""
-    path = tmp_path / "memory.max"
-    path.write_text(said)
-    monkeypatch.setattr(estimate, "CONTAINER", (path, tmp_path / "none"))
-    limit, _ = estimate._memory(jax.devices()[:1])
-    assert limit == 1000 if said == "1000\n" else limit > 1e8
-    processes.on_this_host.cache_clear()
-    monkeypatch.setenv(processes.JOBS, "2")
-    shared, _ = estimate._memory(jax.devices()[:1])
-    processes.on_this_host.cache_clear()
-    assert shared == limit / 2
 
 
 @pytest.mark.parametrize(
