@@ -5,10 +5,10 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from moe import interop, schema, sealed
 from moe.data import tokenizer
+from moe.evaluation import likelihood
 from moe.evaluation.few_shot import Reader
 from moe.evaluation.likelihood import Words
 from moe.training import runs
@@ -33,7 +33,7 @@ def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
         return _of_checkpoint(root, longest or PUBLISHED)
     run, data, state = runs.load_run(root)
     found = tokenizer.load(data.tokenizer_path)
-    words = words_of(found, [data.doc_id])
+    words = likelihood.words_of(found, [data.doc_id])
     if len(run.model.stacks) > 1:
         known, top = found.get_vocab_size(), run.model.vocab_size - 1
         words = with_sentinels(words, known, top)._replace(end=data.doc_id)
@@ -51,20 +51,6 @@ def published(folder: pathlib.Path) -> bool:
     path = folder / "config.json"
     schema.require(path.exists(), f"{folder} has no config.json: it is no run's, no checkpoint's")
     return "model_type" in sealed.read_json(path)
-
-
-def words_of(
-    found: Any, start: list[int], end: int | None = None, sentinels: bool = False
-) -> Words:
-    """How a `tokenizers.Tokenizer` reads and writes; with sentinels special tokens are shown."""
-
-    def encode(text: str) -> list[int]:
-        return found.encode(text, add_special_tokens=False).ids
-
-    def decode(ids: Sequence[int]) -> str:
-        return found.decode(ids, skip_special_tokens=not sentinels)
-
-    return Words(encode, decode, start, end)
 
 
 def with_sentinels(words: Words, known: int, top: int) -> Words:
@@ -126,4 +112,6 @@ def _of_checkpoint(root, longest):
         f"{root / 'config.json'} has no eos_token_id, and the tokenizer puts nothing before a text:"
         " what does a text begin with?",
     )
-    return Reader(config, params, {}, words_of(found, start, end, sentinels=both), longest)
+    return Reader(
+        config, params, {}, likelihood.words_of(found, start, end, sentinels=both), longest
+    )

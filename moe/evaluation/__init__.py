@@ -4,11 +4,12 @@
 `train.evaluators` names, and writes what they return.
 """
 
-from moe.evaluation import held_out, next_tokens, routing, text
+from moe.evaluation import held_out, next_tokens, routing, tasks, text
 
 EVALUATORS = {
     "loss": held_out.loss,
     "text": text.text,
     "calibration": next_tokens.tokens,
+    "tasks": tasks.tasks,
     "agreement": routing.agreement_over_a_step,
 }

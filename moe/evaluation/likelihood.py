@@ -5,7 +5,7 @@ So no other row of the batch, and no padding, changes a number.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,20 @@ class Words(NamedTuple):
     decode: Callable[[Sequence[int]], str]
     start: list[int]  # what comes before all: the token that starts a document
     end: int | None = None  # what ends a text, if something does
+
+
+def words_of(
+    found: Any, start: list[int], end: int | None = None, sentinels: bool = False
+) -> Words:
+    """How a `tokenizers.Tokenizer` reads and writes; with sentinels special tokens are shown."""
+
+    def encode(text: str) -> list[int]:
+        return found.encode(text, add_special_tokens=False).ids
+
+    def decode(ids: Sequence[int]) -> str:
+        return found.decode(ids, skip_special_tokens=not sentinels)
+
+    return Words(encode, decode, start, end)
 
 
 def text(words: Words, before: str, scored: str) -> Text:

@@ -12,8 +12,10 @@ import tokenizers
 from experiments import evaluate, opened
 from moe import errors
 from moe.data import questions, tokenizer
+from moe.evaluation import tasks
 from moe.training import checkpoint, runs, workdirs
 from tests import tiny
+from tests.objectives import test_span_corruption as span_corruption
 from tests.training import toys
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
@@ -51,6 +53,23 @@ def test_a_run_is_asked(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
     assert [(one["shots"], one["questions"]) for one in found] == [(0, 3), (5, 3)]
     assert (tmp_path / "out" / "evaluation.md").read_text().strip() in said
+
+
+@pytest.mark.usefixtures("words")
+def test_a_model_is_asked_while_it_trains(tmp_path, monkeypatch):
+    """Every task with choices, in the loop as by the command."""
+    monkeypatch.setattr(tasks.tokenizer, "load", opened.tokenizer.load)
+    run = toys.run_config(train={"evaluators": ("tasks:3",), "steps": 3})
+    trained(run, tmp_path)
+    data, state = toys.data(), tiny.state(run.model, run.tx)
+    found = tasks.tasks(run, data).evaluate(state)
+    assert len(found["tasks"]) == 10 and 0 <= found["tasks_right"] <= 1
+    reader = opened.reader(tmp_path)
+    (piqa,) = evaluate.results(reader, ["piqa"], [0], 0)
+    assert found["tasks"]["piqa"] == [piqa.scores["acc"].mean, piqa.bits_per_byte.mean]
+    both = span_corruption.run_config()
+    with pytest.raises(errors.UserError, match="leave it out of train.evaluators"):
+        tasks.tasks(both, data)
 
 
 @pytest.mark.usefixtures("words")

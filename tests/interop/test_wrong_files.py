@@ -173,3 +173,9 @@ def test_copies_are_copies(tmp_path):
     rewrite(folder, lambda t: t | {names[1]: t["shared.weight"] + 1})
     with pytest.raises(ValueError, match=f"{names[1]} is not shared.weight, whose copy"):
         interop.load(folder)
+
+
+def test_a_folder_with_a_checkpoint_is_not_written_over(copy):
+    config, params = loaded("mixtral")
+    with pytest.raises(ValueError, match="has config.json, model.safetensors already"):
+        interop.save(copy, config, params, "mixtral")
