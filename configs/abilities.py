@@ -40,12 +40,7 @@ def cpu() -> ConfigDict:
     base["train"] |= {"steps": 3000, "batch_size": 8, "seq_len": 256, "eval_every": 750}
     base["optimizer"] |= {"learning_rate": laws.RATE}
     config.base = schema.complete(RunConfig, base)
-    config.experts = {
-        "group_size": 2048,
-        "capacity_factor": 1.25,
-        "eval_capacity_factor": 1.25,
-        "router_scale": 2.0,
-    }
+    config.experts = scaling.shared()
     config.variants = {
         "dense": {},
         "e32_top2": {"experts": {"num_experts": 32, "k": 2}, "learning_rate": rate(64, 16)},

@@ -42,12 +42,7 @@ def cpu() -> ConfigDict:
     config.match = "executed"
     config.shorter = (1 / 4, 1 / 2)
     config.base = schema.complete(RunConfig, base())
-    config.experts = {
-        "group_size": GROUP,
-        "capacity_factor": 1.25,
-        "eval_capacity_factor": 1.25,
-        "router_scale": 2.0,
-    }
+    config.experts = scaling.shared(GROUP)
     config.variants = {
         "dense": {},
         "e8_top1": {"experts": {"num_experts": 8, "k": 1}},

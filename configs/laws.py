@@ -86,12 +86,7 @@ def study(name: str) -> ConfigDict:
     base["train"] |= {"eval_every": 3000, "log_every": 250}
     base["optimizer"] |= {"learning_rate": RATE}
     config.base = schema.complete(RunConfig, base)
-    config.experts = {
-        "group_size": 2048,
-        "capacity_factor": 1.25,
-        "eval_capacity_factor": 1.25,
-        "router_scale": 2.0,
-    }
+    config.experts = scaling.shared()
     return config
 
 

@@ -69,12 +69,7 @@ def cpu() -> ConfigDict:
     config.base = schema.complete(RunConfig, small())
     config.shorter = (1 / 8, 1 / 4, 1 / 2)  # of the steps, see `experiments.horizons`
     # What the experts' variants share; d_ff is solved for.
-    config.experts = {
-        "group_size": 2048,
-        "capacity_factor": 1.25,
-        "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
-        "router_scale": 2.0,
-    }
+    config.experts = shared()
     config.variants = tuned({
         "dense": {},
         "dense_ngrams": {"parameters_of": "e32_top2"},
@@ -85,6 +80,16 @@ def cpu() -> ConfigDict:
         "e32_top2_random": experts(32, **RANDOM),
     })  # fmt: skip
     return config
+
+
+def shared(group_size: int = 2048) -> dict[str, Any]:
+    """What the experts of every variant have in common."""
+    return {
+        "group_size": group_size,
+        "capacity_factor": 1.25,
+        "eval_capacity_factor": 1.25,  # the same: evaluation costs what dense costs, too
+        "router_scale": 2.0,
+    }
 
 
 def tuned(variants: dict) -> dict:

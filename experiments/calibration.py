@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, looks, records, scaling, study
-from moe.analysis import abilities, plots
+from moe.analysis import abilities
 from moe.evaluation import next_tokens
 from moe.training import runs as folders
 
@@ -42,11 +42,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     trained = study.run(runs, root, study.seeds_of(config), config.jobs)
     found = measured(config, runs, root)
     text = abilities.calibration_table(found, trained)
-    (root / "calibration.md").write_text(text + "\n")
-    plots.save(abilities.reliability_figure(found), root / "calibration.png")
-    print(f"\n{text}\n")
-    for name in ("calibration.jsonl", "calibration.md", "calibration.png"):
-        print(root / name)
+    looks.report(root, "calibration", text, abilities.reliability_figure(found))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, evaluate, looks, opened, records, scaling, study
-from moe.analysis import abilities, plots
+from moe.analysis import abilities
 from moe.data import questions
 from moe.evaluation import few_shot
 
@@ -48,11 +48,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     trained = study.run(runs, root, study.seeds_of(config), config.jobs)
     found = asked(config, runs, root)
     text = abilities.few_shot_table(found, trained)
-    (root / "few_shot.md").write_text(text + "\n")
-    plots.save(abilities.few_shot_figure(found, trained), root / "few_shot.png")
-    print(f"\n{text}\n")
-    for name in ("few_shot.jsonl", "few_shot.md", "few_shot.png"):
-        print(root / name)
+    looks.report(root, "few_shot", text, abilities.few_shot_figure(found, trained))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import json
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
 
 from experiments import records
+from moe.analysis import plots
 from moe.errors import UserError
 from moe.training import folders as checkpoints
 
@@ -43,6 +45,15 @@ def _read(path):
             raise UserError(
                 f"line {number} of {path} is damaged ({error!r}): delete it to measure it anew"
             ) from error
+
+
+def report(root: pathlib.Path, name: str, text: str, drawn: Any) -> None:
+    """Writes the table and the figure of <name>.jsonl, prints the table, says where they are."""
+    (root / f"{name}.md").write_text(text + "\n")
+    plots.save(drawn, root / f"{name}.png")
+    print(f"\n{text}\n")
+    for ending in ("jsonl", "md", "png"):
+        print(root / f"{name}.{ending}")
 
 
 def require_checkpoint(path: pathlib.Path) -> None:

@@ -92,8 +92,8 @@ def _require_same(record, run, path):
     of = f"{path}: {record['variant']} with seed {record['seed']}"
     schema.require("config" in record and "data" in record, f"{of} lacks its config or its data")
     run = run.replace(train={"seed": record["seed"]})
-    was, now = workdirs.fingerprint_of_file(record["config"]), workdirs.fingerprint(run)
-    lines = files.difference(json.loads(json.dumps(was)), json.loads(json.dumps(now)))
+    was = workdirs.fingerprint_of_file(record["config"])
+    lines = files.as_json(was, workdirs.fingerprint(run))
     schema.require(not lines, f"{of} is of another config:\n  " + "\n  ".join(lines))
 
 

@@ -140,15 +140,15 @@ def prefill(
     """
     B = len(prompt_BT)
     real_BT = prompt_BT >= 0
-    none_B = jnp.zeros(B, jnp.int32)
+    none_B = sharding.zeros("B", (B,))
     first_BT = real_BT & (jnp.cumsum(real_BT, axis=1) == 1)
-    empty_BU = sharding.reshard(jnp.zeros((B, length), jnp.int32), "B.")
+    empty_BU = sharding.zeros("B.", (B, length))
     start = DecodingState(
         {},
         empty_BU,
         jnp.int32(0),
-        sharding.reshard(none_B, "B"),
-        sharding.reshard(none_B, "B"),
+        none_B,
+        none_B,
         jnp.zeros((B, 0)),
         key,
         jnp.asarray(doc_id, jnp.int32),

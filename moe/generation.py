@@ -28,9 +28,7 @@ def _go_on(model, weights, state, steps, how):
     """token_BT, and expert_LBTK if tokens choose."""
 
     def turn(state: decoding.DecodingState, _: None) -> tuple[decoding.DecodingState, tuple]:
-        key, own = jax.random.split(state.key)
-        token_B = sampling.sample(state.logits_BV, how, own)
-        state, expert_LGSK = decoding.read_one(model, weights, state._replace(key=key), token_B)
+        token_B, state, expert_LGSK = _draw(model, weights, state, how)
         return state, (token_B, expert_LGSK)
 
     token_TB, expert_TLGSK = jax.lax.scan(turn, state, length=steps)[1]
@@ -104,9 +102,14 @@ def stream(
 
 @functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=2)
 def _turn(model, weights, state, how):
+    return _draw(model, weights, state, how)[:2]
+
+
+def _draw(model, weights, state, how):
+    """One token of each text, the state after it, and the experts it chose."""
     key, own = jax.random.split(state.key)
     token_B = sampling.sample(state.logits_BV, how, own)
-    return token_B, decoding.advance(model, weights, state._replace(key=key), token_B)
+    return token_B, *decoding.read_one(model, weights, state._replace(key=key), token_B)
 
 
 def begin(

@@ -143,6 +143,11 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(letters)) if current() else x
 
 
+def zeros(letters: str, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.Array:
+    """Zeros laid out as their letters say."""
+    return reshard(jnp.zeros(shape, dtype), letters)
+
+
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
     """x.reshape(shape), laid out as its new letters say."""
     return jax.lax.reshape(x, shape, out_sharding=out_sharding(letters))

@@ -45,7 +45,6 @@ class Task:
 
     read: Callable[[pathlib.Path], Iterator[Question]]
     group: str  # of GLaM's table: "NLG", whose answers are open, or "NLU", which has choices
-    kind: str  # of task, as GLaM names it
     shots: int = EXAMPLES  # examples of each question
     stop: tuple[str, ...] = ("\n",)  # what ends an open answer
     words: int = 0  # that an open answer has; 0: all before its end
@@ -141,40 +140,34 @@ def _cb(row):
     return _choice(context, ("True", "False", "Neither"), row["label"])
 
 
-def _requests(name: str, kind: str, blocks: int = 0, **more) -> Task:
+def _requests(name: str, blocks: int = 0, **more) -> Task:
     group = "NLG" if "/bpb" in name else "NLU"
     shots = 0 if name.endswith("_0shot") else EXAMPLES
     read = functools.partial(of_requests, name=name, blocks=blocks)
-    return Task(read=read, group=group, kind=kind, shots=shots, **more)
+    return Task(read=read, group=group, shots=shots, **more)
 
 
-def _rows(name: str, ask: Callable[[dict], Question], kind: str, group: str = "NLU") -> Task:
-    return Task(read=functools.partial(of_rows, name=name, ask=ask), group=group, kind=kind)
+def _rows(name: str, ask: Callable[[dict], Question], group: str = "NLU") -> Task:
+    return Task(read=functools.partial(of_rows, name=name, ask=ask), group=group)
 
 
-QA, READING = "open-domain question answering", "in-context reading comprehension"
-CLOZE, COMMON, ENTAILS = (
-    "cloze and completion",
-    "commonsense reasoning",
-    "natural language inference",
-)
 TASKS = {
-    "triviaqa": _rows("trivia_qa/rc.wikipedia.nocontext", _trivia, QA, "NLG"),
-    "natural_questions": _requests("naturalqs_open/bpb_5shot", QA),
-    "lambada": _requests("lambada/bpb_0shot", CLOZE, words=1),
-    "squad": _requests("squad/bpb_5shot", READING, blocks=1),
-    "coqa": _requests("coqa/bpb_0shot", READING),
-    "drop": _requests("drop/bpb_5shot", READING, blocks=1),
-    "hellaswag": _requests("hellaswag/rc_5shot", CLOZE),
-    "winogrande": _requests("winogrande/rc_5shot", "Winograd-style"),
-    "piqa": _requests("piqa/rc_5shot", COMMON),
-    "arc_easy": _requests("arc_easy/rc_5shot", COMMON),
-    "arc_challenge": _requests("arc_challenge/rc_5shot", COMMON),
-    "openbookqa": _requests("openbookqa/rc_5shot", COMMON),
-    "boolq": _requests("boolq/rc_5shot", "SuperGLUE"),
-    "copa": _rows("super_glue/copa", _copa, "SuperGLUE"),
-    "rte": _rows("glue/rte", _rte, "SuperGLUE"),
-    "cb": _rows("super_glue/cb", _cb, "SuperGLUE"),
+    "triviaqa": _rows("trivia_qa/rc.wikipedia.nocontext", _trivia, "NLG"),
+    "natural_questions": _requests("naturalqs_open/bpb_5shot"),
+    "lambada": _requests("lambada/bpb_0shot", words=1),
+    "squad": _requests("squad/bpb_5shot", blocks=1),
+    "coqa": _requests("coqa/bpb_0shot"),
+    "drop": _requests("drop/bpb_5shot", blocks=1),
+    "hellaswag": _requests("hellaswag/rc_5shot"),
+    "winogrande": _requests("winogrande/rc_5shot"),
+    "piqa": _requests("piqa/rc_5shot"),
+    "arc_easy": _requests("arc_easy/rc_5shot"),
+    "arc_challenge": _requests("arc_challenge/rc_5shot"),
+    "openbookqa": _requests("openbookqa/rc_5shot"),
+    "boolq": _requests("boolq/rc_5shot"),
+    "copa": _rows("super_glue/copa", _copa),
+    "rte": _rows("glue/rte", _rte),
+    "cb": _rows("super_glue/cb", _cb),
 }  # 16 of GLaM's 29
 
 

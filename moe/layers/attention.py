@@ -162,11 +162,7 @@ class Attention(nn.Module):
         """The keys or values of all positions, after the new ones were written."""
         B, _, N, H = new_BTNH.shape
         shape = (B, cache.segment_BU.shape[1], N, H)
-
-        def empty() -> jax.Array:
-            return sharding.reshard(jnp.zeros(shape, new_BTNH.dtype), "BTNH")
-
-        cached = self.variable("cache", name, empty)
+        cached = self.variable("cache", name, sharding.zeros, "BTNH", shape, new_BTNH.dtype)
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new_BTNH, cache.at, axis=1)
         return cached.value
 

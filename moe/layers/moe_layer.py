@@ -149,11 +149,7 @@ class MoELayer(nn.Module):
         E = self.config.num_experts
         G, S, K = choice.expert_GSK.shape
         is_GPE = choice.expert_GSK.reshape(G, S * K)[..., None] == jnp.arange(E)[None, None]
-
-        def nobody() -> jax.Array:
-            return sharding.reshard(jnp.zeros((G, E), jnp.int32), "G.")
-
-        taken = self.variable("cache", "taken", nobody)
+        taken = self.variable("cache", "taken", sharding.zeros, "G.", (G, E))
         come_GPE = taken.value[:, None] + jnp.cumsum(is_GPE, axis=1)
         taken.value = come_GPE[:, -1]
         place_GP = jnp.where(is_GPE, come_GPE, 0).sum(-1)

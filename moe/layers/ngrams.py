@@ -52,11 +52,7 @@ def _before(module, info):
     if info.kv_cache is None:
         return [_later(info.tokens_BT, places) for places in range(1, number + 1)]
     shape = info.kv_cache.segment_BU.shape
-
-    def empty() -> jax.Array:
-        return sharding.reshard(jnp.zeros(shape, jnp.int32), "B.")
-
-    cached = module.variable("cache", "tokens", empty)
+    cached = module.variable("cache", "tokens", sharding.zeros, "B.", shape)
     T = info.tokens_BT.shape[1]
     at = info.kv_cache.at
     cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, info.tokens_BT, at, axis=1)

@@ -18,7 +18,7 @@ from moe import sharding
 from moe.batch import Batch, Inputs
 from moe.config import ModelConfig
 from moe.errors import UserError
-from moe.layers import embedding, records
+from moe.layers import attention, embedding, records
 from moe.models import scanning
 from moe.routing import contract, stats
 
@@ -152,29 +152,41 @@ def unstacked_router_variables(config: ModelConfig, state: dict) -> dict:
     return {name: scanning.unstacked(part) for name, part in found.items()}
 
 
-def decoded(
+def decode(
     config: ModelConfig,
     network: nn.Module,
-    given: dict,
+    params: dict,
     router_state: dict,
-    tokens: tuple,
+    tokens_BT: jax.Array,
+    segment_BT: jax.Array,
+    position_BT: jax.Array,
+    domain_BT: jax.Array | None,
+    cache: dict,
+    kv_cache: attention.KVCache,
     key: jax.Array,
     **context: Any,
 ) -> tuple[jax.Array, dict, jax.Array | None]:
-    """(logits_BTV, cache, expert_LGSK) of a network with a cache, for `Decoding.step`.
+    """(logits_BTV, cache, expert_LGSK) of tokens that follow those in the cache.
 
     Args:
       config: of the model.
-      network: with layers of their own.
-      given: parameters and cache.
+      network: as of `of_network`, with layers that are each an array of its own.
+      params: of `scanning.unstacked`.
       router_state: the routers' state.
-      tokens: the arguments of the network.
+      tokens_BT, segment_BT, position_BT, domain_BT: as of the network.
+      cache: keys and values of every layer, {} at first.
+      kv_cache: where the new ones go.
       key: of what routers draw.
-      context: of an encoder.
+      context: `context=`, what `Decoding.encode` gave, if there is an encoder.
     """
     scores, after = network.apply(
-        given | unstacked_router_variables(config, router_state),
-        *tokens,
+        {"params": params, "cache": cache} | unstacked_router_variables(config, router_state),
+        tokens_BT,
+        segment_BT,
+        position_BT,
+        False,
+        domain_BT,
+        kv_cache,
         **context,
         rngs={"router": key},
         mutable=["cache", records.COLLECTION],

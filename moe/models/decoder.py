@@ -227,39 +227,11 @@ def build(config: ModelConfig, execution: Execution) -> contract.Model:
         config,
         Decoder(config, execution, multiplied=False),
         functools.partial(ideal.flops, config),
-        contract.Decoding(scanning.unstacked, functools.partial(decode, config, execution)),
+        contract.Decoding(
+            scanning.unstacked,
+            functools.partial(contract.decode, config, Decoder(config, execution, scanned=False)),
+        ),
     )
-
-
-def decode(
-    config: ModelConfig,
-    execution: Execution,
-    params: dict,
-    router_state: dict,
-    tokens_BT: jax.Array,
-    segment_BT: jax.Array,
-    position_BT: jax.Array,
-    domain_BT: jax.Array | None,
-    cache: dict,
-    kv_cache: attention.KVCache,
-    key: jax.Array,
-) -> tuple[jax.Array, dict, jax.Array | None]:
-    """(logits_BTV, cache, expert_LGSK) of tokens that follow those in the cache.
-
-    Args:
-      config: of the model.
-      execution: how the machine executes it.
-      params: of `scanning.unstacked`.
-      router_state: the routers' state.
-      tokens_BT, segment_BT, position_BT, domain_BT: as of `Trunk`.
-      cache: keys and values of every layer, {} at first.
-      kv_cache: where the new ones go.
-      key: of what routers draw.
-    """
-    network = Decoder(config, execution, scanned=False)
-    tokens = (tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache)
-    given = {"params": params, "cache": cache}
-    return contract.decoded(config, network, given, router_state, tokens, key)
 
 
 def norm(config: ModelConfig, name: str) -> nn.RMSNorm:

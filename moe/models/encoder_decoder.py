@@ -176,7 +176,9 @@ def build(config: EncoderDecoderConfig, execution: Execution) -> contract.Model:
         functools.partial(ideal_flops, config),
         contract.Decoding(
             scanning.unstacked,
-            functools.partial(decode, config, execution),
+            functools.partial(
+                contract.decode, config, EncoderDecoder(config, execution, scanned=False)
+            ),
             functools.partial(encode, config, execution),
         ),
     )
@@ -204,27 +206,6 @@ def encode(
     given = {"params": params} | found
     context: Any = network.apply(given, inputs, False, rngs={"router": key})
     return context
-
-
-def decode(
-    config: EncoderDecoderConfig,
-    execution: Execution,
-    params: dict,
-    router_state: dict,
-    tokens_BT: jax.Array,
-    segment_BT: jax.Array,
-    position_BT: jax.Array,
-    domain_BT: jax.Array | None,
-    cache: dict,
-    kv_cache: attention.KVCache,
-    key: jax.Array,
-    context: attention.Context,
-) -> tuple[jax.Array, dict, jax.Array | None]:
-    """As `decoder.decode`, of tokens that read a context, that of `encode`."""
-    network = EncoderDecoder(config, execution, scanned=False)
-    tokens = (tokens_BT, segment_BT, position_BT, False, domain_BT, kv_cache)
-    given = {"params": params, "cache": cache}
-    return contract.decoded(config, network, given, router_state, tokens, key, context=context)
 
 
 def ideal_flops(config: EncoderDecoderConfig, length: int, read: int) -> dict[str, float]:

@@ -103,8 +103,12 @@ def against(path: pathlib.Path, wanted: dict, read: Callable = dict) -> list[str
     """A line for every leaf in which a JSON file differs; none if it is not there."""
     if not path.exists():
         return []
-    said, wanted = (json.loads(json.dumps(one)) for one in (read(sealed.read_json(path)), wanted))
-    return difference(said, wanted)
+    return as_json(read(sealed.read_json(path)), wanted)
+
+
+def as_json(old: dict, new: dict) -> list[str]:
+    """`difference` of what they are in a JSON file, where tuples are lists."""
+    return difference(*(json.loads(json.dumps(one)) for one in (old, new)))
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:

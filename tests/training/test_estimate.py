@@ -5,30 +5,16 @@ import numpy as np
 import pytest
 
 from moe import hlo, sharding
-from moe.data import prepare
 from moe.errors import UserError
 from moe.training import estimate, loop, processes, starting
 from tests.training import toys
 
-
-@pytest.fixture(scope="module")
-def data():
-    return toys.data()
-
-
-@pytest.fixture(autouse=True)
-def served(data, monkeypatch):
-    """The toy data."""
-    monkeypatch.setattr(prepare, "prepare", lambda config: data)
-
-
-def dense_run():
-    return toys.run_config(model={"experts": None, "d_ff": 8})
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, monkeypatch):
     """Where activations are what is too much; the kernel would kill the run without a word."""
-    run = dense_run()
+    run = toys.run_config(model={"experts": None, "d_ff": 8})
     with sharding.on(loop.mesh_of(run), run.mesh.zero):
         state = starting.scratch(run, data)
         held = hlo.held_bytes(loop.compiled(run, state, data))
