@@ -20,17 +20,19 @@ START = 9.0  # seconds of a start and of some steps: the time in which kills com
 FULL = "could not be written|No space left"
 
 
-def kills(runs: Victims, times: int, longest: float = START) -> Iterator[Row]:
+def kills(
+    runs: Victims, times: int, longest: float = START, seed: int = 0
+) -> Iterator[Row]:
     """SIGKILL, so many times, at random moments.
 
     Most come up to `longest` seconds after a start, a third around a step, which is often one that
     saves. A run that ends is compared, and another one begins; a row is a run with all its
     kills.
     """
-    rng = random.Random(0)
+    rng = random.Random(seed)
     done = 0
     while done < times:
-        workdir = runs.fresh(f"killed_{done}")
+        workdir = runs.fresh(f"killed_{seed}_{done}")
         hits = late = 0
         while done < times and _killed(runs, workdir, rng, longest):
             done += 1

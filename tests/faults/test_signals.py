@@ -12,35 +12,41 @@ from moe.errors import UserError
 from moe.training import folders, processes, signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_asked_to_end_saves_and_says_that_it_can_go_on(runs, number):
-    workdir = runs.fresh(number.name)
+def test_a_run_that_is_asked_to_end_saves_and_says_that_it_can_go_on(runs):
+    """By SIGTERM, then by SIGINT, then by a terminal that closes."""
+    workdir = runs.fresh("asked")
+    for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 7)):
+        process = _started(runs, workdir, step)
+        process.send_signal(number)
+        time.sleep(0.05)
+        process.send_signal(number)  # once more, perhaps while it saves
+        assert process.wait() == signals.RESUMABLE == 75
+        said = victims.said(workdir).read_text()
+        assert f"{number.name}: saving after this step" in said
+        assert ": the same command goes on from there" in said and "Traceback" not in said
+        assert f"stopped at step {folders.steps_in(workdir)[0]}:" in said
+    _close_its_terminal(runs, workdir, 11)
+    assert runs.judged("asked", workdir).outcome == "survived"
+
+
+def _started(runs, workdir, step):
+    """A run that has come to this step."""
     process = runs.start(workdir)
-    victims.wait_for_step(workdir, 7, process)
-    process.send_signal(number)
-    time.sleep(0.05)
-    process.send_signal(number)  # once more, perhaps while it saves
-    assert process.wait() == signals.RESUMABLE == 75
-    said = victims.said(workdir).read_text()
-    assert f"{number.name}: saving after this step" in said
-    assert ": the same command goes on from there" in said and "Traceback" not in said
-    assert f"stopped at step {folders.steps_in(workdir)[0]}:" in said
-    assert runs.judged(number.name, workdir).outcome == "survived"
+    victims.wait_for_step(workdir, step, process)
+    return process
 
 
-def test_a_terminal_that_closes(runs):
+def _close_its_terminal(runs, workdir, step):
     """Nothing can be said any more, by the progress bar neither."""
-    workdir = runs.fresh("closed")
     master, slave = os.openpty()
+    victims.said(workdir).unlink()
     victims.said(workdir).symlink_to(os.ttyname(slave))
-    process = runs.start(workdir)
-    victims.wait_for_step(workdir, 7, process)
+    process = _started(runs, workdir, step)
     os.close(slave)
     os.close(master)
     process.send_signal(signal.SIGHUP)
     assert process.wait() == signals.RESUMABLE
     victims.said(workdir).unlink()
-    assert runs.judged("closed", workdir).outcome == "survived"
 
 
 def test_nohup_is_heard(monkeypatch):
