@@ -65,7 +65,6 @@ def search(
         width > 0 and 2 * width <= model.vocab_size,
         f"{width=} beams must be from 1 to half of the vocabulary's {model.vocab_size}",
     )
-    schema.require(not sharding.current(), "beam search is for one device: leave the mesh")
     ranges.check_value("end", end, ranges.below(model.vocab_size))
     model, state = generation.begin(model, weights, prompts, steps, **given)
     scores_BW, tokens_BWT = _search(model, weights, state, steps, width, end, alpha)
@@ -75,30 +74,51 @@ def search(
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
 def _search(model, weights, state, steps, width, end, alpha):
+    """(scores_BW, tokens_BWT). A device holds all beams of its texts, and moves none to another."""
+    own = sharding.spec("B")
+    like = _Search._make([jax.tree.map(sharding.layout, state), own, own, own, own])
+    start = functools.partial(_start, steps=steps, width=width)
+    choose = functools.partial(_choose, end=end, alpha=alpha)
+
+    def turn(i: jax.Array, now: _Search) -> _Search:
+        now, last_M = sharding.map_parts(choose, now, i, gives=(like, own))
+        return now._replace(state=decoding.advance(model, weights, now.state, last_M))
+
+    last = jax.lax.fori_loop(0, steps, turn, sharding.map_parts(start, state, gives=like))
+    finish = functools.partial(_finish, alpha=alpha)
+    return sharding.map_parts(finish, last, gives=(own, own))
+
+
+def _start(state, steps, width):
+    """All beams of a text are one at first."""
     B = len(state.logits_BV)
     none_BW = jnp.full((B, width), -jnp.inf)
     empty_BWT = jnp.full((B, width, steps), -1, jnp.int32)
-    start = _Search(
+    return _Search(
         state=by_row(lambda x: jnp.repeat(x, width, axis=0), state),
-        live_BW=none_BW.at[:, 0].set(0.0),  # all beams are one at first
+        live_BW=none_BW.at[:, 0].set(0.0),
         tokens_BWT=empty_BWT,
         done_BW=none_BW,
         done_tokens_BWT=empty_BWT,
     )
 
-    def turn(i: jax.Array, now: _Search) -> _Search:
-        now, beam_BW = _extend(now, i, end, alpha)
-        row_M = (beam_BW + width * jnp.arange(B)[:, None]).ravel()
-        state = by_row(lambda x: x[row_M], now.state)
-        last_M = now.tokens_BWT[:, :, i].ravel()
-        return now._replace(state=decoding.advance(model, weights, state, last_M))
 
-    last = jax.lax.fori_loop(0, steps, turn, start)
+def _choose(now, i, end, alpha):
+    """Which beams go on, with what they have read, and the token of each that is next, last_M."""
+    B, W = now.live_BW.shape
+    now, beam_BW = _extend(now, i, end, alpha)
+    row_M = (beam_BW + W * jnp.arange(B)[:, None]).ravel()
+    state = by_row(lambda x: x[row_M], now.state)
+    return now._replace(state=state), now.tokens_BWT[:, :, i].ravel()
+
+
+def _finish(last, alpha):
+    """The best, among them what goes on where too few have ended."""
+    _, W, steps = last.tokens_BWT.shape
     unended_BW = last.live_BW / penalty(steps, alpha)
-    unended_BW = jnp.where(
-        jnp.isfinite(last.done_BW).sum(1, keepdims=True) < width, unended_BW, -jnp.inf
-    )
-    return _best(width, (last.done_BW, last.done_tokens_BWT), (unended_BW, last.tokens_BWT))
+    few_B1 = jnp.isfinite(last.done_BW).sum(1, keepdims=True) < W
+    unended_BW = jnp.where(few_B1, unended_BW, -jnp.inf)
+    return _best(W, (last.done_BW, last.done_tokens_BWT), (unended_BW, last.tokens_BWT))
 
 
 def _extend(now, i, end, alpha):

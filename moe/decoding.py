@@ -37,7 +37,7 @@ class DecodingState(NamedTuple):
     key: jax.Array
     doc_id: jax.Array  # the token that starts a document
     domain_B: jax.Array | None = None  # for routers that read it
-    context: Any = None  # what an encoder has made of its inputs
+    context: attention.Context | None = None  # what an encoder has made of its inputs
 
 
 def dropless(model: ModelConfig, row: int = 0) -> ModelConfig:
@@ -45,7 +45,7 @@ def dropless(model: ModelConfig, row: int = 0) -> ModelConfig:
 
     Args:
       model: as it was trained.
-      row: drops what evaluation drops in rows of so many tokens; 0: nothing.
+      row: drops what evaluation drops in the decoder's rows of so many tokens; 0: nothing.
 
     Raises:
       UserError: if it reads later tokens, or those of other rows compete for its slots.
@@ -85,9 +85,9 @@ def _seats(model, row):
     if not row or experts.dropless:
         return 0
     schema.require(
-        len(model.stacks) == 1 and experts.group_size == 0,
-        "only a decoder with experts.group_size=0 drops while it generates: otherwise another row,"
-        " or the encoder, competes for slots. Leave row at 0",
+        experts.group_size == 0,
+        "only a model with experts.group_size=0 drops while it generates: otherwise other rows"
+        " compete for slots. Leave row at 0",
     )
     for name in ("reroute_rounds", "batch_priority"):
         schema.require(
@@ -115,6 +115,24 @@ def prepare(
     return decoding.unstack(params), router_state or {}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encode(
+    model: ModelConfig, weights: tuple[dict, dict], inputs: Inputs, key: jax.Array
+) -> attention.Context:
+    """What the decoder reads of the encoder's inputs, made once for all tokens.
+
+    Args:
+      model: of `dropless`, or as it was trained, to drop in rows of these inputs what it drops in
+        evaluation, by position or not.
+      weights: of `prepare`.
+      inputs: a text a row.
+      key: of what is drawn.
+    """
+    decoding = build(model).decoding
+    assert decoding is not None and decoding.encode is not None  # it has an encoder
+    return decoding.encode(*weights, inputs, jax.random.fold_in(key, 1))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def prefill(
     model: ModelConfig,
@@ -124,7 +142,7 @@ def prefill(
     length: int,
     domain_B: jax.Array | None = None,
     doc_id: int = 0,
-    inputs: Inputs | None = None,
+    context: attention.Context | None = None,
 ) -> DecodingState:
     """Reads the prompts, all at once.
 
@@ -136,7 +154,7 @@ def prefill(
       length: U, of prompt and what follows.
       domain_B: for routers that read it.
       doc_id: of `Prepared.doc_id`, the token that starts a document; -1 if there is none.
-      inputs: of the encoder, if there is one.
+      context: of `encode`, if there is an encoder.
     """
     B = len(prompt_BT)
     real_BT = prompt_BT >= 0
@@ -153,7 +171,7 @@ def prefill(
         key,
         jnp.asarray(doc_id, jnp.int32),
         domain_B,
-        None if inputs is None else _encode(model, weights, inputs, key),
+        context,
     )
     return _read(model, weights, start, prompt_BT, first_BT)[0]
 
@@ -162,12 +180,6 @@ def build(model: ModelConfig) -> contract.Model:
     """The model as it decodes: on a mesh with room for every token at every device."""
     room = float(sharding.num_devices(("expert",)))
     return models.build(model, Execution(ep_capacity_factor=max(1.0, room)))
-
-
-def _encode(model, weights, inputs, key):
-    decoding = build(model).decoding
-    assert decoding is not None and decoding.encode is not None  # it has an encoder
-    return decoding.encode(*weights, inputs, jax.random.fold_in(key, 1))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

@@ -137,7 +137,7 @@ def begin(
         (inputs is not None) == both,
         "inputs are what an encoder reads: " + ("give them" if both else "this model has none"),
     )
-    model = decoding.dropless(model, row)
+    reader, model = model, decoding.dropless(model, row)
     idle = -len(prompts) % sharding.num_devices(sharding.TOKENS)  # rows that make devices even
     prompts = [*prompts, *[[0]] * idle]
     prompt_BT = sharding.shard_batch(padded(prompts, left=True))
@@ -148,12 +148,15 @@ def begin(
     )
     if domain_B is not None:
         domain_B = sharding.shard_batch(np.append(domain_B, np.zeros(idle, np.int32)))
-    read = None
+    context = None
     if inputs is not None:
         rows = [*inputs, *[[0]] * idle]
         schema.require(len(rows) == len(prompts), "one list of inputs for each prompt")
         read = sharding.shard_batch(encoder_inputs(rows, model))
-    return model, decoding.prefill(model, weights, prompt_BT, key, length, domain_B, doc_id, read)
+        context = decoding.encode(reader if row else model, weights, read, key)
+    return model, decoding.prefill(
+        model, weights, prompt_BT, key, length, domain_B, doc_id, context
+    )
 
 
 def check_ids(name: str, texts: list[list[int]], model: ModelConfig) -> None:

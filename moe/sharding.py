@@ -171,6 +171,25 @@ def shard_mapped(fn: Callable, given: Any, gives: Any) -> Callable:
     return jax.shard_map(fn, in_specs=given, out_specs=gives)
 
 
+def layout(x: jax.Array) -> P:
+    """How x lies on the mesh."""
+    return jax.typeof(x).sharding.spec
+
+
+def map_parts(fn: Callable, *trees: Any, gives: Any) -> Any:
+    """fn(*trees) on each device's own parts, however the arrays lie; fn itself without a mesh.
+
+    Args:
+      fn: of trees of arrays.
+      trees: its arguments.
+      gives: the PartitionSpecs of its results, or of whole trees of them.
+    """
+    if not current():
+        return fn(*trees)
+    given = jax.tree.map(layout, trees)
+    return jax.shard_map(fn, in_specs=given, out_specs=gives)(*trees)
+
+
 def pvary(tree: Any) -> Any:
     """Inside `shard_mapped`: arrays that are the same on several devices, as each device's own
     copies.

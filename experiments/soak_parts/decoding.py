@@ -129,7 +129,10 @@ def by_token(config: ModelConfig, params: dict, state: dict, seed: int) -> jax.A
     key, doc_id = jax.random.key(0), -1
     domain_B = placed.domain_BT[:, 0] if config.reads_domains else None
     prompt_BT = placed.tokens_BT[:, :KNOWN]
-    now = decoding.prefill(model, weights, prompt_BT, key, T, domain_B, doc_id, placed.encoder)
+    context = None
+    if placed.encoder is not None:
+        context = decoding.encode(model, weights, placed.encoder, key)
+    now = decoding.prefill(model, weights, prompt_BT, key, T, domain_B, doc_id, context)
     logits = [now.logits_BV]
     for t in range(KNOWN, T):
         now = decoding.advance(model, weights, now, placed.tokens_BT[:, t])

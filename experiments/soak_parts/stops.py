@@ -20,9 +20,7 @@ START = 9.0  # seconds of a start and of some steps: the time in which kills com
 FULL = "could not be written|No space left"
 
 
-def kills(
-    runs: Victims, times: int, longest: float = START, seed: int = 0
-) -> Iterator[Row]:
+def kills(runs: Victims, times: int, longest: float = START, seed: int = 0) -> Iterator[Row]:
     """SIGKILL, so many times, at random moments.
 
     Most come up to `longest` seconds after a start, a third around a step, which is often one that

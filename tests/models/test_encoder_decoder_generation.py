@@ -60,13 +60,35 @@ def test_as_many_forward_passes(changes):
 def test_on_a_mesh_as_on_one_device():
     model = config()
     given = {"inputs": INPUTS, "doc_id": -1}
+    searched = {"width": 3, "end": END, **given}
     want = generation.generate(model, weights(model), [[0]] * 3, STEPS, **given)
-    with tiny.on("2x4x1"):
-        there = decoding.prepare(model, tiny.params(model), tiny.routing_state(model))
-        got = generation.generate(model, there, [[0]] * 3, STEPS, **given)
-        with pytest.raises(ValueError, match="beam search is for one device"):
-            beams.search(model, there, [[0]] * 3, 1, width=2, end=1, **given)
-    np.testing.assert_array_equal(got, want)
+    best = beams.search(model, weights(model), [[0]] * 3, STEPS, **searched)
+    for mesh in ("2x4x1", "2x2x2"):
+        with tiny.on(mesh):
+            there = decoding.prepare(model, tiny.params(model), tiny.routing_state(model))
+            got = generation.generate(model, there, [[0]] * 3, STEPS, **given)
+            found = beams.search(model, there, [[0]] * 3, STEPS, **searched)
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(found.tokens, best.tokens)
+        np.testing.assert_allclose(found.scores, best.scores, rtol=1e-5)
+
+
+SCARCE = {"capacity_factor": 0.5, "eval_capacity_factor": 0.5}
+
+
+@pytest.mark.parametrize("by_probability", [False, True])
+def test_under_capacity_too(by_probability):
+    """The encoder drops as in evaluation, by probability too; the decoder by position."""
+    model = config(
+        experts=tiny.moe_config(k=2, **SCARCE), encoder_batch_priority=by_probability, num_layers=4
+    )
+    given = {"inputs": [[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]], "doc_id": -1}
+    got = generation.generate(model, weights(model), [[0]] * 2, 8, row=9, **given)
+    before = np.concatenate([np.zeros((2, 1), int), got], axis=1)
+    want_BTV = log_p_BTV(model, given["inputs"], before)
+    np.testing.assert_array_equal(got, want_BTV[:, :-1].argmax(-1))
+    without = generation.generate(model, weights(model), [[0]] * 2, 8, **given)
+    assert (without != got).any()
 
 
 def test_prompts_of_the_decoder_may_differ_in_length():
