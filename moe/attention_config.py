@@ -21,7 +21,7 @@ class AttentionConfig:
     rope_layout: str = (
         "halves"  # (h, h + H/2) turn together as in GPT-NeoX, or "pairs" (2h, 2h + 1)
     )
-    scaled: bool = True  # scores are divided by sqrt(H); T5 leaves that to its initial weights
+    scaled: bool = True  # scores are divided by sqrt(H); else, as in T5, initial queries are
     window: int = 0  # a token sees so many, itself the last: Mistral; 0: all before it
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class Attention(nn.Module):
 
     def queries(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         """q_BTNH."""
-        q = self.project(x_BTD, "w_q", self.num_heads)
+        # Scores that nobody divides are small at first because these weights are.
+        q = self.project(x_BTD, "w_q", self.num_heads, 1 if self.how.scaled else self.d_head)
         if self.how.qk_norm != "none":
             q = self.normalise(q, "q_norm")
         q = self.clipped(q)
@@ -130,10 +131,10 @@ class Attention(nn.Module):
         limit = self.how.clip_qkv
         return jnp.clip(x_BTNH, -limit, limit) if limit else x_BTNH
 
-    def project(self, x_BTD: jax.Array, name: str, heads: int) -> jax.Array:
-        """x in so many heads, [B, T, N, H]."""
+    def project(self, x_BTD: jax.Array, name: str, heads: int, divisor: int = 1) -> jax.Array:
+        """x in so many heads, [B, T, N, H]; the variance of initial weights may be divided."""
         D = x_BTD.shape[-1]
-        w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D)
+        w_DNH = self.matrix(name, "DNH", (D, heads, self.d_head), fan_in=D * divisor)
         x_BTNH = matmul.einsum("BTD,DNH->BTNH", x_BTD, w_DNH)
         if not self.how.qkv_bias:
             return x_BTNH

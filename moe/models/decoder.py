@@ -47,11 +47,16 @@ class Trunk(nn.Module):
     execution: Execution = Execution()
     scanned: bool = True  # layers are stacked; else each is its own, see `scanning.unstacked`
 
+    @property
+    def embedding_scale(self) -> float:
+        """D times the variance of initial embeddings."""
+        return 1.0
+
     def embed(self, info: attention.TokenInfo) -> tuple[jax.Array, jax.Array]:
         """x_BTD and the table of embeddings."""
         D = self.config.d_model
         shape = (self.config.vocab_size, D)
-        embed_VD = weights.weight(self, "embed", "VD", shape, fan_in=D, scale=1.0)
+        embed_VD = weights.weight(self, "embed", "VD", shape, fan_in=D, scale=self.embedding_scale)
         return self.vectors(embed_VD, info), embed_VD
 
     def vectors(self, embed_VD: jax.Array, info: attention.TokenInfo) -> jax.Array:

@@ -95,6 +95,17 @@ def _stacks(config):
     return {"decoder": ModelConfig(**own), "encoder": ModelConfig(**own | changes)}
 
 
+class Trunk(decoder.Trunk):
+    """What both modules of this file have in common."""
+
+    config: EncoderDecoderConfig
+
+    @property
+    def embedding_scale(self) -> float:
+        """As vectors enter the layers they have variance 1, with embeddings scaled or not."""
+        return 1.0 if self.config.scale_embedding else float(self.config.d_model)
+
+
 class Stack(decoder.Trunk):
     """x_BTD to normalised y_BTD through the layers, with positions of its own."""
 
@@ -106,10 +117,8 @@ class Stack(decoder.Trunk):
         return decoder.norm(c, "norm")(self.layers(x_BTD, info, train))
 
 
-class Encoder(decoder.Trunk):
+class Encoder(Trunk):
     """What the encoder makes of its inputs; the parameters are those of `EncoderDecoder`."""
-
-    config: EncoderDecoderConfig
 
     @nn.compact
     def __call__(self, inputs: Inputs, train: bool) -> attention.Context:
@@ -118,13 +127,11 @@ class Encoder(decoder.Trunk):
         return attention.Context(stack(self, "encoder")(x_BUD, info, train), info)
 
 
-class EncoderDecoder(decoder.Trunk):
+class EncoderDecoder(Trunk):
     """Token ids of both sides to an `embedding.Head` of the decoder's.
 
     With a `context`, that of `Encoder`, instead of the encoder's inputs.
     """
-
-    config: EncoderDecoderConfig
 
     @nn.compact
     def __call__(

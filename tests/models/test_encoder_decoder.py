@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moe import counting, flops, models, objectives
+from moe.attention_config import AttentionConfig
 from moe.batch import Batch, Inputs
 from moe.models import encoder_decoder
 from moe.objectives import span_corruption
@@ -208,3 +209,16 @@ def test_a_span_costs_what_its_options_say():
 def test_what_has_no_meaning_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_initial_weights_make_up_for_what_is_not_scaled():
+    """Initial queries are smaller by sqrt(H), embeddings larger by sqrt(D): T5's initializer."""
+    sizes = {"d_model": 64, "d_head": 16, "num_layers": 2, "experts": None}
+    plain, scaled = (
+        jax.jit(functools.partial(models.init, config(**sizes, **changes)))(jax.random.key(0))
+        for changes in ({}, {"attention": AttentionConfig(), "scale_embedding": True})
+    )
+    queries = [p["decoder"]["block"]["layer_0"]["cross"]["w_q"] for p in (plain, scaled)]
+    tiny.assert_close(queries[0] * 4, queries[1])
+    tiny.assert_close(plain["embed"], scaled["embed"] * 8)
+    assert float(plain["embed"].std()) == pytest.approx(1.0, rel=0.1)
