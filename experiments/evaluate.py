@@ -2,7 +2,8 @@
 
     python -m experiments.evaluate --workdir=runs/train --tasks=piqa,copa --shots=0,1,5 --limit=200
 
-Writes evaluation.md and evaluation.json: accuracies, bits per byte, calibration, by task.
+Writes evaluation.md and evaluation.json (accuracies, bits per byte, calibration, by task), and
+calibration.png, how sure the choices are and how often right.
 """
 
 import pathlib
@@ -13,6 +14,7 @@ from absl import flags
 from experiments import command, opened
 from moe import schema, sealed
 from moe.analysis import few_shot as tables
+from moe.analysis import plots
 from moe.data import questions
 from moe.evaluation import few_shot
 from moe.evaluation.few_shot import Reader, Result
@@ -80,6 +82,9 @@ def main(
     (root / "evaluation.md").write_text(said + "\n")
     sealed.write_json(root / "evaluation.json", {"results": [plain(one) for one in found]})
     print(f"\n{said}\n\n{root / 'evaluation.md'}\n{root / 'evaluation.json'}")
+    if any(result.p_gold for result in found):
+        plots.save(tables.calibration_figure(found), root / "calibration.png")
+        print(root / "calibration.png")
 
 
 def plain(result: Result) -> dict:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe.analysis import markdown, paired, plots
+from moe.analysis import markdown, paired, plots, reliability
+from moe.evaluation import calibration
 
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
@@ -170,17 +171,9 @@ def reliability_figure(found: list[dict]) -> figure.Figure:
     """How often the longest runs are right, over how sure they are; a panel for each model."""
     longest = max(one["steps"] for one in found)
     models = {key[0]: runs for key, runs in by_run(found).items() if key[1] == longest}
-    drawn = plots.blank(figsize=(4.2 * len(models), 4.2))
-    panels = drawn.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for axis, (variant, runs) in zip(panels, models.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="grey", lw=1, ls="--")
-        for ones in runs.values():
-            curve = ones[0]["reliability"]
-            size = np.sqrt(np.array(curve["number"]) / sum(curve["number"]))
-            axis.scatter(curve["confidence"], curve["accuracy"], 200 * size, alpha=0.4)
-            axis.plot(curve["confidence"], curve["accuracy"], lw=1)
+    panels = {}
+    for variant, runs in models.items():
         error = over_seeds(runs, operator.itemgetter("ece"))
-        axis.set(title=f"{variant}: ECE {error.mean:.4f}", xlabel="confidence", xlim=(0, 1))
-        axis.grid(alpha=0.3)
-    panels[0].set(ylabel="share that is right", ylim=(0, 1))
-    return drawn
+        curves = [calibration.Bins(**ones[0]["reliability"]) for ones in runs.values()]
+        panels[f"{variant}: ECE {error.mean:.4f}"] = curves
+    return reliability.diagram(panels)

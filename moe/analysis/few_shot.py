@@ -1,10 +1,16 @@
 """The table of few-shot tasks in GLaM's layout, and how calibrated the choices are."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe.analysis import markdown
+if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
+    from matplotlib import figure
+
+from moe.analysis import markdown, reliability
 from moe.data import questions
 from moe.evaluation import calibration
 from moe.evaluation.few_shot import Mean, Result
@@ -85,19 +91,37 @@ def calibration_table(results: Sequence[Result]) -> str:
     perfectly calibrated predictions would show by chance.
     """
     rows = []
-    for shots in sorted({r.shots for r in results}):
-        pairs = [pair for r in results if r.shots == shots for pair in r.p_gold]
-        if not pairs:
-            continue
-        confidence_N = np.array([max(p_C) for p_C, _ in pairs])
-        right_N = np.array([int(np.argmax(p_C)) == gold for p_C, gold in pairs])
-        found = calibration.summary(confidence_N, right_N)
+    for shots, pairs in _choices(results).items():
+        found = calibration.summary(*_confidence(pairs))
         brier = float(np.mean([_brier(p_C, gold) for p_C, gold in pairs]))
         rows.append(
             (f"{shots}", f"{len(pairs)}", *(f"{found[key]:.3f}" for key in COLUMNS), f"{brier:.3f}")
         )
     head = ("examples", "questions", *COLUMNS.values(), "Brier of all choices")
     return markdown.table(head, rows)
+
+
+def calibration_figure(results: Sequence[Result]) -> figure.Figure:
+    """The same as a diagram, a panel for each number of examples."""
+    panels = {}
+    for shots, pairs in _choices(results).items():
+        bins = calibration.equal_width(*_confidence(pairs))
+        panels[f"{shots} examples: ECE {calibration.error(bins):.3f}"] = [bins]
+    return reliability.diagram(panels)
+
+
+def _choices(results):
+    """(p of each choice, the gold one) of all questions with choices, by number of examples."""
+    found = {}
+    for k in sorted({r.shots for r in results}):
+        found[k] = [pair for r in results if r.shots == k for pair in r.p_gold]
+    return {k: pairs for k, pairs in found.items() if pairs}
+
+
+def _confidence(pairs):
+    """(confidence_N, right_N)."""
+    confidence_N = np.array([max(p_C) for p_C, _ in pairs])
+    return confidence_N, np.array([int(np.argmax(p_C)) == gold for p_C, gold in pairs])
 
 
 def _brier(p_C, gold):

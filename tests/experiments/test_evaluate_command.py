@@ -53,6 +53,7 @@ def test_a_run_is_asked(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
     assert [(one["shots"], one["questions"]) for one in found] == [(0, 3), (5, 3)]
     assert (tmp_path / "out" / "evaluation.md").read_text().strip() in said
+    assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("words")
