@@ -80,15 +80,14 @@ def base() -> dict[str, Any]:
 
 
 def pilots() -> ConfigDict:
-    """Three learning rates of two models, on a seed of their own."""
+    """Four learning rates of two models, on a seed of their own."""
     config = cpu()
     config.name = "encoder_decoder_pilots"
     config.seeds = 1
     config.first_seed = 100
     config.shorter = ()
     models = {name: config.variants[name] for name in ("dense", "e32_top1")}
-    config.variants = scaling.with_rates(models, (0.004, 0.008, 0.016))
-    config.variants.dense = {"learning_rate": 0.032}
+    config.variants = scaling.with_rates(models, (0.002, 0.004, 0.008, 0.016))
     return config
 
 

@@ -13,3 +13,4 @@ class Execution(NamedTuple):
     implementation: str = "blocks"  # of the dropless dispatcher, see `moe.dispatch.grouped`
     ep_capacity_factor: float = 2.0  # of its buffers across 'expert', times the even share
     attention: str = "plain"  # of training and scoring, see `moe.layers.attention_kernels`
+    watched: bool = False  # do records hold what MoE layers read?

@@ -66,6 +66,7 @@ EXPERTS = {
     "expert_dropout": below(1),
 }
 OPTIONS = {  # of any router
+    "columns": from_zero(65_536),
     "reroute_rounds": from_zero(65_536),
     "expert_groups": from_zero(65_536),
     "groups": from_zero(65_536),

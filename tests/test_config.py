@@ -60,6 +60,7 @@ DROPLESS = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_fact
          "groups_used=2 limits nothing at k=2"),
         ({"router": "hierarchical", "k": 2,
           "options": routing.hierarchical.Options(groups_used=0)}, "options.groups_used=0 k=2"),
+        ({"router": "merged", "options": routing.merged.Options(columns=3)}, "columns=3 is less"),
         ({"router": "top_p", "options": routing.top_p.Options(target_k=0.5)}, "or from 1 to k=1"),
         ({"router": "top_p", "options": routing.top_p.Options(rate=0.5)}, "without a target_k"),
         ({"router": "expert_choice", "options": routing.expert_choice.Options(iterations=7)},

@@ -69,7 +69,7 @@ class MoELayer(nn.Module):
             routed = self.route(x_GSD, mask_GS, ids_BT, domain_BT, train)
         y_GSD, slots = self.through_experts(x_GSD, routed, train)
         with jax.named_scope("router"):
-            self.record(routed, slots, mask_GS, B, T)
+            self.record(routed, slots, x_GSD, mask_GS, B, T)
         return self.add_shared_experts(groups.join(y_GSD, B, T), x_BTD, train)
 
     def check(self, x_BTD: jax.Array) -> None:
@@ -263,7 +263,13 @@ class MoELayer(nn.Module):
         return sharding.map_groups(assign)(chosen, routed.priority_GS)
 
     def record(
-        self, routed: contract.RouterOutput, slots: Dispatched, mask_GS: jax.Array, B: int, T: int
+        self,
+        routed: contract.RouterOutput,
+        slots: Dispatched,
+        x_GSD: jax.Array,
+        mask_GS: jax.Array,
+        B: int,
+        T: int,
     ) -> None:
         """Sows the record of this layer."""
         chosen = routed.assignment
@@ -274,6 +280,7 @@ class MoELayer(nn.Module):
             stats=stats.compute(routed, slots, mask_GS),
             assignment=chosen if isinstance(chosen, assignment.TopKAssignment) else None,
             policy=policy,
+            x_GSD=x_GSD if self.execution.watched else None,
         )
         self.sow(records.COLLECTION, "record", record, reduce_fn=_last, init_fn=_nothing)
 

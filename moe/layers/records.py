@@ -22,6 +22,7 @@ class RouterRecord(NamedTuple):
     stats: stats.RouterStats
     assignment: assignment.TopKAssignment | None  # where tokens choose experts
     policy: contract.Policy | None  # of routers that learn from reward, [B, T]
+    x_GSD: jax.Array | None = None  # what the layer read, if `Execution.watched`
 
 
 def collect(variables: dict[str, Any]) -> RouterRecord | None:
@@ -33,21 +34,34 @@ def collect(variables: dict[str, Any]) -> RouterRecord | None:
     Raises:
       UserError: if layers differ in shape, as with different numbers of experts.
     """
-    found = jax.tree_util.tree_leaves_with_path(
-        variables.get(COLLECTION, {}), is_leaf=lambda x: isinstance(x, RouterRecord)
-    )
-    found = sorted(found, key=lambda item: _natural(jax.tree_util.keystr(item[0])))
-    layers = [_with_layer_axis(record) for _, record in found]
+    found = by_path(variables)
+    layers = list(found.values())
     if len(layers) <= 1:
         return layers[0] if layers else None
     if not _alike([record.stats for record in layers]):
         raise UserError(
-            f"the MoE layers {[jax.tree_util.keystr(path) for path, _ in found]} differ in their"
-            " numbers of experts or choices: their statistics cannot be stacked"
+            f"the MoE layers {list(found)} differ in their numbers of experts or choices: their"
+            " statistics cannot be stacked"
         )
-    if not _alike([record.assignment for record in layers]):  # those of two stacks
-        layers = [record._replace(assignment=None) for record in layers]
+    if not _alike([tuple(record)[1:] for record in layers]):  # those of two stacks
+        layers = [record._replace(assignment=None, x_GSD=None) for record in layers]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *layers)
+
+
+def by_path(variables: dict[str, Any]) -> dict[str, RouterRecord]:
+    """The records where they lie, each with a leading axis of layers, in the order of their paths.
+
+    Args:
+      variables: as of `collect`.
+    """
+    found = jax.tree_util.tree_leaves_with_path(
+        variables.get(COLLECTION, {}), is_leaf=lambda x: isinstance(x, RouterRecord)
+    )
+    named = ((jax.tree_util.keystr(path), record) for path, record in found)
+    return {
+        name: _with_layer_axis(record)
+        for name, record in sorted(named, key=lambda item: _natural(item[0]))
+    }
 
 
 def _alike(trees):

@@ -32,6 +32,8 @@ class Output(NamedTuple):
     router_stats: stats.RouterStats | None = None  # sums of every MoE layer, [L, ...]
     choices: jax.Array | None = None  # expert_LGSK, where tokens choose experts
     policy: contract.Policy | None = None  # of routers that learn from reward, [L, B, T]
+    # What happened in the MoE layers of each stack, [L, ...].
+    by_stack: tuple[records.RouterRecord, ...] = ()
 
     @property
     def logits(self) -> jax.Array:
@@ -263,4 +265,5 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
     if record is None:
         return Output(scores)
     choices = None if record.assignment is None else record.assignment.expert_GSK
-    return Output(scores, record.stats, choices, record.policy)
+    by_stack = tuple(records.by_path(sown).values())
+    return Output(scores, record.stats, choices, record.policy, by_stack)

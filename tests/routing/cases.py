@@ -49,6 +49,7 @@ CASES = {
         "hierarchical", num_experts=8, k=2, router_scale=1.0,
         options=options("hierarchical", groups=2, groups_used=1),
     ),
+    "merged": case("merged", k=3, router_scale=1.0, options=options("merged", columns=7)),
     "sinkhorn": case("sinkhorn", True, k=2),
     "base": case("base", True, capacity_factor=1.0),
     "reinforce": case("reinforce"),

@@ -23,7 +23,7 @@ each_learned = pytest.mark.parametrize("name", LEARNED)
 DRAWS_ALWAYS = ("gshard", "gshard sampled", "random")  # in evaluation, too
 
 # Not those in which the order of experts means something: groups of them, slots with weights.
-EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", *TREES}
+EQUIVARIANT = {*LEARNED} - {*DRAWS_ALWAYS, "limited", "soft", "merged", *TREES}
 
 CAUSAL = [name for name, c in CASES.items() if c.experts.causal == "always"]
 
@@ -63,14 +63,14 @@ def test_k_distinct_experts_and_none_for_padding(name):
     assert real.min() >= 0 and real.max() <= experts.num_experts
     twice = (real[:, 1:] == real[:, :-1]) & (real[:, 1:] < experts.num_experts)
     assert not twice.any()
-    if name not in ("gshard", "top_p"):
+    if name not in ("gshard", "top_p", "merged"):
         assert real.max() < experts.num_experts  # of those only, a token may use fewer than K
 
 
 SUMS = {
     **dict.fromkeys(("top_1", "base", "batch priority"), "below 1"),
     **dict.fromkeys((*TREES, "top_p", "gshard"), "below 1"),
-    **dict.fromkeys(("top_2", "moving on", "limited", "noisy_top_k", "sinkhorn"), 1),
+    **dict.fromkeys(("top_2", "moving on", "limited", "noisy_top_k", "sinkhorn", "merged"), 1),
     **dict.fromkeys(("gshard sampled", "sigmoid", "reinforce", "random"), 1),
     **dict.fromkeys(("hash", "rre", "domain"), 1),
     "multihash": 2,
@@ -138,7 +138,8 @@ def test_groups_do_not_know_of_each_other(name):
 def test_experts_in_another_order_are_the_same_experts(name, train):
     """Their weights and their columns of the router go together; in training some are full.
 
-    Not what is drawn for an expert, nor BASE's assignment, in which ties are broken by a table.
+    Not what is drawn for an expert, nor BASE's assignment, in which ties are broken by a table, nor
+    merged experts, to which a table leads.
     """
     order = np.arange(CASES[name].experts.num_experts)[::-1]
     weights = tiny.host(cases.params(CASES[name]))
