@@ -42,10 +42,11 @@ def paths(model: ModelConfig) -> list[tuple[str, ...]]:
 
 def of(trained: Trained) -> list[dict]:
     """All banks, in the order in which layers are counted."""
-    return [_at(trained.params, path) for path in paths(trained.model)]
+    return [at(trained.params, path) for path in paths(trained.model)]
 
 
-def _at(tree, path):
+def at(tree: dict, path: Sequence[str]) -> dict:
+    """What lies under a path."""
     for name in path:
         tree = tree[name]
     return tree
@@ -54,21 +55,22 @@ def _at(tree, path):
 def with_banks(params: dict, model: ModelConfig, banks: Sequence[dict]) -> dict:
     """The parameters with other banks, given in the order of `of`."""
     for path, bank in zip(paths(model), banks, strict=True):
-        params = _with(params, path, bank)
+        params = replaced(params, path, bank)
     return params
 
 
-def _with(tree, path, value):
+def replaced(tree: dict, path: Sequence[str], value: dict) -> dict:
+    """The tree with something else under a path."""
     if not path:
         return value
-    return tree | {path[0]: _with(tree[path[0]], path[1:], value)}
+    return tree | {path[0]: replaced(tree[path[0]], path[1:], value)}
 
 
 def moved(params: dict, path: tuple[str, ...], name: str, value: dict) -> dict:
-    """The parameters in which something of another name stands where a path led."""
+    """The parameters in which something, perhaps of another name, stands where a path led."""
     *above, last = path
-    parent = {key: x for key, x in _at(params, above).items() if key != last}
-    return _with(params, tuple(above), parent | {name: value})
+    parent = {key: x for key, x in at(params, above).items() if key != last}
+    return replaced(params, above, parent | {name: value})
 
 
 def by_stack(model: ModelConfig, x_L: np.ndarray) -> list[np.ndarray]:
