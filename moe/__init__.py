@@ -32,6 +32,7 @@ interop/     published checkpoints in and out; FAMILIES is the list
 initialisation/  where the parameters of step 0 come from; RULES is the list
 training/    state, step, loop and what watches it, optimizer, checkpoints, metrics, estimates
 evaluation/  loss, text and routers on held-out batches; EVALUATORS is the list
+adapt/       a trained model made into another: pruned, merged, upcycled
 analysis/    paired statistics, tables, figures
 
 The letters

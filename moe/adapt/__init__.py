@@ -1,5 +1,112 @@
 """Life after training: a model is made into another one, without a step of training.
 
 Every file is one idea: functions from a `banks.Trained` to another. Some first look at what the
-model does with text (`observing`).
+model does with text (`observing`). `METHODS` is what `experiments.adapt` can do by a word.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moe.adapt import banks, merge, observing, prune, upcycle
+from moe.adapt.banks import Trained
+from moe.config import MoEConfig
+from moe.routing import ranked
+
+__all__ = ["METHODS", "Ask", "Trained"]
+
+
+class Ask(NamedTuple):
+    """What is asked of a method beside its name; each reads some of it."""
+
+    look: Callable[[observing.Measure], Any]  # measure -> its sums over text, see `observing`
+    experts: int = 0  # of the result; 0 when merging: one dense feed-forward
+    k: int = 2  # experts that a token chooses after upcycling
+    moe_every: int = 1  # the last of so many layers gets experts
+    parts: int = 1  # into which each expert is cut
+    share: float = 0.0  # of the hidden units that are drawn afresh
+    seed: int = 0  # of what is drawn
+    dropless: bool = False  # upcycling: no capacity, as published models
+
+
+def prune_use(trained: Trained, ask: Ask) -> Trained:
+    """The experts that most tokens chose stay."""
+    return prune.keep(trained, prune.best(prune.by_use(ask.look(observing.use)), ask.experts))
+
+
+def prune_reap(trained: Trained, ask: Ask) -> Trained:
+    """The experts with the highest scores of REAP stay."""
+    return prune.keep(trained, prune.best(prune.reap(ask.look(observing.use)), ask.experts))
+
+
+def merge_mean(trained: Trained, ask: Ask) -> Trained:
+    """Plain means of groups of experts."""
+    group_LE, use_LE = _groups(trained, ask)
+    return _merged(trained, ask, group_LE, np.ones_like(use_LE))
+
+
+def merge_use(trained: Trained, ask: Ask) -> Trained:
+    """Means of groups of experts, weighted by how many tokens chose them."""
+    return _merged(trained, ask, *_groups(trained, ask))
+
+
+def merge_aligned(trained: Trained, ask: Ask) -> Trained:
+    """The same after hidden units were aligned: M-SMoE."""
+    group_LE, use_LE = _groups(trained, ask)
+    same = merge.aligned(trained, merge.leaders(group_LE, use_LE))
+    return _merged(same, ask, group_LE, use_LE)
+
+
+def _groups(trained, ask):
+    merge.check(trained)
+    use_LE = ask.look(observing.use).tokens
+    if ask.experts == 0:
+        return np.zeros_like(use_LE, int), use_LE
+    return merge.grouped(trained, use_LE, ask.look(observing.moments), ask.experts), use_LE
+
+
+def _merged(trained, ask, group_LE, weight_LE):
+    if ask.experts == 0:
+        return merge.to_dense(trained, weight_LE)
+    return merge.to_fewer(trained, group_LE, weight_LE)
+
+
+def upcycled(trained: Trained, ask: Ask) -> Trained:
+    """Copies of a dense model's feed-forwards, perhaps cut into parts, some units drawn afresh."""
+    key = jax.random.key(ask.seed)
+    none: dict[str, Any] = {
+        "dispatcher": "grouped",
+        "capacity_factor": 0.0,
+        "eval_capacity_factor": 0.0,
+    }
+    experts = MoEConfig(
+        num_experts=ask.experts,
+        k=ask.k,
+        d_ff=trained.model.d_ff,
+        options=ranked.Options(normalise_gates=True) if ask.k > 1 else None,
+        **none if ask.dropless else {},
+    )
+    made = upcycle.copies(trained, experts, key, ask.moe_every)
+    if ask.parts > 1:
+        made = upcycle.granular(made, ask.parts)
+    return upcycle.reinitialised(made, ask.share, jax.random.fold_in(key, 1))
+
+
+def expanded(trained: Trained, ask: Ask) -> Trained:
+    """Experts, and choices, so many times."""
+    number = banks.experts(trained.model).num_experts
+    banks.require_multiple(ask.experts, number)
+    return upcycle.expanded(trained, ask.experts // number)
+
+
+METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
+    "prune_use": prune_use,
+    "prune_reap": prune_reap,
+    "merge_mean": merge_mean,
+    "merge_use": merge_use,
+    "merge_aligned": merge_aligned,
+    "upcycle": upcycled,
+    "expand": expanded,
+}

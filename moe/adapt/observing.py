@@ -15,6 +15,7 @@ from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.dispatch import transport
 from moe.execution import Execution
+from moe.objectives import cross_entropy
 from moe.routing import assignment
 
 
@@ -95,6 +96,28 @@ def observe(trained: Trained, batches: Iterable[Batch], measure: Measure, domain
         "no token to look at: give batches of text" + (f" of domain {domain}" * (domain >= 0)),
     )
     return total
+
+
+def loss(trained: Trained, batches: Iterable[Batch]) -> float:
+    """Mean loss of the targets that count, nats, as in evaluation.
+
+    Args:
+      trained: the model.
+      batches: of host arrays.
+    """
+    total = counted = 0.0
+    for batch in batches:
+        placed = sharding.shard_batch(batch)
+        total += float(_loss(trained.model, trained.params, trained.router_state, placed))
+        counted += float(np.asarray(batch.counted_BT).sum())
+    return total / counted
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(model: ModelConfig, params, router_state, batch):
+    built = models.build(model)
+    output = built.apply(params, router_state, batch, key=jax.random.key(0), train=False)
+    return cross_entropy.weighted(output.scores, batch.targets_BT, batch.counted_BT)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

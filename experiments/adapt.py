@@ -1,0 +1,181 @@
+"""A trained or published model made into another: pruned, merged, upcycled, without training.
+
+    python -m experiments.adapt --workdir=runs/train --how=prune_reap --experts=8 --out=runs/pruned
+    python -m experiments.adapt --workdir=runs/train --how=merge_aligned --experts=0 --out=runs/one
+    python -m experiments.adapt --workdir=runs/dense --how=upcycle --experts=8 --k=2 --out=runs/moe
+
+`--workdir` is a run's folder, or a published checkpoint's; `--out` becomes the same kind of folder,
+which everything reads that reads the first. Methods are those of `moe.adapt.METHODS`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import command, opened
+from moe import adapt, initialisation, interop, schema, sealed, sharding
+from moe.adapt import observing
+from moe.adapt.banks import Trained
+from moe.batch import Batch
+from moe.data import batches, corpora, prepare
+from moe.evaluation.few_shot import Reader
+from moe.training import checkpoint, folders, runs, step, workdirs
+from moe.training.config import MeshConfig, RunConfig
+
+ROWS = 8  # of published text at once
+# Families of dense models, and of models with experts that are the same beside them.
+PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
+TWINS = dict(PAIRS) | {sparse: dense for dense, sparse in PAIRS}
+# Fields of config.json that say how text is read, and not what is computed.
+OF_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+
+
+class Source(NamedTuple):
+    """A model, text to look at, and how what is made of it is written."""
+
+    trained: Trained
+    batches: list[Batch]
+    domains: tuple[str, ...]  # of the text
+    save: Callable[[Trained, pathlib.Path], None]
+
+
+def of_run(workdir: pathlib.Path, number: int) -> Source:
+    """A run as of its last checkpoint, and so many batches of its validation split."""
+    run, data, state = runs.load_run(workdir)
+    trained = Trained(run.model, state.params, state.router_state)
+    text = list(run.source(data).held_out("validation", number))
+    save = functools.partial(_save_run, run, int(state.step))
+    return Source(trained, text, tuple(data.domain_names), save)
+
+
+def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> None:
+    """A workdir whose only checkpoint is the new model, with an optimizer that has not begun."""
+    new = dataclasses.replace(
+        run,
+        model=made.model,
+        mesh=MeshConfig(),
+        init_from=initialisation.InitConfig(),
+        optimizer=dataclasses.replace(run.optimizer, frozen=()),
+    )
+    workdirs.claim(new, out, prepare.prepare(new.data))
+    state = step.State(jnp.int32(number), made.params, new.tx.init(made.params), made.router_state)
+    with contextlib.closing(checkpoint.Checkpoints(out)) as checkpoints:
+        checkpoints.save(number, state, 0.0)
+
+
+def of_checkpoint(folder: pathlib.Path, number: int, domain: str) -> Source:
+    """A published model, and packaged text of a domain in its own tokens."""
+    reader = opened.reader(folder)
+    schema.require(len(reader.model.stacks) == 1, "published encoder-decoders are not adapted yet")
+    trained = Trained(reader.model, reader.params, {})
+    text = list(rows_of_text(reader, corpora.documents(domain), number))
+    return Source(trained, text, (domain,), functools.partial(_save_checkpoint, folder))
+
+
+def rows_of_text(reader: Reader, documents: Iterator[str], number: int) -> Iterator[Batch]:
+    """Batches of `ROWS` rows, documents one after another."""
+    length = min(reader.longest, 512)
+    needed = number * ROWS * length + 1
+    ids: list[int] = []
+    for document in documents:
+        ids += [*reader.words.start, *reader.words.encode(document)]
+        if len(ids) >= needed:
+            break
+    schema.require(len(ids) >= needed, f"the text has {len(ids)} tokens of {needed}: fewer batches")
+    tokens_XT = np.array(ids[: needed - 1], np.int32).reshape(-1, length)
+    targets_XT = np.array(ids[1:needed], np.int32).reshape(-1, length)
+    numbered = batches.number(tokens_XT, reader.words.start[-1])
+    for first in range(0, len(tokens_XT), ROWS):
+        rows = [x[first : first + ROWS] for x in (tokens_XT, targets_XT, *numbered)]
+        yield Batch(rows[0], rows[1], rows[2], rows[3], domain_BT=np.zeros_like(rows[0]))
+
+
+def _save_checkpoint(folder, made, out):
+    """config.json and safetensors of whichever family has such models, and the tokenizer."""
+    before = sealed.read_json(folder / "config.json")
+    family = before["model_type"]
+    if interop.FAMILIES[family].experts != bool(made.model.experts):
+        schema.one_of("the family of a model to be adapted so", family, TWINS)
+        family = TWINS[family]
+    interop.save(out, made.model, made.params, family)
+    kept = {name: before[name] for name in OF_TEXT if name in before}
+    written = sealed.read_json(out / "config.json")
+    (out / "config.json").write_text(json.dumps(kept | written, indent=2, sort_keys=True) + "\n")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, out / name)
+
+
+def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dict) -> None:
+    """Adapts, compares with before, writes and says where."""
+    taken = folders.exists(out) or (out / "config.json").exists()
+    schema.require(not taken, f"--out={out} holds a model already: name another folder")
+    made = adapt.METHODS[how](source.trained, ask)
+    before, after = (observing.loss(one, source.batches) for one in (source.trained, made))
+    sizes = [sum(x.size for x in jax.tree.leaves(one.params)) for one in (source.trained, made)]
+    source.save(made, out)
+    found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
+    sealed.write_json(out / "adapted.json", about | found | {"parameters": sizes[1]}, indent=2)
+    print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
+    print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
+    print(out)
+
+
+def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: str, **asked) -> None:
+    """What the flags say, on the current mesh."""
+    schema.require(bool(out), "--out= is empty: name a folder for the new model")
+    schema.one_of("--how", how, adapt.METHODS)
+    folder = pathlib.Path(workdir)
+    published = opened.published(folder)
+    source = of_checkpoint(folder, number, text) if published else of_run(folder, number)
+    wanted = -1
+    if domain:
+        schema.one_of("--domain", domain, source.domains)
+        wanted = source.domains.index(domain)
+
+    def look(measure: observing.Measure) -> object:
+        return observing.observe(source.trained, source.batches, measure, wanted)
+
+    about = {"workdir": workdir, "how": how, "batches": number, "domain": domain} | asked
+    ask = adapt.Ask(look, dropless=published, **asked)
+    main(source, how, ask, pathlib.Path(out), about)
+
+
+if __name__ == "__main__":
+    WORKDIR = flags.DEFINE_string("workdir", "runs/train", "A run's folder, or a checkpoint's.")
+    OUT = flags.DEFINE_string("out", "", "Where the new model goes.")
+    HOW = flags.DEFINE_string("how", "prune_reap", "Of `moe.adapt.METHODS`.")
+    EXPERTS = flags.DEFINE_integer("experts", 0, "Of the new model; 0: merged into a dense one.", 0)
+    K = flags.DEFINE_integer("k", 2, "Experts a token chooses after upcycling.", 1)
+    EVERY = flags.DEFINE_integer("moe_every", 1, "Upcycling: the last of so many layers.", 1)
+    PARTS = flags.DEFINE_integer("parts", 1, "Upcycling: each copy is cut into so many.", 1)
+    SHARE = flags.DEFINE_float("share", 0.0, "Upcycling: of hidden units drawn afresh.", 0.0, 1.0)
+    SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
+    BATCHES = flags.DEFINE_integer("batches", 16, "Of held-out text to look at.", 1)
+    DOMAIN = flags.DEFINE_string("domain", "", "Look at text of this domain alone; empty: all.")
+    TEXT = flags.DEFINE_string("text", "encyclopedia_en", "A published model looks at this domain.")
+    AXIS = flags.DEFINE_integer("expert_axis", 1, "Devices along `expert`; others share rows.", 1)
+
+    def asked() -> None:
+        """On a mesh if there are several devices."""
+        on: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if jax.device_count() > 1:
+            on = sharding.on(sharding.make_mesh(expert=AXIS.value))
+        with on:
+            adapted(
+                WORKDIR.value, OUT.value, HOW.value, BATCHES.value, DOMAIN.value, TEXT.value,
+                experts=EXPERTS.value, k=K.value, moe_every=EVERY.value, parts=PARTS.value,
+                share=SHARE.value, seed=SEED.value,
+            )  # fmt: skip
+
+    command.run(asked)

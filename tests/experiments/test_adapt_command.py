@@ -1,0 +1,129 @@
+"""A run's folder, or a published checkpoint's, becomes another of its kind."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import pytest
+import tokenizers
+
+from experiments import adapt
+from moe import errors, interop, sealed
+from moe.data import corpora
+from moe.training import checkpoint, runs, workdirs
+from tests import tiny
+from tests.training import toys
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
+ASKED = {
+    "number": 2, "domain": "", "text": "code", "experts": 4, "k": 2, "moe_every": 1, "parts": 1,
+    "share": 0.0, "seed": 0,
+}  # fmt: skip
+EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
+
+
+def adapted(workdir, out, how, **changes):
+    adapt.adapted(str(workdir), str(out), how, **ASKED | changes)
+    return sealed.read_json(out / "adapted.json")
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """The folder of a run with these experts."""
+    monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
+
+    def make(experts):
+        model = tiny.model(vocab_size=toys.V, moe_every=1, d_ff=8, experts=experts)
+        run = toys.run_config(mesh={"data": 1, "expert": 1})
+        run = dataclasses.replace(run, model=model)
+        workdirs.claim(run, tmp_path / "run", toys.data())
+        with contextlib.closing(checkpoint.Checkpoints(tmp_path / "run")) as checkpoints:
+            checkpoints.save(3, tiny.state(model, run.tx)._replace(step=jnp.int32(3)), 1.0)
+        return tmp_path / "run"
+
+    return make
+
+
+def test_a_run(trained, tmp_path, capsys):
+    """Pruned, then merged into one, then again with experts: each is a run that is opened."""
+    pruned = adapted(trained(EXPERTS), tmp_path / "pruned", "prune_reap")
+    found = runs.load_run(tmp_path / "pruned")
+    assert found.run.model.experts.num_experts == 4 and int(found.state.step) == 3
+    assert pruned["parameters"] < pruned["parameters_before"]
+    fewer = adapted(tmp_path / "pruned", tmp_path / "fewer", "merge_aligned", experts=2)
+    assert fewer["loss_before"] == pytest.approx(pruned["loss"])
+    assert runs.load_run(tmp_path / "fewer").run.model.experts.router == "merged"
+    dense = adapted(tmp_path / "pruned", tmp_path / "dense", "merge_use", experts=0)
+    assert runs.load_run(tmp_path / "dense").run.model.experts is None
+    again = adapted(tmp_path / "dense", tmp_path / "again", "upcycle", k=4, parts=2)
+    assert again["loss_before"] == pytest.approx(dense["loss"])
+    assert again["loss"] == pytest.approx(dense["loss"], rel=1e-5)
+    more = adapted(tmp_path / "again", tmp_path / "more", "expand", experts=16)
+    assert more["loss"] == pytest.approx(dense["loss"], rel=1e-5)
+    assert f"loss on 2 batches, nats: {dense['loss']:.4f} before" in capsys.readouterr().out
+
+
+def test_a_mesh(trained, tmp_path):
+    workdir = trained(EXPERTS)
+    want = adapted(workdir, tmp_path / "one", "prune_use")
+    with tiny.on("2x4x1"):
+        got = adapted(workdir, tmp_path / "eight", "prune_use")
+    assert got["loss"] == pytest.approx(want["loss"], rel=1e-5)
+
+
+def published(folder, name):
+    """A golden checkpoint with a tokenizer of a few letters."""
+    shutil.copytree(GOLDENS / name, folder)
+    ids = {letter: 2 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz ")} | {"?": 0}
+    found = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="?"))
+    found.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    found.save(str(folder / "tokenizer.json"))
+    content = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 1}
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def text(monkeypatch):
+    monkeypatch.setattr(corpora, "documents", lambda name: iter(["some words of text"] * 2000))
+
+
+@pytest.mark.usefixtures("text")
+def test_a_published_model(tmp_path):
+    """A Llama becomes a Mixtral, which says the same; half of its experts go, and it is a Llama."""
+    llama = published(tmp_path / "llama", "llama")
+    found = adapted(llama, tmp_path / "mixtral", "upcycle", number=1)
+    assert found["loss"] == pytest.approx(found["loss_before"], rel=1e-5)
+    assert interop.load(tmp_path / "mixtral")[0].experts.num_experts == 4
+    adapted(tmp_path / "mixtral", tmp_path / "fewer", "prune_reap", number=1, experts=2)
+    back = adapted(tmp_path / "fewer", tmp_path / "back", "merge_mean", number=1, experts=0)
+    assert back["loss"] == pytest.approx(found["loss"], rel=1e-5)
+    assert sealed.read_json(tmp_path / "back" / "config.json")["model_type"] == "mistral"
+
+
+@pytest.mark.usefixtures("text")
+def test_what_cannot_be(trained, tmp_path):
+    run = trained(EXPERTS)
+    cases = [
+        ({"how": "shrink"}, "--how='shrink' is not one of"),
+        ({"how": "prune_use", "experts": 9}, "expected from 1 to 8 experts to stay"),
+        ({"how": "prune_use", "domain": "code"}, "--domain='code' is not one of 'toy'"),
+        ({"how": "expand", "experts": 12}, "expected a multiple of the 8 experts"),
+        ({"how": "upcycle"}, "the parent has experts already"),
+    ]
+    for asked, said in cases:
+        with pytest.raises(errors.UserError, match=said):
+            adapted(run, tmp_path / "out", **asked)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(errors.UserError, match="holds a model already"):
+        adapted(run, run, "prune_use")
+    with pytest.raises(errors.UserError, match="--out= is empty"):
+        adapt.adapted(str(run), "", "prune_use", **ASKED)
+    with pytest.raises(errors.UserError, match="has no config.json"):
+        adapted(tmp_path / "nowhere", tmp_path / "out", "prune_use")
+    olmoe = published(tmp_path / "olmoe", "olmoe")
+    with pytest.raises(errors.UserError, match="'olmoe' is not one of"):
+        adapted(olmoe, tmp_path / "out", "merge_use", experts=0, number=1)
