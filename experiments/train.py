@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import command
 from moe import flops, schema
+from moe.adapt import finetune
 from moe.errors import UserError
 from moe.training import loop, processes, signals
 from moe.training.config import RunConfig
@@ -36,6 +37,9 @@ def main() -> None:
     counts = flops.parameters(run.model)
     t = run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
+    if run.optimizer.frozen:
+        moving, total = finetune.trained(run.model, run.optimizer.frozen)
+        print(f"trained: {moving:,} parameters, {moving / total:.1%} of all")
     ideal = flops.per_token(run.model, t.batch_size, t.seq_len, "ideal")
     all_trained = ", if every parameter were trained" if run.optimizer.frozen else ""
     print(f"ideal FLOPs/token of a training step{all_trained}: {ideal:,.0f}")

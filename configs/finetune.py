@@ -1,0 +1,26 @@
+"""Some parameters of a trained model, trained on: ST-MoE's subsets.
+
+    python -m experiments.train --config=configs/finetune.py:attention --workdir=runs/attention \
+        --config.init_from.workdir=runs/train
+
+After the colon stands one of `moe.adapt.finetune.SUBSETS`. Model and text are those of
+configs/train.py; experts drop hidden units, as in ST-MoE. Other text needs the same tokenizer:
+--config.data.tokenizer=<the tokenizer.json in the data of the run> beside --config.data.source.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import train
+from moe import schema
+from moe.adapt import finetune
+
+
+def get_config(subset: str = "all") -> ConfigDict:
+    """The run in which this subset is trained."""
+    schema.one_of("the subset after the colon", subset, finetune.SUBSETS)
+    config = train.get_config()
+    config.optimizer.frozen = finetune.SUBSETS[subset]
+    config.optimizer.learning_rate = 0.001
+    config.model.experts.expert_dropout = 0.1
+    config.train.steps = 300
+    return config
