@@ -8,11 +8,12 @@ scratch. Either way the optimizer and the schedule are its own.
 from dataclasses import dataclass
 
 from moe import paths, schema
-from moe.initialisation import fresh, take, tile
+from moe.initialisation import fresh, mean, take, tile
 
 RULES = {
     "take": take.RULE,
     "tile": tile.RULE,
+    "mean": mean.RULE,
     "fresh": fresh.RULE,
 }
 

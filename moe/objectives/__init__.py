@@ -13,13 +13,21 @@ import jax
 from moe import models, paths, schema
 from moe.batch import Batch
 from moe.execution import Execution
-from moe.objectives import classification, contract, masked_token, next_token, span_corruption
+from moe.objectives import (
+    classification,
+    contract,
+    distillation,
+    masked_token,
+    next_token,
+    span_corruption,
+)
 
 OBJECTIVES = {
     "next_token": next_token.OBJECTIVE,
     "masked_token": masked_token.OBJECTIVE,
     "classification": classification.OBJECTIVE,
     "span_corruption": span_corruption.OBJECTIVE,
+    "distillation": distillation.OBJECTIVE,
 }
 
 
@@ -81,10 +89,12 @@ def task(
     """
     if objective is None:
         objective = ObjectiveConfig(name=usual(model_config))
-    model = models.build(model_config, execution)
-    forward = functools.partial(objective.objective.forward, model, objective.options)
-    lengths = functools.partial(objective.objective.lengths, objective.options)
-    return contract.Task(model, functools.partial(_forward, forward, frozen), lengths)
+    how = objective.objective
+    model = how.around(models.build(model_config, execution), objective.options)
+    forward = functools.partial(how.forward, model, objective.options)
+    lengths = functools.partial(how.lengths, objective.options)
+    still = (*frozen, *how.frozen)
+    return contract.Task(model, functools.partial(_forward, forward, still), lengths)
 
 
 def _forward(

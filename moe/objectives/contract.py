@@ -95,6 +95,12 @@ def no_ids(options: Any, length: int) -> int:
     return 0
 
 
+def alone(model: Model, options: Any) -> Model:
+    """Most objectives need no parameters beside the model's."""
+    del options
+    return model
+
+
 class Objective(NamedTuple):
     """One line of `OBJECTIVES`."""
 
@@ -108,6 +114,8 @@ class Objective(NamedTuple):
     # encoder if there is one.
     lengths: Callable[[Any, int], tuple[int, ...]] = as_it_is
     extra_ids: Callable[[Any, int], int] = no_ids  # (options, T) -> ids above those of the text
+    around: Callable[[Model, Any], Model] = alone  # (model, options) -> it with what it learns from
+    frozen: tuple[str, ...] = ()  # patterns of parameters that are never trained
 
 
 class Task(NamedTuple):

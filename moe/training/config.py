@@ -198,7 +198,13 @@ class RunConfig:
     @property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer with its schedule over all steps."""
-        return optimizer.make(self.optimizer, self.train.steps)
+        own = dataclasses.replace(self.optimizer, frozen=self.frozen)
+        return optimizer.make(own, self.train.steps)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of parameters that are not trained."""
+        return (*self.optimizer.frozen, *self.objective.objective.frozen)
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""

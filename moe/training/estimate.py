@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe import hlo, models, paths, sharding
+from moe import hlo, paths, sharding
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import dot_product
+from moe.models import contract
 from moe.training import processes, step
 from moe.training.config import RunConfig
 
@@ -45,7 +46,7 @@ def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
       UserError: with both sizes.
     """
     with sharding.on(mesh, run.mesh.zero):
-        params = models.parameter_shapes(run.model)
+        params = contract.parameter_shapes(run.task.model)
         moments = jax.eval_shape(run.tx.init, params)
     gradients = bytes_per_device(trained(run, params))
     needed = bytes_per_device(params) + gradients + bytes_per_device(moments)
@@ -89,7 +90,7 @@ def _gib(size):
 
 def trained(run: RunConfig, params: dict) -> dict[str, Any]:
     """The parameters that get a gradient, by path."""
-    frozen = run.optimizer.frozen
+    frozen = run.frozen
     return {p: x for p, x in paths.named(params).items() if not paths.matches(frozen, p)}
 
 
@@ -223,7 +224,7 @@ def _leaves(run, sizes, state):
         embedding = "embed" in name and run.model.tie_embeddings
         yield _Leaf(
             full if exact else full * _width(run) / 4, shared, copies, "block" not in name,
-            _blocks(run.model, name), 1 + embedding, not paths.matches(run.optimizer.frozen, name),
+            _blocks(run.model, name), 1 + embedding, not paths.matches(run.frozen, name),
         )  # fmt: skip
 
 
