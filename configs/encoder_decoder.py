@@ -67,6 +67,7 @@ def base() -> dict[str, Any]:
         "moe_every": 2,
         "position": usual.position,
         "attention": {"scaled": False},
+        "scale_embedding": True,
         "scale_head": False,
     }
     found["train"] |= {
