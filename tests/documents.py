@@ -13,8 +13,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import moe
+from configs import train
 from moe import dispatch, schema
 from moe.training import config as configs
+from moe.training import runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -179,7 +181,10 @@ def wrong_config(default: str, given: list[str]) -> list[str]:
     words = ["docs", f"--config={ROOT / path}", *overrides]
     values = flags.FlagValues()
     try:
-        with mock.patch.object(sys, "argv", words):  # where the parser looks for overrides
+        with (
+            mock.patch.object(sys, "argv", words),  # where the parser looks for overrides
+            mock.patch.object(runs, "read_config", some_run),
+        ):
             holder = config_flags.DEFINE_config_file("config", flag_values=values)
             values(words)
         run = holder.value if "train" in holder.value else holder.value.get("base")
@@ -188,6 +193,12 @@ def wrong_config(default: str, given: list[str]) -> list[str]:
     except Exception as error:
         return [f"{path} {overrides}: {type(error).__name__}: {error}"]
     return []
+
+
+def some_run(workdir: pathlib.Path) -> configs.RunConfig:
+    """What stands in a folder that the documents name."""
+    del workdir
+    return schema.from_config_dict(configs.RunConfig, train.get_config())
 
 
 def known_somewhere(word: str) -> bool:

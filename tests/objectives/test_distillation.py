@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import initialisation, models, objectives, paths, sharding
+from configs import distil
+from moe import initialisation, models, objectives, paths, schema, sharding
 from moe.data import prepare
 from moe.initialisation import mapping
 from moe.objectives import distillation
 from moe.training import checkpoint, gradients, loop, metrics, starting, step, workdirs
+from moe.training.config import RunConfig
 from tests import tiny
 from tests.training import toys
 
@@ -167,3 +169,14 @@ def test_the_optimizer_has_nothing_of_the_teacher():
     assert "teacher" in state.params
     assert not any("teacher" in path for path in paths.named(state.optimizer))
     assert jnp.shape(state.step) == ()
+
+
+def test_the_config_of_a_student(tmp_path):
+    run = run_of(tiny.moe_config(k=2, d_ff=16))
+    workdirs.claim(run, tmp_path, toys.data())
+    made = schema.from_config_dict(RunConfig, distil.get_config(str(tmp_path)))
+    assert made.model.experts is None and made.objective.options.teacher == run.model
+    assert made.train == run.train and made.init_from.rules == distillation.START
+    workdirs.claim(run_of(None), tmp_path / "dense", toys.data())
+    with pytest.raises(ValueError, match="is of a dense model: the student would be as large"):
+        distil.get_config(str(tmp_path / "dense"))
