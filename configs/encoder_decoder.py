@@ -23,7 +23,7 @@ from moe.training.config import RunConfig
 VOCABULARY, SENTINELS = 1024, 3
 LENGTH, ROWS = 57, 32
 GROUP = 416  # the 13 tokens of all 32 rows in the decoder, the 52 of eight in the encoder
-RATES = {"dense": 0.0157, "e8_top1": 0.01, "e32_top1": 0.0075}
+RATES = {"dense": 0.002, "e8_top1": 0.002, "e32_top1": 0.002}  # of `pilots`, of e8 between
 
 
 def get_config(size: str = "demo") -> ConfigDict:
@@ -81,7 +81,7 @@ def base() -> dict[str, Any]:
 
 
 def pilots() -> ConfigDict:
-    """Three learning rates of two models, and a fourth of one, on a seed of their own."""
+    """Four learning rates of two models, on a seed of their own."""
     config = cpu()
     config.name = "encoder_decoder_pilots"
     config.seeds = 1
@@ -90,6 +90,7 @@ def pilots() -> ConfigDict:
     models = {name: config.variants[name] for name in ("dense", "e32_top1")}
     config.variants = scaling.with_rates(models, (0.002, 0.004, 0.008))
     config.variants.dense = {"learning_rate": 0.001}
+    config.variants.e32_top1_lr_0_001 = {**models["e32_top1"], "learning_rate": 0.001}
     return config
 
 
