@@ -53,9 +53,26 @@ def use(weights: ffn.Weights, reached: Reached, activation: str) -> Use:
 def moments(weights: ffn.Weights, reached: Reached, activation: str) -> jax.Array:
     """Sums of x x^T over the tokens of each expert, [E, D, D]."""
     del weights, activation
-    x_EGCD = reached.x_EGCD.astype(jnp.float32)
+    return _products(reached.x_EGCD)
+
+
+def hidden_moments(weights: ffn.Weights, reached: Reached, activation: str) -> jax.Array:
+    """The same of the experts' hidden units, [E, F, F]."""
+    function, gated = ffn.ACTIVATIONS[activation]
+    layout = sharding.out_sharding("EGCF")
+    inner = [
+        jnp.einsum("EGCD,EDF->EGCF", reached.x_EGCD, w, out_sharding=layout)
+        for w in (weights.w_in, weights.w_gate)[: 1 + gated]
+    ]
+    return _products(ffn.hidden(function, *inner))
+
+
+def _products(x_EGCX):
+    """Sums of x x^T."""
+    x_EGCX = x_EGCX.astype(jnp.float32)
     layout = sharding.out_sharding("E..")
-    return jnp.einsum("EGCD,EGCP->EDP", x_EGCD, x_EGCD, out_sharding=layout)
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum("EGCX,EGCY->EXY", x_EGCX, x_EGCX, precision=exact, out_sharding=layout)
 
 
 def observe(trained: Trained, batches: Iterable[Batch], measure: Measure, domain: int = -1) -> Any:
