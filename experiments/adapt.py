@@ -2,6 +2,7 @@
 
     python -m experiments.adapt --workdir=runs/train --how=prune_reap --experts=8 --out=runs/pruned
     python -m experiments.adapt --workdir=runs/train --how=merge_aligned --experts=0 --out=runs/one
+    python -m experiments.adapt --workdir=runs/train --how=qmoe --out=runs/qmoe
     python -m experiments.adapt --workdir=runs/dense --how=upcycle --experts=8 --k=2 --out=runs/moe
 
 `--workdir` is a run's folder, or a published checkpoint's; `--out` becomes the same kind of folder,
@@ -24,7 +25,7 @@ from absl import flags
 
 from experiments import command, opened
 from moe import adapt, initialisation, interop, schema, sealed, sharding
-from moe.adapt import observing
+from moe.adapt import observing, packed, ternary
 from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.data import batches, corpora, prepare
@@ -33,6 +34,7 @@ from moe.training import checkpoint, folders, runs, step, workdirs
 from moe.training.config import MeshConfig, RunConfig
 
 ROWS = 8  # of published text at once
+PACKED = "experts.npz"
 # Families of dense models, and of models with experts that are the same beside them.
 PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
 TWINS = dict(PAIRS) | {sparse: dense for dense, sparse in PAIRS}
@@ -125,6 +127,13 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     sizes = [sum(x.size for x in jax.tree.leaves(one.params)) for one in (source.trained, made)]
     source.save(made, out)
     found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
+    if how == "qmoe":
+        found |= packed.write(out / PACKED, ternary.layers_of(made))
+        print(
+            f"{out / PACKED}: {found['bits']:.3f} bits a weight, with grids"
+            f" {found['bits_with_grids']:.3f}; {found['zeros']:.1%} zeros, of which the entropy is"
+            f" {found['entropy']:.3f}"
+        )
     sealed.write_json(out / "adapted.json", about | found | {"parameters": sizes[1]}, indent=2)
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
@@ -143,8 +152,8 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
         schema.one_of("--domain", domain, source.domains)
         wanted = source.domains.index(domain)
 
-    def look(measure: observing.Measure) -> object:
-        return observing.observe(source.trained, source.batches, measure, wanted)
+    def look(measure: observing.Measure, trained: Trained) -> object:
+        return observing.observe(trained, source.batches, measure, wanted)
 
     about = {"workdir": workdir, "how": how, "batches": number, "domain": domain} | asked
     ask = adapt.Ask(look, dropless=published, **asked)
@@ -160,6 +169,7 @@ if __name__ == "__main__":
     EVERY = flags.DEFINE_integer("moe_every", 1, "Upcycling: the last of so many layers.", 1)
     PARTS = flags.DEFINE_integer("parts", 1, "Upcycling: each copy is cut into so many.", 1)
     SHARE = flags.DEFINE_float("share", 0.0, "Upcycling: of hidden units drawn afresh.", 0.0, 1.0)
+    FILE = flags.DEFINE_string("packed", "", "unpack: the file of experts.")
     SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
     BATCHES = flags.DEFINE_integer("batches", 16, "Of held-out text to look at.", 1)
     DOMAIN = flags.DEFINE_string("domain", "", "Look at text of this domain alone; empty: all.")
@@ -175,7 +185,7 @@ if __name__ == "__main__":
             adapted(
                 WORKDIR.value, OUT.value, HOW.value, BATCHES.value, DOMAIN.value, TEXT.value,
                 experts=EXPERTS.value, k=K.value, moe_every=EVERY.value, parts=PARTS.value,
-                share=SHARE.value, seed=SEED.value,
+                share=SHARE.value, seed=SEED.value, packed=FILE.value,
             )  # fmt: skip
 
     command.run(asked)

@@ -4,13 +4,14 @@ Every file is one idea: functions from a `banks.Trained` to another. Some first 
 model does with text (`observing`). `METHODS` is what `experiments.adapt` can do by a word.
 """
 
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from moe.adapt import banks, merge, observing, prune, upcycle
+from moe.adapt import banks, merge, observing, packed, prune, ternary, upcycle
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 from moe.routing import ranked
@@ -21,7 +22,8 @@ __all__ = ["METHODS", "Ask", "Trained"]
 class Ask(NamedTuple):
     """What is asked of a method beside its name; each reads some of it."""
 
-    look: Callable[[observing.Measure], Any]  # measure -> its sums over text, see `observing`
+    # (measure, model) -> its sums over text, see `observing`.
+    look: Callable[[observing.Measure, Trained], Any]
     experts: int = 0  # of the result; 0 when merging: one dense feed-forward
     k: int = 2  # experts that a token chooses after upcycling
     moe_every: int = 1  # the last of so many layers gets experts
@@ -29,16 +31,21 @@ class Ask(NamedTuple):
     share: float = 0.0  # of the hidden units that are drawn afresh
     seed: int = 0  # of what is drawn
     dropless: bool = False  # upcycling: no capacity, as published models
+    packed: str = ""  # a file of experts to be put in
 
 
 def prune_use(trained: Trained, ask: Ask) -> Trained:
     """The experts that most tokens chose stay."""
-    return prune.keep(trained, prune.best(prune.by_use(ask.look(observing.use)), ask.experts))
+    return prune.keep(
+        trained, prune.best(prune.by_use(ask.look(observing.use, trained)), ask.experts)
+    )
 
 
 def prune_reap(trained: Trained, ask: Ask) -> Trained:
     """The experts with the highest scores of REAP stay."""
-    return prune.keep(trained, prune.best(prune.reap(ask.look(observing.use)), ask.experts))
+    return prune.keep(
+        trained, prune.best(prune.reap(ask.look(observing.use, trained)), ask.experts)
+    )
 
 
 def merge_mean(trained: Trained, ask: Ask) -> Trained:
@@ -61,10 +68,11 @@ def merge_aligned(trained: Trained, ask: Ask) -> Trained:
 
 def _groups(trained, ask):
     merge.check(trained)
-    use_LE = ask.look(observing.use).tokens
+    use_LE = ask.look(observing.use, trained).tokens
     if ask.experts == 0:
         return np.zeros_like(use_LE, int), use_LE
-    return merge.grouped(trained, use_LE, ask.look(observing.moments), ask.experts), use_LE
+    moments_LEDD = ask.look(observing.moments, trained)
+    return merge.grouped(trained, use_LE, moments_LEDD, ask.experts), use_LE
 
 
 def _merged(trained, ask, group_LE, weight_LE):
@@ -101,6 +109,18 @@ def expanded(trained: Trained, ask: Ask) -> Trained:
     return upcycle.expanded(trained, ask.experts // number)
 
 
+def qmoe(trained: Trained, ask: Ask) -> Trained:
+    """Experts whose weights have three values a row."""
+    return ternary.quantised(trained, ask.look)[0]
+
+
+def unpack(trained: Trained, ask: Ask) -> Trained:
+    """The experts of a packed file in the place of the model's."""
+    layers = packed.read(pathlib.Path(ask.packed))
+    ternary.check_fit(trained, layers)
+    return ternary.with_layers(trained, dict(enumerate(layers)))
+
+
 METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
     "prune_use": prune_use,
     "prune_reap": prune_reap,
@@ -109,4 +129,6 @@ METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
     "merge_aligned": merge_aligned,
     "upcycle": upcycled,
     "expand": expanded,
+    "qmoe": qmoe,
+    "unpack": unpack,
 }

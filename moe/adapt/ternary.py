@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from moe import schema, sharding
@@ -109,11 +110,58 @@ def with_layers(trained: Trained, layers: dict[int, dict[str, Ternary]]) -> Trai
     return trained._replace(params=banks.with_banks(trained.params, trained.model, [bank]))
 
 
+def check_fit(trained: Trained, layers: list[dict[str, Ternary]]) -> None:
+    """Refuses matrices that are not those of the model's experts.
+
+    Raises:
+      UserError: with both shapes.
+    """
+    (bank,) = banks.of(trained)
+    want = [
+        {name: (w.shape[1], w.shape[3], w.shape[2]) for name, w in bank["experts"].items()}
+    ] * trained.model.moe_layers
+    got = [{name: made.symbol.shape for name, made in layer.items()} for layer in layers]
+    schema.require(
+        want == got,
+        f"the packed experts are of another model: {len(got)} layers of {got[:1]}, and this one has"
+        f" {len(want)} of {want[:1]}",
+    )
+
+
 def _with_layer(w, layer, w_EXY):
     def put(w: jax.Array, w_EXY: jax.Array) -> jax.Array:
         return w.at[layer].set(w_EXY)
 
     return sharding.laid_out_as(w, put)(w, w_EXY)
+
+
+def layers_of(trained: Trained) -> list[dict[str, Ternary]]:
+    """The matrices of a model whose experts are ternary, as of `quantised`.
+
+    Raises:
+      UserError: if a row has other values than a least, 0 and a largest.
+    """
+    (bank,) = banks.of(trained)
+    layers: list[dict[str, Ternary]] = [{} for _ in range(trained.model.moe_layers)]
+    for name, w in bank["experts"].items():
+        for layer, w_EXY in enumerate(np.asarray(w)):
+            layers[layer][name] = _read_off(w_EXY.swapaxes(-1, -2), name)
+    return layers
+
+
+def _read_off(w_ERC, name):
+    none = w_ERC == 0  # a row's least weight may be above 0, and its largest below
+    least = np.where(none, np.inf, w_ERC).min(-1, keepdims=True)
+    largest = np.where(none, -np.inf, w_ERC).max(-1, keepdims=True)
+    symbol = np.where(none, 1, np.where(w_ERC == largest, 2, 0)).astype(np.uint8)
+    grid = np.concatenate([least, largest], -1)
+    grid = np.where(np.isfinite(grid), grid, 0).astype(ml_dtypes.bfloat16)
+    found = Ternary(symbol, grid)
+    schema.require(
+        bool((found.weights() == w_ERC).all()),
+        f"{name} of some expert has rows of more than three values: quantise it first",
+    )
+    return found
 
 
 def zeros(layers: list[dict[str, Ternary]]) -> float:

@@ -20,7 +20,7 @@ from tests.training import toys
 GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 ASKED = {
     "number": 2, "domain": "", "text": "code", "experts": 4, "k": 2, "moe_every": 1, "parts": 1,
-    "share": 0.0, "seed": 0,
+    "share": 0.0, "seed": 0, "packed": "",
 }  # fmt: skip
 EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
 
@@ -64,6 +64,21 @@ def test_a_run(trained, tmp_path, capsys):
     more = adapted(tmp_path / "again", tmp_path / "more", "expand", experts=16)
     assert more["loss"] == pytest.approx(dense["loss"], rel=1e-5)
     assert f"loss on 2 batches, nats: {dense['loss']:.4f} before" in capsys.readouterr().out
+
+
+def test_a_packed_file(trained, tmp_path, capsys):
+    """What is written is what the model computes with."""
+    workdir = trained(EXPERTS)
+    found = adapted(workdir, tmp_path / "qmoe", "qmoe")
+    assert found["weights"] == 2 * 8 * 2 * 8 * 8 and found["entropy"] < found["bits"] < 16
+    assert "bits a weight" in capsys.readouterr().out
+    file = str(tmp_path / "qmoe" / adapt.PACKED)
+    back = adapted(workdir, tmp_path / "back", "unpack", packed=file)
+    assert back["loss"] == found["loss"] != found["loss_before"]
+    pruned = tmp_path / "pruned"
+    adapted(workdir, pruned, "prune_use")
+    with pytest.raises(errors.UserError, match="the packed experts are of another model"):
+        adapted(pruned, tmp_path / "wrong", "unpack", packed=file)
 
 
 def test_a_mesh(trained, tmp_path):
