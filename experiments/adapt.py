@@ -25,7 +25,7 @@ from absl import flags
 
 from experiments import command, opened
 from moe import adapt, initialisation, interop, schema, sealed, sharding
-from moe.adapt import observing, packed, ternary
+from moe.adapt import observing, packed, place, ternary
 from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.data import batches, corpora, prepare
@@ -35,6 +35,7 @@ from moe.training.config import MeshConfig, RunConfig
 
 ROWS = 8  # of published text at once
 PACKED = "experts.npz"
+RANDOM = 100  # placements beside which the best one is shown
 # Families of dense models, and of models with experts that are the same beside them.
 PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
 TWINS = dict(PAIRS) | {sparse: dense for dense, sparse in PAIRS}
@@ -128,16 +129,41 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     source.save(made, out)
     found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
     if how == "qmoe":
-        found |= packed.write(out / PACKED, ternary.layers_of(made))
-        print(
-            f"{out / PACKED}: {found['bits']:.3f} bits a weight, with grids"
-            f" {found['bits_with_grids']:.3f}; {found['zeros']:.1%} zeros, of which the entropy is"
-            f" {found['entropy']:.3f}"
-        )
+        found |= _packed(made, out / PACKED)
+    if how == "place":
+        found |= _left(source.trained, made, ask)
     sealed.write_json(out / "adapted.json", about | found | {"parameters": sizes[1]}, indent=2)
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
     print(out)
+
+
+def _packed(made, path):
+    """Writes the file of experts, says how large it is."""
+    found = packed.write(path, ternary.layers_of(made))
+    print(
+        f"{path}: {found['bits']:.3f} bits a weight, with grids {found['bits_with_grids']:.3f};"
+        f" {found['zeros']:.1%} zeros, of which the entropy is {found['entropy']:.3f}"
+    )
+    return found
+
+
+def _left(trained, made, ask):
+    """The share of choices that leave their device, before, now, and by chance."""
+    found = {}
+    rng = np.random.default_rng(ask.seed)
+    for name, model in {"leaving_before": trained, "leaving": made}.items():
+        count_LZE = adapt.seen_by_device(model, ask)
+        L, Z, E = count_LZE.shape
+        found[name] = place.leaving(count_LZE, place.as_it_is(L, E, Z))
+    drawn = [place.leaving(count_LZE, place.drawn(L, E, Z, rng)) for _ in range(RANDOM)]
+    found |= {"leaving_random": float(np.mean(drawn)), "leaving_random_least": min(drawn)}
+    print(
+        f"choices that leave their device: {found['leaving_before']:.1%} before,"
+        f" {found['leaving']:.1%} now; placed at random {found['leaving_random']:.1%}, at best"
+        f" {min(drawn):.1%} of {RANDOM}"
+    )
+    return found
 
 
 def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: str, **asked) -> None:
@@ -152,11 +178,11 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
         schema.one_of("--domain", domain, source.domains)
         wanted = source.domains.index(domain)
 
-    def look(measure: observing.Measure, trained: Trained) -> object:
-        return observing.observe(trained, source.batches, measure, wanted)
+    def look(measure: observing.Measure, trained: Trained, domain: int = wanted) -> object:
+        return observing.observe(trained, source.batches, measure, domain)
 
     about = {"workdir": workdir, "how": how, "batches": number, "domain": domain} | asked
-    ask = adapt.Ask(look, dropless=published, **asked)
+    ask = adapt.Ask(look, len(source.domains), dropless=published, **asked)
     main(source, how, ask, pathlib.Path(out), about)
 
 
@@ -169,6 +195,7 @@ if __name__ == "__main__":
     EVERY = flags.DEFINE_integer("moe_every", 1, "Upcycling: the last of so many layers.", 1)
     PARTS = flags.DEFINE_integer("parts", 1, "Upcycling: each copy is cut into so many.", 1)
     SHARE = flags.DEFINE_float("share", 0.0, "Upcycling: of hidden units drawn afresh.", 0.0, 1.0)
+    DEVICES = flags.DEFINE_integer("devices", 1, "place: along `expert`, each of some domains.", 1)
     FILE = flags.DEFINE_string("packed", "", "unpack: the file of experts.")
     SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
     BATCHES = flags.DEFINE_integer("batches", 16, "Of held-out text to look at.", 1)
@@ -185,7 +212,7 @@ if __name__ == "__main__":
             adapted(
                 WORKDIR.value, OUT.value, HOW.value, BATCHES.value, DOMAIN.value, TEXT.value,
                 experts=EXPERTS.value, k=K.value, moe_every=EVERY.value, parts=PARTS.value,
-                share=SHARE.value, seed=SEED.value, packed=FILE.value,
+                share=SHARE.value, seed=SEED.value, packed=FILE.value, devices=DEVICES.value,
             )  # fmt: skip
 
     command.run(asked)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moe.adapt import banks, merge, observing, packed, prune, ternary, upcycle
+from moe.adapt import banks, merge, observing, packed, place, prune, ternary, upcycle
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 from moe.routing import ranked
@@ -22,8 +22,9 @@ __all__ = ["METHODS", "Ask", "Trained"]
 class Ask(NamedTuple):
     """What is asked of a method beside its name; each reads some of it."""
 
-    # (measure, model) -> its sums over text, see `observing`.
-    look: Callable[[observing.Measure, Trained], Any]
+    # (measure, model, domain=) -> its sums over text, see `observing.observe`.
+    look: Callable[..., Any]
+    domains: int = 1  # of the text
     experts: int = 0  # of the result; 0 when merging: one dense feed-forward
     k: int = 2  # experts that a token chooses after upcycling
     moe_every: int = 1  # the last of so many layers gets experts
@@ -32,6 +33,7 @@ class Ask(NamedTuple):
     seed: int = 0  # of what is drawn
     dropless: bool = False  # upcycling: no capacity, as published models
     packed: str = ""  # a file of experts to be put in
+    devices: int = 1  # along `expert`, to place experts on
 
 
 def prune_use(trained: Trained, ask: Ask) -> Trained:
@@ -121,6 +123,17 @@ def unpack(trained: Trained, ask: Ask) -> Trained:
     return ternary.with_layers(trained, dict(enumerate(layers)))
 
 
+def placed(trained: Trained, ask: Ask) -> Trained:
+    """Experts in the order of the devices where most tokens that choose them are."""
+    return place.placed(trained, place.best(seen_by_device(trained, ask)))
+
+
+def seen_by_device(trained: Trained, ask: Ask) -> np.ndarray:
+    """count_LZE of `place`."""
+    use = [ask.look(observing.use, trained, domain=d).tokens for d in range(ask.domains)]
+    return place.by_device(np.stack(use), ask.devices)
+
+
 METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
     "prune_use": prune_use,
     "prune_reap": prune_reap,
@@ -131,4 +144,5 @@ METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
     "expand": expanded,
     "qmoe": qmoe,
     "unpack": unpack,
+    "place": placed,
 }

@@ -21,6 +21,7 @@ GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 ASKED = {
     "number": 2, "domain": "", "text": "code", "experts": 4, "k": 2, "moe_every": 1, "parts": 1,
     "share": 0.0, "seed": 0, "packed": "",
+    "devices": 1,
 }  # fmt: skip
 EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
 
@@ -79,6 +80,14 @@ def test_a_packed_file(trained, tmp_path, capsys):
     adapted(workdir, pruned, "prune_use")
     with pytest.raises(errors.UserError, match="the packed experts are of another model"):
         adapted(pruned, tmp_path / "wrong", "unpack", packed=file)
+
+
+def test_placed(trained, tmp_path, capsys):
+    """One domain on one device: nothing can leave. The model is the same."""
+    found = adapted(trained(EXPERTS), tmp_path / "placed", "place")
+    assert found["leaving"] == found["leaving_random"] == 0.0
+    assert found["loss"] == pytest.approx(found["loss_before"])
+    assert "choices that leave their device: 0.0% before, 0.0% now" in capsys.readouterr().out
 
 
 def test_a_mesh(trained, tmp_path):

@@ -1,0 +1,90 @@
+"""Which experts share a device, so that few tokens leave theirs.
+
+A token lies on the device that reads its row. If devices read different text (here: each its own
+domains), an expert belongs where most of the tokens lie that choose it. With as many experts on
+every device this is an assignment, which has an exact best. Where devices read all alike, no
+placement is better than another: whatever an expert's device, the same share of tokens is
+elsewhere.
+
+Counted are choices whose expert lies elsewhere: the rows that must travel, there and back. The
+dispatchers of this codebase send buffers of a fixed size, which hold them whatever their number;
+a transport of variable size would send just these.
+
+Letters of this file: Z devices.
+"""
+
+import numpy as np
+from scipy import optimize
+
+from moe import schema
+from moe.adapt import banks, prune
+from moe.adapt.banks import Trained
+
+
+def by_device(count_XLE: np.ndarray, devices: int) -> np.ndarray:
+    """count_LZE: choices of each expert by tokens of each device, where domain x lies on x mod Z.
+
+    Args:
+      count_XLE: choices of each expert by tokens of each domain, of `observing.use`.
+      devices: Z.
+
+    Raises:
+      UserError: for more devices than domains.
+    """
+    domains, L, E = count_XLE.shape
+    schema.require(
+        1 <= devices <= domains,
+        f"expected from 1 to {domains} devices, one a domain; got {devices}",
+    )
+    count_LZE = np.zeros((L, devices, E))
+    for domain, count_LE in enumerate(count_XLE):
+        count_LZE[:, domain % devices] += count_LE
+    return count_LZE
+
+
+def best(count_LZE: np.ndarray) -> np.ndarray:
+    """device_LE: the placement with the fewest choices that leave, in each layer by itself.
+
+    Args:
+      count_LZE: of `by_device`.
+
+    Raises:
+      UserError: if the devices do not divide the experts.
+    """
+    _, Z, E = count_LZE.shape
+    _check(E, Z)
+    each = E // Z
+    return np.stack(
+        [
+            optimize.linear_sum_assignment(count_ZE.repeat(each, 0).T, maximize=True)[1] // each
+            for count_ZE in count_LZE
+        ]
+    )
+
+
+def drawn(layers: int, experts: int, devices: int, rng: np.random.Generator) -> np.ndarray:
+    """device_LE: a placement drawn from all."""
+    _check(experts, devices)
+    return np.stack([rng.permutation(experts) % devices for _ in range(layers)])
+
+
+def as_it_is(layers: int, experts: int, devices: int) -> np.ndarray:
+    """device_LE of a model that was trained on such a mesh: experts in turn."""
+    _check(experts, devices)
+    return np.tile(np.arange(experts) // (experts // devices), (layers, 1))
+
+
+def _check(E, Z):
+    schema.require(E % Z == 0, f"{Z} devices do not divide {E} experts: use a divisor")
+
+
+def leaving(count_LZE: np.ndarray, device_LE: np.ndarray) -> float:
+    """The share of choices whose expert is not on the token's device."""
+    stays_LZE = device_LE[:, None] == np.arange(count_LZE.shape[1])[None, :, None]
+    return 1 - float(count_LZE[stays_LZE].sum() / count_LZE.sum())
+
+
+def placed(trained: Trained, device_LE: np.ndarray) -> Trained:
+    """The same model with its experts in the order of their devices, as a mesh lays them out."""
+    banks.experts(trained.model)
+    return prune.keep(trained, np.argsort(device_LE, axis=1, kind="stable"))

@@ -1,0 +1,74 @@
+"""Experts go where the tokens are that choose them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from moe.adapt import observing, place
+from tests import tiny
+from tests.adapt import cases
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A model, and how often tokens of each of four domains chose its experts, [4, L, E]."""
+    trained = cases.trained()
+    batch = tiny.inputs()
+    domain_BT = np.broadcast_to(np.arange(8)[:, None] % 4, batch.tokens_BT.shape)
+    batch = batch._replace(domain_BT=domain_BT.astype(np.int32))
+    counts = [observing.observe(trained, [batch], observing.use, d).tokens for d in range(4)]
+    return trained, np.stack(counts)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_no_placement_is_better(seen, devices):
+    """Of a layer's eight experts, by trying all."""
+    _, count_XLE = seen
+    count_LZE = place.by_device(count_XLE, devices)
+    best = place.best(count_LZE)
+    assert (np.sort(best, axis=1) == np.arange(8) // (8 // devices)).all()
+    layers = range(len(count_LZE))
+    for layer in layers:
+        one = count_LZE[layer : layer + 1]
+        tried = {tuple(order) for order in itertools.permutations(np.arange(8) // (8 // devices))}
+        least = min(place.leaving(one, np.array([order])) for order in tried)
+        assert place.leaving(one, best[layer : layer + 1]) == pytest.approx(least)
+
+
+def test_random_placements_leave_all_but_a_share(seen):
+    _, count_XLE = seen
+    count_LZE = place.by_device(count_XLE, 4)
+    rng = np.random.default_rng(0)
+    shares = [place.leaving(count_LZE, place.drawn(2, 8, 4, rng)) for _ in range(300)]
+    assert np.mean(shares) == pytest.approx(3 / 4, abs=0.01)
+    assert place.leaving(count_LZE, place.best(count_LZE)) < np.min(shares)
+    alike = np.ones_like(count_LZE)
+    assert place.leaving(alike, place.best(alike)) == pytest.approx(3 / 4)
+
+
+def test_a_placed_model_is_the_same(seen):
+    """And its experts lie in the blocks that a mesh gives to devices."""
+    trained, count_XLE = seen
+    count_LZE = place.by_device(count_XLE, 4)
+    device_LE = place.best(count_LZE)
+    found = place.placed(trained, device_LE)
+    tiny.assert_close(cases.logits(found), cases.logits(trained))
+    w, before = (
+        np.asarray(t.params["block"]["layer_1"]["moe"]["experts"]["w_in"]) for t in (found, trained)
+    )
+    for device in range(4):
+        np.testing.assert_array_equal(
+            w[1, 2 * device : 2 * device + 2], before[1, device_LE[1] == device]
+        )
+    order_LE = np.argsort(device_LE, axis=1, kind="stable")
+    moved = np.take_along_axis(count_LZE, order_LE[:, None], axis=2)
+    assert place.leaving(moved, place.as_it_is(2, 8, 4)) == place.leaving(count_LZE, device_LE)
+
+
+def test_what_cannot_be(seen):
+    _, count_XLE = seen
+    with pytest.raises(ValueError, match="expected from 1 to 4 devices, one a domain; got 8"):
+        place.by_device(count_XLE, 8)
+    with pytest.raises(ValueError, match="3 devices do not divide 8 experts"):
+        place.best(place.by_device(count_XLE, 3))
