@@ -30,6 +30,8 @@ from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.data import batches, corpora, prepare
 from moe.evaluation.few_shot import Reader
+from moe.models import lora
+from moe.objectives import ObjectiveConfig
 from moe.training import checkpoint, folders, runs, step, workdirs
 from moe.training.config import MeshConfig, RunConfig
 
@@ -55,7 +57,7 @@ class Source(NamedTuple):
 def of_run(workdir: pathlib.Path, number: int) -> Source:
     """A run as of its last checkpoint, and so many batches of its validation split."""
     run, data, state = runs.load_run(workdir)
-    trained = Trained(run.model, state.params, state.router_state)
+    trained = Trained(run.model, run.plain(state.params), state.router_state)
     text = list(run.source(data).held_out("validation", number))
     save = functools.partial(_save_run, run, int(state.step))
     return Source(trained, text, tuple(data.domain_names), save)
@@ -68,6 +70,8 @@ def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> 
         model=made.model,
         mesh=MeshConfig(),
         init_from=initialisation.InitConfig(),
+        lora=lora.LoraConfig(),
+        objective=run.objective if run.objective.name != "distillation" else ObjectiveConfig(),
         optimizer=dataclasses.replace(run.optimizer, frozen=()),
     )
     workdirs.claim(new, out, prepare.prepare(new.data))

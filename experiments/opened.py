@@ -39,7 +39,8 @@ def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
         words = with_sentinels(words, known, top)._replace(end=data.doc_id)
     length = longest or run.train.seq_len
     domains = tuple(data.domain_names)
-    return Reader(run.model, state.params, state.router_state, words, length, domains)
+    params = run.plain(state.params)
+    return Reader(run.model, params, state.router_state, words, length, domains)
 
 
 def published(folder: pathlib.Path) -> bool:

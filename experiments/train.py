@@ -17,6 +17,7 @@ from experiments import command
 from moe import flops, schema
 from moe.adapt import finetune
 from moe.errors import UserError
+from moe.models import lora
 from moe.training import loop, processes, signals
 from moe.training.config import RunConfig
 
@@ -37,11 +38,16 @@ def main() -> None:
     counts = flops.parameters(run.model)
     t = run.train
     print(f"parameters: {counts.total:,} total, {counts.active:,} active")
-    if run.optimizer.frozen:
+    if run.lora.rank:
+        moving = lora.trained(run.model, run.lora)
+        print(
+            f"trained: {moving:,} numbers of low-rank changes, {moving / counts.total:.1%} of all"
+        )
+    elif run.optimizer.frozen:
         moving, total = finetune.trained(run.model, run.optimizer.frozen)
         print(f"trained: {moving:,} parameters, {moving / total:.1%} of all")
     ideal = flops.per_token(run.model, t.batch_size, t.seq_len, "ideal")
-    all_trained = ", if every parameter were trained" if run.optimizer.frozen else ""
+    all_trained = ", if every parameter were trained" if run.frozen else ""
     print(f"ideal FLOPs/token of a training step{all_trained}: {ideal:,.0f}")
     executed = flops.of_run(run).total / (t.batch_size * t.seq_len)
     print(f"executed FLOPs/token of a training step: {executed:,.0f}")

@@ -17,7 +17,7 @@ from moe import counting, models, objectives, paths, schema
 from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.layers import ngrams
-from moe.models import contract
+from moe.models import contract, lora
 from moe.training import gradients
 
 if TYPE_CHECKING:  # a run brings data with it, which counting does not need
@@ -87,6 +87,7 @@ def executed(
     accumulate: int = 1,
     objective: objectives.ObjectiveConfig | None = None,
     frozen: tuple[str, ...] = (),
+    low_rank: lora.LoraConfig = lora.LoraConfig(),  # noqa: B008, immutable
 ) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 
@@ -101,8 +102,9 @@ def executed(
       objective: what is learned; the model's usual one if it is None.
       frozen: patterns of parameters that are not trained, and need no gradient. Experts of the
         grouped dispatcher are counted as if they did: its gradients are one function.
+      low_rank: changes of weights.
     """
-    task = objectives.task(model, objective, frozen)
+    task = objectives.task(model, objective, frozen, low_rank=low_rank)
 
     def step(
         params: dict, router_state: dict, inputs: Batch, key: jax.Array
@@ -133,8 +135,8 @@ def evaluating(
 def of_run(run: "RunConfig") -> counting.Flops:
     """Executed FLOPs of one training step of a run, as `executed` counts them."""
     t = run.train
-    frozen = run.optimizer.frozen
-    return executed(run.model, t.batch_size, t.seq_len, t.accumulate, run.objective, frozen)
+    what = run.objective, run.frozen, run.lora
+    return executed(run.model, t.batch_size, t.seq_len, t.accumulate, *what)
 
 
 def _count(function, task, batch, length):

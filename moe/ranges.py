@@ -84,6 +84,10 @@ OPTIONS = {  # of any router
     "baseline_weight": from_zero(WEIGHT),
     "entropy_weight": from_zero(WEIGHT),
 }
+LORA = {
+    "rank": from_zero(65_536),
+    "alpha": above_zero(1_000_000.0),
+}
 ATTENTION = {
     "clip_qkv": from_zero(1e30),
     "rope_theta": Range(1.0, 1e30),

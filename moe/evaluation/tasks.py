@@ -34,7 +34,8 @@ def tasks(run: contract.Run, data: Prepared, split: str = "validation") -> Evalu
     words = likelihood.words_of(tokenizer.load(data.tokenizer_path), [data.doc_id])
 
     def evaluate(state: State) -> dict[str, Any]:
-        given = run.model, state.params, state.router_state, words, run.train.seq_len
+        params = run.plain(state.params)
+        given = run.model, params, state.router_state, words, run.train.seq_len
         reader = few_shot.Reader(*given)
         found = [few_shot.evaluate(name, 0, asked[name], reader) for name in names]
         right = {one.task: one.scores["acc"].mean for one in found}

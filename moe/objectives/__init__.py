@@ -13,6 +13,7 @@ import jax
 from moe import models, paths, schema
 from moe.batch import Batch
 from moe.execution import Execution
+from moe.models import lora
 from moe.objectives import (
     classification,
     contract,
@@ -78,6 +79,7 @@ def task(
     objective: ObjectiveConfig | None = None,
     frozen: tuple[str, ...] = (),
     execution: Execution = Execution(),  # noqa: B008, immutable
+    low_rank: lora.LoraConfig = lora.LoraConfig(),  # noqa: B008, immutable
 ) -> contract.Task:
     """The model of a config with what it learns.
 
@@ -86,11 +88,13 @@ def task(
       objective: by default the usual one.
       frozen: patterns of the paths of parameters that get no gradient, see `moe.paths`.
       execution: how the machine executes the model.
+      low_rank: changes of weights beside which all else is frozen.
     """
     if objective is None:
         objective = ObjectiveConfig(name=usual(model_config))
     how = objective.objective
-    model = how.around(models.build(model_config, execution), objective.options)
+    model = lora.around(models.build(model_config, execution), low_rank)
+    model = how.around(model, objective.options)
     forward = functools.partial(how.forward, model, objective.options)
     lengths = functools.partial(how.lengths, objective.options)
     still = (*frozen, *how.frozen)

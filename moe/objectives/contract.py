@@ -73,6 +73,9 @@ class Run(Protocol):
     def source(self, data: Prepared) -> "BatchSource":
         """What is read of the prepared data."""
 
+    def plain(self, params: dict) -> dict:
+        """The parameters of `model` among those that are trained."""
+
 
 class BatchSource(NamedTuple):
     """What is read; host arrays."""

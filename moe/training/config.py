@@ -15,6 +15,7 @@ from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
 from moe.execution import Execution
 from moe.layers import attention_kernels
+from moe.models import lora as low_rank
 from moe.training import divergence, optimizer
 from moe.training.optimizer import OptimizerConfig
 
@@ -107,6 +108,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     init_from: initialisation.InitConfig = field(default_factory=initialisation.InitConfig)
+    lora: low_rank.LoraConfig = field(default_factory=low_rank.LoraConfig)
 
     @classmethod
     def types(cls, given: Mapping) -> dict[str, Any]:
@@ -168,7 +170,7 @@ class RunConfig:
         """The model and what it learns."""
         m = self.mesh
         execution = Execution(m.transport, m.implementation, m.ep_capacity_factor, m.attention)
-        return objectives.task(self.model, self.objective, self.optimizer.frozen, execution)
+        return objectives.task(self.model, self.objective, self.frozen, execution, self.lora)
 
     def source(self, data: Prepared) -> objectives.contract.BatchSource:
         """What is read of the prepared data."""
@@ -204,7 +206,14 @@ class RunConfig:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Patterns of parameters that are not trained."""
-        return (*self.optimizer.frozen, *self.objective.objective.frozen)
+        still = (*self.optimizer.frozen, *self.objective.objective.frozen)
+        return (*still, *low_rank.FROZEN) if self.lora.rank else still
+
+    def plain(self, params: dict) -> dict:
+        """Of the parameters that are trained those of `model`, whatever lies beside them."""
+        own = models.parameter_shapes(self.model)
+        merged = low_rank.plain(self.lora, params)
+        return {name: part for name, part in merged.items() if name in own}
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""
