@@ -18,6 +18,7 @@ from moe.objectives import (
     classification,
     contract,
     distillation,
+    instruction,
     masked_token,
     next_token,
     span_corruption,
@@ -29,6 +30,7 @@ OBJECTIVES = {
     "classification": classification.OBJECTIVE,
     "span_corruption": span_corruption.OBJECTIVE,
     "distillation": distillation.OBJECTIVE,
+    "instruction": instruction.OBJECTIVE,
 }
 
 

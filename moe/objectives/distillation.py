@@ -79,7 +79,7 @@ def forward(
 ) -> contract.ForwardOutput:
     """Both losses in training, in evaluation that of the targets."""
     if not train:
-        usual = next_token.OBJECTIVE.options()
+        usual = contract.Options()
         return next_token.forward(model, usual, params, router_state, batch, key, train)
     output = model.apply(params, router_state, batch, key=key, train=True)
     said_BTV = _said(options, params[TEACHER], batch)
@@ -119,9 +119,9 @@ def check(config: ModelConfig, options: Options) -> None:
     Raises:
       UserError: with why.
     """
-    next_token.OBJECTIVE.check(config, options)  # type: ignore[misc]
+    next_token.check(config, options)
     teacher = _teacher(options)
-    next_token.OBJECTIVE.check(teacher, options)  # type: ignore[misc]
+    next_token.check(teacher, options)
     if teacher.vocab_size != config.vocab_size:
         raise UserError(
             f"the teacher's vocabulary has {teacher.vocab_size} ids, the student's"
