@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moe.adapt import banks, merge, observing, packed, place, prune, ternary, upcycle
+from moe.adapt import banks, integers, merge, observing, packed, place, prune, ternary, upcycle
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 from moe.routing import ranked
@@ -116,6 +116,18 @@ def qmoe(trained: Trained, ask: Ask) -> Trained:
     return ternary.quantised(trained, ask.look)[0]
 
 
+def int8(trained: Trained, ask: Ask) -> Trained:
+    """Experts of 8 bits a weight, computed with as what they stand for."""
+    del ask
+    return integers.quantised(trained, "int8")
+
+
+def int4(trained: Trained, ask: Ask) -> Trained:
+    """The same of 4 bits."""
+    del ask
+    return integers.quantised(trained, "int4")
+
+
 def unpack(trained: Trained, ask: Ask) -> Trained:
     """The experts of a packed file in the place of the model's."""
     layers = packed.read(pathlib.Path(ask.packed))
@@ -142,6 +154,8 @@ METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
     "merge_aligned": merge_aligned,
     "upcycle": upcycled,
     "expand": expanded,
+    "int8": int8,
+    "int4": int4,
     "qmoe": qmoe,
     "unpack": unpack,
     "place": placed,
