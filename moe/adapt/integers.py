@@ -1,7 +1,8 @@
 """Experts of 8 or 4 bits: whole numbers times a scale, by qwix.
 
-A scale belongs to one output of one expert, with 4 bits to so many of its inputs (a tile). Here the
-numbers are turned back: the model computes with what they stand for. Needs the extra `quantise`.
+A scale belongs to one output of one expert, with 4 bits to at most 32 of its inputs (a tile). Here
+the numbers are turned back: the model computes with what they stand for. Needs the extra
+`quantise`.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Kind(NamedTuple):
     """How a weight is stored."""
 
     bits: int
-    tile: int  # inputs that share a scale; 0: all
+    tile: int  # inputs that share a scale, at most; 0: all
 
 
 KINDS = {"int8": Kind(8, 0), "int4": Kind(4, 32)}
@@ -35,51 +36,45 @@ def quantised(trained: Trained, kind: str) -> Trained:
       kind: of `KINDS`.
 
     Raises:
-      UserError: without qwix, or if tiles do not divide the inputs.
+      UserError: without qwix.
     """
     schema.one_of("kind", kind, KINDS)
     made = []
     for bank in banks.of(trained):
-        weights = {name: _quantised(name, w, kind) for name, w in bank["experts"].items()}
+        weights = {name: _quantised(w, kind) for name, w in bank["experts"].items()}
         made.append(bank | {"experts": weights})
     return trained._replace(params=banks.with_banks(trained.params, trained.model, made))
 
 
-def _quantised(name, w, kind):
+def _quantised(w, kind):
     try:
         import qwix
     except ImportError as error:
         said = "int8 and int4 need qwix: pip install qwix, or the extra `quantise`"
         raise UserError(said) from error
-    how = KINDS[kind]
-    tiles = _tiles(name, w, how)
+    tile = tile_of(w.shape[INPUTS], kind)
     others = tuple(axis for axis in range(w.ndim) if axis != INPUTS)
 
     def there_and_back(w: jax.Array) -> jax.Array:
         found = qwix.quantize(
-            w, kind, channelwise_axes=others, tiled_axes=tiles, scale_dtype="bfloat16"
+            w, kind, channelwise_axes=others, tiled_axes={INPUTS: tile}, scale_dtype="bfloat16"
         )
         return qwix.dequantize(found).astype(w.dtype)
 
     return sharding.laid_out_as(w, there_and_back)(w)
 
 
-def _tiles(name, w, how):
-    if not how.tile:
-        return None
-    inputs = w.shape[INPUTS]
-    schema.require(
-        inputs % how.tile == 0, f"{name} has {inputs} inputs, which tiles of {how.tile} do not fill"
-    )
-    return {INPUTS: how.tile}
+def tile_of(inputs: int, kind: str) -> int:
+    """How many inputs share a scale: the largest divisor of them that is small enough."""
+    most = KINDS[kind].tile or inputs
+    return max(n for n in range(1, most + 1) if inputs % n == 0)
 
 
 def size(trained: Trained, kind: str) -> int:
     """Bytes of all experts' weights and scales."""
-    how = KINDS[kind]
     total = 0
     for bank in banks.of(trained):
         for w in bank["experts"].values():
-            scales = w.size // (how.tile or w.shape[INPUTS])
-            total += w.size * how.bits // 8 + scales * SCALE
+            scales = w.size // tile_of(w.shape[INPUTS], kind)
+            total += w.size * KINDS[kind].bits // 8 + scales * SCALE
     return total

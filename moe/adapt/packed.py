@@ -29,35 +29,47 @@ DAMAGE = (
 
 
 def write(path: pathlib.Path, layers: list[dict[str, Ternary]]) -> dict[str, float]:
-    """Writes the file; returns what `rates` says of it.
+    """Writes the file; returns what `rates_of` says of it.
 
     Args:
       path: of the file.
       layers: of `ternary.quantised`.
     """
+    arrays = _encoded(layers)
+    shapes = [{name: made.symbol.shape for name, made in layer.items()} for layer in layers]
     counts = ternary.counted(layers)
-    book = coding.dictionary(counts)
+    meta = {"version": VERSION, "layers": shapes, "counts": counts, "sha256": _sum(arrays)}
+    said = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    with path.open("wb") as file:
+        np.savez(file, meta=said, **arrays)
+    return _rates(layers, arrays)
+
+
+def rates_of(layers: list[dict[str, Ternary]]) -> dict[str, float]:
+    """What a file of these layers would take.
+
+    Its number of weights, the share that is 0, bits per weight (of codewords, of all that is
+    stored) and the entropy of a weight, which no code of single weights can be below.
+    """
+    return _rates(layers, _encoded(layers))
+
+
+def _encoded(layers):
+    book = coding.dictionary(ternary.counted(layers))
     codes: list[np.ndarray] = []
-    grids, shapes = [], []
+    grids = []
     for matrices in layers:
-        shapes.append({name: list(made.symbol.shape) for name, made in matrices.items()})
         for made in matrices.values():
             codes += coding.encode(book, made.symbol.reshape(len(made.symbol), -1))
             grids.append(made.grid.view(np.uint16).ravel())
-    arrays = {
+    return {
         "codes": np.concatenate(codes),
         "lengths": np.array([len(code) for code in codes], np.int64),
         "grids": np.concatenate(grids),
     }
-    meta = {"version": VERSION, "layers": shapes, "counts": counts, "sha256": _sum(arrays)}
-    said = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    with path.open("wb") as file:
-        np.savez(file, meta=said, **arrays)  # type: ignore[arg-type]
-    return rates(layers, arrays)
 
 
-def rates(layers: list[dict[str, Ternary]], arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Bits per weight: of codewords, of all that is stored, and what none can be below."""
+def _rates(layers, arrays):
     counts = ternary.counted(layers)
     weights = sum(counts)
     stored = sum(x.nbytes for x in arrays.values())
