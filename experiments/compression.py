@@ -35,13 +35,13 @@ def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list
 
 
 def _looks(config, runs, root) -> Iterator[looks.Look]:
-    opened = functools.lru_cache(maxsize=1)(_opened)
+    opened = functools.lru_cache(maxsize=1)(functools.partial(_opened, config=config))
     for of, path in looks.folders(runs, root, study.seeds_of(config)):
         for method in _methods(config, of["variant"]):
 
             def look(path=path, method=method) -> dict:
                 looks.require_checkpoint(path)
-                return _judged(config, method, *opened(path, config))
+                return _judged(config, method, *opened(path))
 
             kept = {"seed": of["seed"], "steps": of["steps"], "method": method}
             yield kept | {"batches": config.test_batches}, look
@@ -106,7 +106,7 @@ def stored_bytes(made: Trained, of_experts: float | None) -> float:
 def tokens_per_second(made: Trained, tokens: int) -> float:
     """Of `TEXTS` texts that are written at once; the median of some rounds."""
     weights = decoding.prepare(made.model, made.params, made.router_state)
-    prompts = [[0, 1 + i] for i in range(TEXTS)]
+    prompts = [[0, 1 + i % (made.model.vocab_size - 1)] for i in range(TEXTS)]
 
     def write() -> None:
         generation.generate(made.model, weights, prompts, tokens)

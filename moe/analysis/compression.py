@@ -46,13 +46,6 @@ LEGEND = (
 def _row(name, methods):
     runs, whole, dense = methods[name], methods[WHOLE], methods[DENSE]
     change = paired.interval([runs[s]["nll"] - whole[s]["nll"] for s in runs])
-    kept = paired.interval(
-        [
-            (dense[s]["nll"] - runs[s]["nll"]) / (dense[s]["nll"] - whole[s]["nll"])
-            for s in runs
-            if s in dense
-        ]
-    )
     speed = next((one["tokens_per_second"] for one in runs.values()
                   if one.get("tokens_per_second")), None)  # fmt: skip
     size = _mean(runs, "bytes")
@@ -62,9 +55,21 @@ def _row(name, methods):
         f"{size / _mean(whole, 'bytes'):.1%}",
         f"{_mean(runs, 'nll'):.4f}",
         "" if name == WHOLE else f"{change}",
-        f"{kept.mean:.0%} ± {kept.half:.0%}" if kept.half == kept.half else f"{kept.mean:.0%}",
+        _kept(runs, whole, dense),
         "" if speed is None else f"{speed:,.0f}",
     )
+
+
+def _kept(runs, whole, dense):
+    """The share of the gain that is left, if there was one with every seed."""
+    seeds = [seed for seed in runs if seed in dense]
+    gains = [dense[seed]["nll"] - whole[seed]["nll"] for seed in seeds]
+    if not seeds or min(gains) <= 0:
+        return "no gain"
+    left = [dense[seed]["nll"] - runs[seed]["nll"] for seed in seeds]
+    share = paired.interval([a / b for a, b in zip(left, gains, strict=True)])
+    half = f" ± {share.half:.0%}" if share.half == share.half else ""
+    return f"{share.mean:.0%}{half}"
 
 
 def _mean(runs, key):
