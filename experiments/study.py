@@ -122,7 +122,9 @@ def with_experts(
 
 
 def _seeded(run, seed):
-    return run.replace(train={"seed": seed})
+    """The run with this seed; "{seed}" in the folder that it starts from is the same one."""
+    source = run.init_from.workdir.replace("{seed}", str(seed))
+    return run.replace(train={"seed": seed}, init_from={"workdir": source})
 
 
 def _left(runs, root, seeds, known):

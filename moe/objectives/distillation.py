@@ -27,6 +27,7 @@ TEACHER = "teacher"
 BOTH = (f"{TEACHER}/(.*)", "take", r"\1")
 # Rules of `init_from`: the student has what is not its feed-forwards' from the teacher (Switch).
 START = (BOTH, (r".*/(ffn|moe)/.*", "fresh"), (r".*", "take"))
+TAUGHT = (BOTH, (r".*", "fresh"))  # it has nothing of the teacher
 
 
 def merged(moe_every: int) -> tuple[tuple[str, ...], ...]:

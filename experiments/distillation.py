@@ -1,0 +1,56 @@
+"""How much of what experts gain is left in a dense student of equal FLOPs?
+
+    python -m experiments.distillation --config=configs/distillation.py:demo
+
+Two rounds of a study as those of `experiments.scaling`, resumable: first the teachers and the dense
+baseline, then a student of every kind for every teacher and seed.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import command, scaling, study
+from experiments.records import Runs
+from moe import initialisation, objectives
+from moe.analysis import distillation as tables
+from moe.objectives import distillation
+
+DENSE = "dense"
+
+
+def students(config: ConfigDict, runs: Runs, root: pathlib.Path) -> Runs:
+    """A dense run for each teacher and kind, named <teacher>_<kind>."""
+    found = {}
+    for teacher, run in runs.items():
+        if run.model.experts is None:
+            continue
+        for kind, how in config.students.items():
+            options = distillation.Options(teacher=run.model, share=how.share)
+            rules = distillation.START if how.copied else distillation.TAUGHT
+            source = root / teacher / "seed{seed}"
+            found[f"{teacher}_{kind}"] = dataclasses.replace(
+                runs[DENSE],
+                objective=objectives.ObjectiveConfig(name="distillation", options=options),
+                init_from=initialisation.InitConfig(workdir=str(source), rules=rules),
+            )
+    return found
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Runs both rounds and reports."""
+    root = pathlib.Path(workdir or f"runs/{config.name}")
+    runs, seeds = scaling.variants(config), study.seeds_of(config)
+    study.run(runs, root, seeds, config.jobs, timed=False)
+    records = study.run(runs | students(config, runs, root), root, seeds, config.jobs, timed=False)
+    text = tables.table(records, DENSE)
+    (root / "distillation.md").write_text(text + "\n")
+    print(f"\n{text}\n\n{root / 'results.jsonl'}\n{root / 'distillation.md'}")
+
+
+if __name__ == "__main__":
+    CONFIG = command.config("configs/distillation.py:demo", "The study.")
+    WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/<config.name>.")
+    command.run(lambda: main(CONFIG.value, WORKDIR.value))
