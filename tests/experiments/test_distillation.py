@@ -13,7 +13,7 @@ from tests.training import toys
 @pytest.fixture
 def config():
     found = configs.cpu()
-    found.seeds = 2
+    found.seeds = 1
     found.jobs = 1
     found.base.train.update(
         steps=2, batch_size=8, seq_len=8, eval_every=2, eval_batches=1, test_batches=1, log_every=1
@@ -50,7 +50,7 @@ def test_both_rounds(config, tmp_path, monkeypatch, capsys):
     distillation.main(config, str(tmp_path))
     said = capsys.readouterr().out
     assert "| e8_top2_switch | " in said and "gain kept" in said
-    assert (tmp_path / "e8_top2_switch" / "seed1" / "init.json").exists()
+    assert (tmp_path / "e8_top2_switch" / "seed0" / "init.json").exists()
 
 
 def in_this_process(work, workers, jobs, runs, root, seeds, documents):
