@@ -33,11 +33,17 @@ def student_of(workdir: str) -> RunConfig:
     teacher = runs.read_config(pathlib.Path(workdir))
     if teacher.model.experts is None:
         raise UserError(f"{workdir} is of a dense model: the student would be as large")
+    if teacher.lora.rank or teacher.objective.name != "next_token":
+        raise UserError(
+            f"{workdir} has low-rank changes, or did not learn the next token: make it plain by"
+            " experiments.adapt --how=plain, and name that folder"
+        )
     options = distillation.Options(teacher=teacher.model)
     return dataclasses.replace(
         teacher,
         model=dataclasses.replace(teacher.model, experts=None),
         objective=objectives.ObjectiveConfig(name="distillation", options=options),
         init_from=initialisation.InitConfig(workdir=workdir, rules=distillation.START),
+        optimizer=dataclasses.replace(teacher.optimizer, frozen=()),
         mesh=MeshConfig(data=teacher.mesh.data, zero=teacher.mesh.zero),
     )

@@ -37,6 +37,7 @@ from moe.training.config import MeshConfig, RunConfig
 
 ROWS = 8  # of published text at once
 PACKED = "experts.npz"
+USUAL = "encyclopedia_en"  # what a published model looks at
 RANDOM = 100  # placements beside which the best one is shown
 # Families of dense models, and of models with experts that are the same beside them.
 PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
@@ -51,6 +52,7 @@ class Source(NamedTuple):
     trained: Trained
     batches: list[Batch]
     domains: tuple[str, ...]  # of the text
+    objective: ObjectiveConfig | None  # what the text is for, None: the model's usual one
     save: Callable[[Trained, pathlib.Path], None]
 
 
@@ -60,7 +62,12 @@ def of_run(workdir: pathlib.Path, number: int) -> Source:
     trained = Trained(run.model, run.plain(state.params), state.router_state)
     text = list(run.source(data).held_out("validation", number))
     save = functools.partial(_save_run, run, int(state.step))
-    return Source(trained, text, tuple(data.domain_names), save)
+    return Source(trained, text, tuple(data.domain_names), _objective(run), save)
+
+
+def _objective(run):
+    """What the run learned; of a student what it is judged by."""
+    return ObjectiveConfig() if run.objective.name == "distillation" else run.objective
 
 
 def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> None:
@@ -71,7 +78,7 @@ def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> 
         mesh=MeshConfig(),
         init_from=initialisation.InitConfig(),
         lora=lora.LoraConfig(),
-        objective=run.objective if run.objective.name != "distillation" else ObjectiveConfig(),
+        objective=_objective(run),
         optimizer=dataclasses.replace(run.optimizer, frozen=()),
     )
     workdirs.claim(new, out, prepare.prepare(new.data))
@@ -86,7 +93,7 @@ def of_checkpoint(folder: pathlib.Path, number: int, domain: str) -> Source:
     schema.require(len(reader.model.stacks) == 1, "published encoder-decoders are not adapted yet")
     trained = Trained(reader.model, reader.params, {})
     text = list(rows_of_text(reader, corpora.documents(domain), number))
-    return Source(trained, text, (domain,), functools.partial(_save_checkpoint, folder))
+    return Source(trained, text, (domain,), None, functools.partial(_save_checkpoint, folder))
 
 
 def rows_of_text(reader: Reader, documents: Iterator[str], number: int) -> Iterator[Batch]:
@@ -127,8 +134,11 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     """Adapts, compares with before, writes and says where."""
     taken = folders.exists(out) or (out / "config.json").exists()
     schema.require(not taken, f"--out={out} holds a model already: name another folder")
-    made = adapt.METHODS[how](source.trained, ask)
-    before, after = (observing.loss(one, source.batches) for one in (source.trained, made))
+    _check_mesh(source, ask)
+    made = adapt.METHODS[how].apply(source.trained, ask)
+    before, after = (
+        observing.loss(one, source.batches, source.objective) for one in (source.trained, made)
+    )
     sizes = [sum(x.size for x in jax.tree.leaves(one.params)) for one in (source.trained, made)]
     source.save(made, out)
     found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
@@ -140,6 +150,19 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
     print(out)
+
+
+def _check_mesh(source, ask):
+    """Refuses what the mesh does not divide."""
+    if not sharding.current():
+        return
+    rows = len(source.batches[0].segment_BT)
+    needs: dict[str, tuple[int, tuple[str, ...]]] = {"rows of a batch": (rows, sharding.TOKENS)}
+    for name, number in (("experts", source.trained.model.experts), ("--experts", ask.experts)):
+        if number:
+            size = number if isinstance(number, int) else number.num_experts
+            needs[name] = (size, ("expert",))
+    sharding.check(jax.sharding.get_mesh(), needs)
 
 
 def _packed(made, path):
@@ -174,8 +197,12 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
     """What the flags say, on the current mesh."""
     schema.require(bool(out), "--out= is empty: name a folder for the new model")
     schema.one_of("--how", how, adapt.METHODS)
+    adapt.refuse_idle(how, domain, **asked)
     folder = pathlib.Path(workdir)
     published = opened.published(folder)
+    schema.require(
+        published or text == USUAL, f"--text={text} does nothing with a run: it has its own"
+    )
     source = of_checkpoint(folder, number, text) if published else of_run(folder, number)
     wanted = -1
     if domain:
@@ -204,7 +231,7 @@ if __name__ == "__main__":
     SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
     BATCHES = flags.DEFINE_integer("batches", 16, "Of held-out text to look at.", 1)
     DOMAIN = flags.DEFINE_string("domain", "", "Look at text of this domain alone; empty: all.")
-    TEXT = flags.DEFINE_string("text", "encyclopedia_en", "A published model looks at this domain.")
+    TEXT = flags.DEFINE_string("text", USUAL, "A published model looks at this domain.")
     AXIS = flags.DEFINE_integer("expert_axis", 1, "Devices along `expert`; others share rows.", 1)
 
     def asked() -> None:

@@ -81,7 +81,7 @@ def changed(trained: Trained, seen: list, how: str, experts: int = 0) -> Trained
     def look(measure: observing.Measure, model: Trained) -> Any:
         return observing.observe(model, seen, measure)
 
-    return adapt.METHODS[how](trained, adapt.Ask(look, experts=experts))
+    return adapt.METHODS[how].apply(trained, adapt.Ask(look, experts=experts))
 
 
 def expert_bytes(made: Trained, how: str) -> float | None:

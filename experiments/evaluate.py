@@ -20,9 +20,11 @@ from moe.evaluation import few_shot
 from moe.evaluation.few_shot import Reader, Result
 
 
-def results(reader: Reader, names: Sequence[str], shots: Sequence[int], limit: int) -> list[Result]:
+def results(
+    reader: Reader, names: Sequence[str], shots: Sequence[int], limit: int, split: str = "all"
+) -> list[Result]:
     """Of every task with every number of examples that it has."""
-    asked = {name: questions.read(name, limit) for name in names}
+    asked = {name: questions.read(name, limit, split=split) for name in names}
     return [few_shot.evaluate(name, k, asked[name], reader) for name, k in pairs(names, shots)]
 
 
@@ -67,7 +69,13 @@ def text(found: list[Result], longest: int) -> str:
 
 
 def main(
-    workdir: str, names: list[str], shots: list[int], limit: int, longest: int, out: str
+    workdir: str,
+    names: list[str],
+    shots: list[int],
+    limit: int,
+    longest: int,
+    out: str,
+    split: str = "all",
 ) -> None:
     """Asks the model, prints and writes the tables."""
     for name in names:
@@ -75,7 +83,8 @@ def main(
     pairs(names, shots)
     reader = opened.reader(workdir, longest)
     check(reader)
-    found = results(reader, names, shots, limit)
+    schema.one_of("--split", split, questions.SPLITS)
+    found = results(reader, names, shots, limit, split)
     said = text(found, reader.longest)
     root = pathlib.Path(out)
     root.mkdir(parents=True, exist_ok=True)
@@ -107,10 +116,19 @@ if __name__ == "__main__":
     TASKS = flags.DEFINE_list("tasks", list(questions.TASKS), "Of `moe.data.questions.TASKS`.")
     SHOTS = flags.DEFINE_list("shots", ["0", "1", "5"], "Examples before each question.")
     LIMIT = flags.DEFINE_integer("limit", 0, "The first so many questions of each; 0: all.", 0)
+    SPLIT = flags.DEFINE_string(
+        "split", "all", "Of the questions: test leaves out what was tuned on."
+    )
     LONGEST = flags.DEFINE_integer("longest", 0, "Tokens read at once; 0: as trained.", 0)
     OUT = flags.DEFINE_string("out", "runs/evaluation", "Where the tables go.")
     command.run(
         lambda: main(
-            WORKDIR.value, TASKS.value, _shots(SHOTS.value), LIMIT.value, LONGEST.value, OUT.value
+            WORKDIR.value,
+            TASKS.value,
+            _shots(SHOTS.value),
+            LIMIT.value,
+            LONGEST.value,
+            OUT.value,
+            SPLIT.value,
         )
     )

@@ -109,6 +109,7 @@ def prepare(
     Raises:
       UserError: for a model that does not generate.
     """
+    contract.require_plain(params)
     decoding = models.build(model).decoding
     if decoding is None:
         raise UserError(f"a {type(model).__name__} does not generate text")

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from moe import schema
 from moe.adapt import banks, integers, merge, observing, packed, place, prune, ternary, upcycle
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 from moe.routing import ranked
 
-__all__ = ["METHODS", "Ask", "Trained"]
+__all__ = ["METHODS", "Ask", "Method", "Trained", "refuse_idle"]
 
 
 class Ask(NamedTuple):
@@ -79,7 +80,9 @@ def _groups(trained, ask):
 
 def _merged(trained, ask, group_LE, weight_LE):
     if ask.experts == 0:
-        return merge.to_dense(trained, weight_LE)
+        use = ask.look(observing.use, trained)
+        gate_L = use.gate.sum(1) / (use.tokens.sum(1) / banks.experts(trained.model).k)
+        return merge.to_dense(trained, weight_LE, gate_L)
     return merge.to_fewer(trained, group_LE, weight_LE)
 
 
@@ -146,17 +149,55 @@ def seen_by_device(trained: Trained, ask: Ask) -> np.ndarray:
     return place.by_device(np.stack(use), ask.devices)
 
 
-METHODS: dict[str, Callable[[Trained, Ask], Trained]] = {
-    "prune_use": prune_use,
-    "prune_reap": prune_reap,
-    "merge_mean": merge_mean,
-    "merge_use": merge_use,
-    "merge_aligned": merge_aligned,
-    "upcycle": upcycled,
-    "expand": expanded,
-    "int8": int8,
-    "int4": int4,
-    "qmoe": qmoe,
-    "unpack": unpack,
-    "place": placed,
+def plain(trained: Trained, ask: Ask) -> Trained:
+    """The model as it is, without what lay beside it when it was trained."""
+    del ask
+    return trained
+
+
+class Method(NamedTuple):
+    """One line of `METHODS`."""
+
+    apply: Callable[[Trained, Ask], Trained]
+    reads: tuple[str, ...] = ()  # fields of `Ask`, beside `look`
+    looks: bool = False  # at text
+
+
+METHODS = {
+    "plain": Method(plain),
+    "prune_use": Method(prune_use, ("experts",), looks=True),
+    "prune_reap": Method(prune_reap, ("experts",), looks=True),
+    "merge_mean": Method(merge_mean, ("experts",), looks=True),
+    "merge_use": Method(merge_use, ("experts",), looks=True),
+    "merge_aligned": Method(merge_aligned, ("experts",), looks=True),
+    "upcycle": Method(upcycled, ("experts", "k", "moe_every", "parts", "share", "seed")),
+    "expand": Method(expanded, ("experts",)),
+    "int8": Method(int8),
+    "int4": Method(int4),
+    "qmoe": Method(qmoe, looks=True),
+    "unpack": Method(unpack, ("packed",)),
+    "place": Method(placed, ("devices", "seed")),
 }
+
+
+def refuse_idle(how: str, domain: str = "", **asked: Any) -> None:
+    """Refuses what a method does not read: whoever gave it expects something of it.
+
+    Args:
+      how: of `METHODS`.
+      domain: the only one that is looked at, if one is named.
+      asked: fields of `Ask`.
+
+    Raises:
+      UserError: with the field.
+    """
+    method = METHODS[how]
+    for name, value in asked.items():
+        usual = Ask._field_defaults[name]
+        schema.require(
+            name in method.reads or value == usual,
+            f"--{name}={value} does nothing with --how={how}: leave it out",
+        )
+    schema.require(
+        method.looks or not domain, f"--domain={domain} does nothing with --how={how}: leave it out"
+    )

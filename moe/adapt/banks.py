@@ -41,7 +41,12 @@ def paths(model: ModelConfig) -> list[tuple[str, ...]]:
 
 
 def of(trained: Trained) -> list[dict]:
-    """All banks, in the order in which layers are counted."""
+    """All banks, in the order in which layers are counted.
+
+    Raises:
+      UserError: if the model has no experts.
+    """
+    experts(trained.model)
     return [at(trained.params, path) for path in paths(trained.model)]
 
 

@@ -39,12 +39,22 @@ def grouped(
     E = use_LE.shape[1]
     schema.require(0 < number <= E, f"expected from 1 to {E} groups of {E} experts; got {number}")
     check(trained)
-    columns_LDE = np.concatenate([np.asarray(bank["router"]) for bank in banks.of(trained)])
+    columns_LDE = _columns(trained)
     found = [
         _grouped(use_E, _alike(columns_DE, moments_EDD.sum(0)), number)
         for use_E, columns_DE, moments_EDD in zip(use_LE, columns_LDE, moments_LEDD, strict=True)
     ]
     return np.stack(found)
+
+
+def _columns(trained):
+    """A column for each expert: the mean of those that lead to it."""
+    columns_LDR = np.concatenate([np.asarray(bank["router"]) for bank in banks.of(trained)])
+    if "expert" not in trained.router_state:
+        return columns_LDR
+    E = banks.experts(trained.model).num_experts
+    leads_LRE = np.asarray(trained.router_state["expert"])[..., None] == np.arange(E)
+    return columns_LDR @ (leads_LRE / leads_LRE.sum(1, keepdims=True))
 
 
 def _alike(columns_DE, moments_DD):
@@ -172,12 +182,14 @@ def _table(trained, group_LE):
     return {"expert": sharding.reshard(jnp.asarray(table_LR, jnp.int32), "..")}
 
 
-def to_dense(trained: Trained, weight_LE: np.ndarray) -> Trained:
+def to_dense(trained: Trained, weight_LE: np.ndarray, gate_L: np.ndarray | None = None) -> Trained:
     """Every layer's experts as one dense feed-forward, their weighted mean.
 
     Args:
       trained: the model, aligned or not.
       weight_LE: of each expert.
+      gate_L: the sum of a token's gates, on average, by which outputs are multiplied; None: 1, as
+        of gates that are normalised.
 
     Raises:
       UserError: if dense layers beside the experts have another width or activation, or there are
@@ -198,10 +210,16 @@ def to_dense(trained: Trained, weight_LE: np.ndarray) -> Trained:
     )
     share_L1E = _shares(np.zeros_like(weight_LE, int), weight_LE, 1)
     params = trained.params
-    for path, bank, own_L1E in zip(
-        banks.paths(model), banks.of(trained), banks.by_stack(model, share_L1E), strict=True
+    loud_L = np.ones(len(weight_LE)) if gate_L is None else np.asarray(gate_L)
+    for path, bank, own_L1E, own_L in zip(
+        banks.paths(model),
+        banks.of(trained),
+        banks.by_stack(model, share_L1E),
+        banks.by_stack(model, loud_L),
+        strict=True,
     ):
-        ffn = {k: _dense(w, own_L1E[:, 0]) for k, w in bank["experts"].items()}
+        share = {"w_out": own_L1E[:, 0] * np.float32(own_L[:, None])}
+        ffn = {k: _dense(w, share.get(k, own_L1E[:, 0])) for k, w in bank["experts"].items()}
         params = banks.moved(params, path, "ffn", ffn)
     dense = dataclasses.replace(model, experts=None, d_ff=experts.d_ff, dense_activation="")
     return Trained(dense, params, {})

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import dispatch, ffn, models, schema, sharding
+from moe import dispatch, ffn, models, objectives, schema, sharding
 from moe.adapt import banks
 from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.dispatch import transport
 from moe.execution import Execution
-from moe.objectives import cross_entropy
 from moe.routing import assignment
 
 
@@ -115,26 +114,29 @@ def observe(trained: Trained, batches: Iterable[Batch], measure: Measure, domain
     return total
 
 
-def loss(trained: Trained, batches: Iterable[Batch]) -> float:
+def loss(
+    trained: Trained, batches: Iterable[Batch], objective: objectives.ObjectiveConfig | None = None
+) -> float:
     """Mean loss of the targets that count, nats, as in evaluation.
 
     Args:
       trained: the model.
       batches: of host arrays.
+      objective: what they are of; the model's usual one if it is None.
     """
     total = counted = 0.0
     for batch in batches:
-        placed = sharding.shard_batch(batch)
-        total += float(_loss(trained.model, trained.params, trained.router_state, placed))
-        counted += float(np.asarray(batch.counted_BT).sum())
+        given = trained.params, trained.router_state, sharding.shard_batch(batch)
+        nll, targets = _loss(trained.model, objective, *given)
+        total, counted = total + float(nll), counted + float(targets)
     return total / counted
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _loss(model: ModelConfig, params, router_state, batch):
-    built = models.build(model)
-    output = built.apply(params, router_state, batch, key=jax.random.key(0), train=False)
-    return cross_entropy.weighted(output.scores, batch.targets_BT, batch.counted_BT)[0]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loss(model: ModelConfig, objective, params, router_state, batch):
+    task = objectives.task(model, objective)
+    sums = task.forward(params, router_state, batch, jax.random.key(0), False).sums
+    return sums.nll, sums.targets
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

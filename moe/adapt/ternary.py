@@ -57,8 +57,10 @@ def rounded(w_RC: jax.Array, h_CC: jax.Array) -> tuple[jax.Array, jax.Array]:
     def column(j: jax.Array, state: tuple) -> tuple:
         w_RC, symbol_RC = state
         w_R = w_RC[:, j]
-        symbol_R = 1 + (w_R > largest_R / 2).astype(jnp.int8) - (w_R < least_R / 2)
-        value_R = jnp.where(symbol_R == 2, largest_R, jnp.where(symbol_R == 0, least_R, 0.0))
+        value_3R = jnp.stack([0 * w_R, least_R, largest_R])  # of two as near the first
+        near_R = jnp.abs(w_R[None] - value_3R).argmin(0)
+        symbol_R = jnp.array([1, 0, 2], jnp.int8)[near_R]
+        value_R = jnp.take_along_axis(value_3R, near_R[None], axis=0)[0]
         lost_R = (w_R - value_R) / upper_CC[j, j]
         return w_RC - lost_R[:, None] * upper_CC[j][None], symbol_RC.at[:, j].set(symbol_R)
 
@@ -80,18 +82,17 @@ def quantised(trained: Trained, look: Look) -> tuple[Trained, list[dict[str, Ter
     Raises:
       UserError: for a model of two stacks, which its layers' order does not fit.
     """
-    schema.require(
-        len(trained.model.stacks) == 1, "layers of an encoder and a decoder: not quantised yet"
-    )
+    bank_of(trained)
     layers = []
     for layer in range(trained.model.moe_layers):
         inputs = look(observing.moments, trained)[layer]
         hidden = look(observing.hidden_moments, trained)[layer]
-        (bank,) = banks.of(trained)
+        bank = bank_of(trained)
         made = {}
         for name, w in bank["experts"].items():
             seen = hidden if name == "w_out" else inputs
-            symbol, grid = _rounded(jnp.asarray(w[layer]).swapaxes(-1, -2), jnp.asarray(seen))
+            w_ERC = np.asarray(w)[layer].swapaxes(-1, -2)  # whole, however it lies on a mesh
+            symbol, grid = _rounded(jnp.asarray(w_ERC), jnp.asarray(seen))
             made[name] = Ternary(np.asarray(symbol, np.uint8), np.asarray(grid))
         layers.append(made)
         trained = with_layers(trained, {layer: made})
@@ -100,7 +101,7 @@ def quantised(trained: Trained, look: Look) -> tuple[Trained, list[dict[str, Ter
 
 def with_layers(trained: Trained, layers: dict[int, dict[str, Ternary]]) -> Trained:
     """The model whose experts are these in some of its MoE layers."""
-    (bank,) = banks.of(trained)
+    bank = bank_of(trained)
     experts = dict(bank["experts"])
     for layer, matrices in layers.items():
         for name, made in matrices.items():
@@ -116,7 +117,7 @@ def check_fit(trained: Trained, layers: list[dict[str, Ternary]]) -> None:
     Raises:
       UserError: with both shapes.
     """
-    (bank,) = banks.of(trained)
+    bank = bank_of(trained)
     want = [
         {name: (w.shape[1], w.shape[3], w.shape[2]) for name, w in bank["experts"].items()}
     ] * trained.model.moe_layers
@@ -126,6 +127,17 @@ def check_fit(trained: Trained, layers: list[dict[str, Ternary]]) -> None:
         f"the packed experts are of another model: {len(got)} layers of {got[:1]}, and this one has"
         f" {len(want)} of {want[:1]}",
     )
+
+
+def bank_of(trained: Trained) -> dict:
+    """The bank of a model of one stack.
+
+    Raises:
+      UserError: if it has no experts, or two stacks.
+    """
+    stacks = trained.model.stacks
+    schema.require(len(stacks) == 1, "layers of an encoder and a decoder: not quantised yet")
+    return banks.of(trained)[0]
 
 
 def _with_layer(w, layer, w_EXY):
@@ -141,7 +153,7 @@ def layers_of(trained: Trained) -> list[dict[str, Ternary]]:
     Raises:
       UserError: if a row has other values than a least, 0 and a largest.
     """
-    (bank,) = banks.of(trained)
+    bank = bank_of(trained)
     layers: list[dict[str, Ternary]] = [{} for _ in range(trained.model.moe_layers)]
     for name, w in bank["experts"].items():
         for layer, w_EXY in enumerate(np.asarray(w)):

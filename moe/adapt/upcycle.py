@@ -1,9 +1,9 @@
 """A dense model becomes one with experts, which begin as what the dense model knew.
 
 - `copies`: every expert is the dense feed-forward, the router is drawn (Komatsuzaki et al. 2022,
-  section 2.1). With K > 1 gates sum to 1, so the model says what the dense one said. With K = 1 the
-  gate is a probability, somewhat above 1 / E at first: outputs are E times as large, so the model
-  is about the dense one, and not exactly.
+  section 2.1). Where gates sum to 1, as with K > 1 unless the config says else, the model says
+  what the dense one said. Where they are probabilities, somewhat above 1 / E at first, outputs are
+  E / K times as large, so the model is about the dense one, and not exactly.
 - `granular`: each copy is cut into G experts of a G-th of its hidden units, and a token chooses K
   of G K times as many. The router starts with equal columns for the parts of a copy, so that
   whole copies are chosen (He et al. 2024, "Upcycling Large Language Models into Mixture of
@@ -27,6 +27,7 @@ from moe.adapt import banks
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 
+SUMMED = ("sigmoid", "noisy_top_k")  # whose gates sum to 1 with K > 1
 SPREAD = 0.02  # standard deviation of a drawn router (Komatsuzaki et al. 2022, appendix A)
 
 
@@ -60,7 +61,7 @@ def of_parents(
     _check(first, experts, moe_every)
     model = dataclasses.replace(first, experts=experts, moe_every=moe_every)
     E = experts.num_experts
-    scale = E if experts.k == 1 and not getattr(experts.options, "normalise_gates", None) else 1
+    scale = _scale(experts)
     trees = [restacked(parent, moe_every) for parent in parents]
     params = jax.tree.map(lambda *parts: sum(parts) / len(parts), *trees)
     for path in banks.paths(model):
@@ -90,6 +91,18 @@ def _check(dense, experts, moe_every):
         not dense.num_dense_layers and not dense.dense_activation,
         "a parent with model.num_dense_layers or model.dense_activation: leave them out",
     )
+
+
+def _scale(experts):
+    """What makes up for gates that do not sum to 1: of K probabilities, each about 1 / E."""
+    said = getattr(experts.options, "normalise_gates", None)
+    summed = experts.k > 1 if said is None else said
+    schema.require(
+        experts.router in ("top_k", "merged") or (summed and experts.router in SUMMED),
+        f"experts.router={experts.router!r} with k={experts.k}: it is not known how large a token's"
+        f" gates are together. Use top_k, or {' or '.join(SUMMED)} with k above 1",
+    )
+    return 1.0 if summed else experts.num_experts / experts.k
 
 
 def restacked(trained: Trained, moe_every: int) -> dict:
@@ -235,7 +248,7 @@ def _cut(name, w, parts):
 
 
 def reinitialised(trained: Trained, share: float, key: jax.Array) -> Trained:
-    """A share of every expert's hidden units drawn with the mean and deviation of the others.
+    """A share of every expert's hidden units, drawn with the mean and deviation of its matrix.
 
     Args:
       trained: of `copies`.

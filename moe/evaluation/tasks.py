@@ -30,7 +30,9 @@ def tasks(run: contract.Run, data: Prepared, split: str = "validation") -> Evalu
         " train.evaluators",
     )
     names = [name for name, task in questions.TASKS.items() if task.group == "NLU"]
-    asked = {name: questions.read(name, QUESTIONS) for name in names}
+    tuned = run.objective.name == "instruction"  # on the others of these questions
+    split = "validation" if tuned else "all"
+    asked = {name: questions.read(name, QUESTIONS, split=split) for name in names}
     words = likelihood.words_of(tokenizer.load(data.tokenizer_path), [data.doc_id])
 
     def evaluate(state: State) -> dict[str, Any]:

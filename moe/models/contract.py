@@ -22,6 +22,8 @@ from moe.layers import attention, embedding, records
 from moe.models import scanning
 from moe.routing import contract, stats
 
+BESIDE = ("lora", "teacher")  # what `models.lora` and the objective `distillation` keep there
+
 
 class Output(NamedTuple):
     """What a forward pass returns."""
@@ -199,6 +201,20 @@ def decode(
     return logits_BTV, after["cache"], chosen
 
 
+def require_plain(params: dict) -> None:
+    """Refuses what lies beside a model's own parameters, which would be left out without a word.
+
+    Raises:
+      UserError: with what to do.
+    """
+    beside = sorted(set(BESIDE) & set(params))
+    if beside:
+        raise UserError(
+            f"{', '.join(beside)} beside the model's parameters: of a run that was opened, use"
+            " `run.plain(state.params)`, or make it plain by experiments.adapt --how=plain"
+        )
+
+
 def _inside(config, arrays):
     """Arrays [L, ...] where the MoE layers of a scanned network look for them, stack by stack."""
     found: dict[str, Any] = {}
@@ -246,8 +262,9 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
 
     Raises:
       UserError: if a model with MoE layers returns no statistics, or a dense one some, so that no
-        loss is silently zero.
+        loss is silently zero; and for parameters of `BESIDE`.
     """
+    require_plain(params)
     scores, sown = network.apply(
         {"params": params, **router_variables(config, router_state, replayed)},
         batch.tokens_BT,

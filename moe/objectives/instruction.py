@@ -41,6 +41,11 @@ class Options(contract.Options):
 def source(run: Run, data: Prepared) -> contract.BatchSource:
     """Rows of solved questions in the data's own tokens."""
     o, t = run.objective.options, run.train
+    schema.require(
+        not t.unique_tokens,
+        f"train.unique_tokens={t.unique_tokens} does nothing with objective.name='instruction',"
+        " which reads questions: leave it out",
+    )
     given = str(data.tokenizer_path), data.doc_id, o.tasks, o.cap, o.shots
 
     def train(step: int, rows: np.ndarray) -> Batch:

@@ -17,6 +17,11 @@ class LoadedRun(NamedTuple):
     data: Any  # prepared, the same that it was trained on
     state: step.State
 
+    @property
+    def params(self) -> dict:
+        """The parameters of `run.model`, whatever lies beside them in the state."""
+        return self.run.plain(self.state.params)
+
 
 def read_config(workdir: pathlib.Path) -> RunConfig:
     """The config of a run, whichever version wrote it.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moe import adapt
 from moe.adapt import merge, observing
 from moe.adapt.banks import Trained
 from tests import tiny
@@ -34,6 +35,21 @@ def test_equal_experts_make_a_dense_model():
     dense = merge.to_dense(found, np.ones((2, 8)))
     assert dense.model.experts is None
     tiny.assert_close(cases.logits(dense), cases.logits(found))
+
+
+def test_a_dense_model_is_as_loud_as_the_experts_were():
+    """With one choice a gate is a probability: the mean of gates stands for each of them."""
+    found = cases.trained(experts={"d_ff": 16, "k": 1})
+    found = cases.with_experts(found, lambda name, w: w[:, :1].repeat(8, 1))
+
+    def look(measure, trained):
+        return observing.observe(trained, [tiny.inputs()], measure)
+
+    dense = adapt.METHODS["merge_use"].apply(found, adapt.Ask(look))
+    loud = merge.to_dense(found, np.ones((2, 8)))
+    want = cases.logits(found)
+    errors = [np.abs(cases.logits(model) - want).mean() for model in (dense, loud)]
+    assert errors[0] < errors[1] / 3
 
 
 def test_means_are_weighted():

@@ -56,20 +56,26 @@ def test_the_rate_is_near_the_entropy(zeros, excess):
     assert 1.0 <= bits / coding.entropy(counts) < 1 + excess
 
 
-def nearest(w_RC):
-    low, high = w_RC.min(1, keepdims=True), w_RC.max(1, keepdims=True)
-    return np.where(w_RC > high / 2, high, np.where(w_RC < low / 2, low, 0)), low, high
+def nearest(w_RC, low_R1, high_R1):
+    """Of a row's three values, by trying all; of two as near 0."""
+    values = np.stack(np.broadcast_arrays(0 * w_RC, low_R1, high_R1))
+    best = np.abs(values - w_RC).argmin(0)
+    return np.take_along_axis(values, best[None], axis=0)[0]
+
+
+def ends(w_RC):
+    return w_RC.min(1, keepdims=True), w_RC.max(1, keepdims=True)
 
 
 def by_brain_surgeon(w_RC, h_CC):
     """GPTQ by its definition: what is left is moved to its best after each column."""
     w_RC = w_RC.astype(np.float64).copy()
-    _, low, high = nearest(w_RC)
+    low, high = ends(w_RC)
     h_CC = h_CC + 0.1 * np.trace(h_CC) / len(h_CC) * np.eye(len(h_CC))
     found = np.zeros_like(w_RC)
     for j in range(len(h_CC)):
         w_R1 = w_RC[:, j : j + 1]
-        q_R1 = np.where(w_R1 > high / 2, high, np.where(w_R1 < low / 2, low, 0))
+        q_R1 = nearest(w_R1, low, high)
         found[:, j : j + 1] = q_R1
         inverse = np.linalg.inv(h_CC[j:, j:])
         w_RC[:, j:] -= (w_R1 - q_R1) / inverse[0, 0] * inverse[:1]
@@ -93,14 +99,16 @@ def test_rounding_makes_up_for_what_it_loses(problem):
     w_RC, h_CC = problem
     got = weights_of(*ternary.rounded(w_RC, h_CC))
     tiny.assert_close(got, by_brain_surgeon(w_RC, h_CC))
-    errors = [((q - w_RC) @ h_CC * (q - w_RC)).sum() for q in (got, nearest(w_RC)[0])]
+    errors = [((q - w_RC) @ h_CC * (q - w_RC)).sum() for q in (got, nearest(w_RC, *ends(w_RC)))]
     assert errors[0] < 0.8 * errors[1]
 
 
 def test_without_inputs_to_the_nearest(problem):
     w_RC, h_CC = problem
+    w_RC[0], w_RC[1] = np.abs(w_RC[0]) + 0.5, -np.abs(w_RC[1]) - 0.5  # of one sign
     got = weights_of(*ternary.rounded(w_RC, 0 * h_CC))
-    tiny.assert_close(got, nearest(w_RC)[0])
+    tiny.assert_close(got, nearest(w_RC, *ends(w_RC)))
+    assert got[0].min() == w_RC[0].min() and got[1].max() == w_RC[1].max()
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,9 @@ def test_one_choice_is_about_the_same():
     got, want = cases.logits(made), cases.logits(parent)
     error = np.abs(got - want).max() / np.abs(want).max()
     assert 1e-6 < error < 0.15
+    raw = experts(k=2, options=ranked.Options(normalise_gates=False))
+    got = cases.logits(upcycle.copies(parent, raw, KEY))
+    assert 1e-6 < np.abs(got - want).max() / np.abs(want).max() < 0.15
     options = ranked.Options(normalise_gates=True)
     assert_same_model(upcycle.copies(parent, experts(k=1, options=options), KEY), parent)
 
@@ -139,6 +142,9 @@ def test_what_cannot_be():
         upcycle.copies(dense(), experts(shared_experts=1), KEY)
     with pytest.raises(ValueError, match="parents of different sizes"):
         upcycle.of_parents([dense(), dense(activation="relu")], experts(), KEY)
+    for router, k in (("sigmoid", 1), ("gshard", 2), ("hash", 1)):
+        with pytest.raises(ValueError, match="it is not known how large a token's gates are"):
+            upcycle.copies(dense(), experts(router=router, k=k), KEY)
     made = upcycle.copies(dense(), experts(k=1), KEY)
     with pytest.raises(ValueError, match="gates that do not sum to 1 would weigh parts"):
         upcycle.granular(made, 2)

@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 
 from experiments import adapt
+from moe import adapt as methods
 from moe import errors, interop, sealed
 from moe.data import corpora
 from moe.training import checkpoint, runs, workdirs
@@ -19,9 +20,8 @@ from tests.training import toys
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 ASKED = {
-    "number": 2, "domain": "", "text": "code", "experts": 4, "k": 2, "moe_every": 1, "parts": 1,
-    "share": 0.0, "seed": 0, "packed": "",
-    "devices": 1,
+    "number": 2, "domain": "", "text": adapt.USUAL, "experts": 0, "k": 2, "moe_every": 1,
+    "parts": 1, "share": 0.0, "seed": 0, "packed": "", "devices": 1,
 }  # fmt: skip
 EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
 
@@ -50,7 +50,7 @@ def trained(tmp_path, monkeypatch):
 
 def test_a_run(trained, tmp_path, capsys):
     """Pruned, then merged into one, then again with experts: each is a run that is opened."""
-    pruned = adapted(trained(EXPERTS), tmp_path / "pruned", "prune_reap")
+    pruned = adapted(trained(EXPERTS), tmp_path / "pruned", "prune_reap", experts=4)
     found = runs.load_run(tmp_path / "pruned")
     assert found.run.model.experts.num_experts == 4 and int(found.state.step) == 3
     assert pruned["parameters"] < pruned["parameters_before"]
@@ -59,7 +59,7 @@ def test_a_run(trained, tmp_path, capsys):
     assert runs.load_run(tmp_path / "fewer").run.model.experts.router == "merged"
     dense = adapted(tmp_path / "pruned", tmp_path / "dense", "merge_use", experts=0)
     assert runs.load_run(tmp_path / "dense").run.model.experts is None
-    again = adapted(tmp_path / "dense", tmp_path / "again", "upcycle", k=4, parts=2)
+    again = adapted(tmp_path / "dense", tmp_path / "again", "upcycle", experts=4, k=4, parts=2)
     assert again["loss_before"] == pytest.approx(dense["loss"])
     assert again["loss"] == pytest.approx(dense["loss"], rel=1e-5)
     more = adapted(tmp_path / "again", tmp_path / "more", "expand", experts=16)
@@ -77,7 +77,7 @@ def test_a_packed_file(trained, tmp_path, capsys):
     back = adapted(workdir, tmp_path / "back", "unpack", packed=file)
     assert back["loss"] == found["loss"] != found["loss_before"]
     pruned = tmp_path / "pruned"
-    adapted(workdir, pruned, "prune_use")
+    adapted(workdir, pruned, "prune_use", experts=4)
     with pytest.raises(errors.UserError, match="the packed experts are of another model"):
         adapted(pruned, tmp_path / "wrong", "unpack", packed=file)
 
@@ -90,12 +90,39 @@ def test_placed(trained, tmp_path, capsys):
     assert "choices that leave their device: 0.0% before, 0.0% now" in capsys.readouterr().out
 
 
-def test_a_mesh(trained, tmp_path):
+@pytest.mark.parametrize(("how", "asked"), [("prune_use", {"experts": 4}), ("qmoe", {})])
+def test_a_mesh(trained, tmp_path, how, asked):
     workdir = trained(EXPERTS)
-    want = adapted(workdir, tmp_path / "one", "prune_use")
+    want = adapted(workdir, tmp_path / "one", how, **asked)
     with tiny.on("2x4x1"):
-        got = adapted(workdir, tmp_path / "eight", "prune_use")
-    assert got["loss"] == pytest.approx(want["loss"], rel=1e-5)
+        got = adapted(workdir, tmp_path / "eight", how, **asked)
+    assert got["loss"] == pytest.approx(want["loss"], rel=1e-3 if how == "qmoe" else 1e-5)
+
+
+def test_what_a_mesh_does_not_divide(trained, tmp_path):
+    workdir = trained(EXPERTS)
+    with tiny.on("2x4x1"), pytest.raises(errors.UserError, match="--experts=6 is not divisible by"):
+        adapted(workdir, tmp_path / "out", "prune_use", experts=6)
+
+
+def test_a_merged_model_is_merged_again(trained, tmp_path):
+    adapted(trained(EXPERTS), tmp_path / "four", "merge_use", experts=4)
+    found = adapted(tmp_path / "four", tmp_path / "two", "merge_aligned", experts=2)
+    run, _, state = runs.load_run(tmp_path / "two")
+    assert run.model.experts.num_experts == 2 and run.model.experts.options.columns == 8
+    assert state.router_state["expert"].shape == (2, 8) and found["loss"] > 0
+
+
+def test_a_dense_model(trained, tmp_path):
+    """What is for experts says so, and leaves nothing behind."""
+    workdir = trained(None)
+    for how in ("int8", "int4", "qmoe", "prune_use", "merge_use", "place", "expand"):
+        asked = {"experts": 4} if "experts" in methods.METHODS[how].reads else {}
+        with pytest.raises(errors.UserError, match="this model is dense"):
+            adapted(workdir, tmp_path / "out", how, **asked)
+        assert not (tmp_path / "out").exists()
+    plain = adapted(workdir, tmp_path / "plain", "plain")
+    assert plain["loss"] == plain["loss_before"]
 
 
 def published(folder, name):
@@ -119,7 +146,7 @@ def text(monkeypatch):
 def test_a_published_model(tmp_path):
     """A Llama becomes a Mixtral, which says the same; half of its experts go, and it is a Llama."""
     llama = published(tmp_path / "llama", "llama")
-    found = adapted(llama, tmp_path / "mixtral", "upcycle", number=1)
+    found = adapted(llama, tmp_path / "mixtral", "upcycle", number=1, experts=4)
     assert found["loss"] == pytest.approx(found["loss_before"], rel=1e-5)
     assert interop.load(tmp_path / "mixtral")[0].experts.num_experts == 4
     adapted(tmp_path / "mixtral", tmp_path / "fewer", "prune_reap", number=1, experts=2)
@@ -135,8 +162,12 @@ def test_what_cannot_be(trained, tmp_path):
         ({"how": "shrink"}, "--how='shrink' is not one of"),
         ({"how": "prune_use", "experts": 9}, "expected from 1 to 8 experts to stay"),
         ({"how": "prune_use", "domain": "code"}, "--domain='code' is not one of 'toy'"),
+        ({"how": "prune_use", "k": 7}, "--k=7 does nothing with --how=prune_use"),
+        ({"how": "int8", "experts": 4}, "--experts=4 does nothing with --how=int8"),
+        ({"how": "place", "domain": "toy"}, "--domain=toy does nothing with --how=place"),
+        ({"how": "qmoe", "text": "code"}, "--text=code does nothing with a run"),
         ({"how": "expand", "experts": 12}, "expected a multiple of the 8 experts"),
-        ({"how": "upcycle"}, "the parent has experts already"),
+        ({"how": "upcycle", "experts": 4}, "the parent has experts already"),
     ]
     for asked, said in cases:
         with pytest.raises(errors.UserError, match=said):

@@ -31,7 +31,7 @@ def words(monkeypatch):
     found = tokenizer.train(["abc"], vocab_size=toys.V, max_bytes=3)
     monkeypatch.setattr(runs.prepare, "prepare", lambda config: toys.data())
     monkeypatch.setattr(opened.tokenizer, "load", lambda path: found)
-    monkeypatch.setattr(questions, "read", lambda name, limit: ASKED[: limit or None])
+    monkeypatch.setattr(questions, "read", lambda name, limit, split="all": ASKED[: limit or None])
 
 
 def trained(run, workdir):

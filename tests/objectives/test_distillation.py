@@ -177,6 +177,14 @@ def test_the_config_of_a_student(tmp_path):
     made = schema.from_config_dict(RunConfig, distil.get_config(str(tmp_path)))
     assert made.model.experts is None and made.objective.options.teacher == run.model
     assert made.train == run.train and made.init_from.rules == distillation.START
+    frozen = run.replace(optimizer={"frozen": ("embed",)})
+    workdirs.claim(frozen, tmp_path / "frozen", toys.data())
+    made = schema.from_config_dict(RunConfig, distil.get_config(str(tmp_path / "frozen")))
+    assert made.optimizer.frozen == ()
+    low = run.replace(lora={"rank": 2})
+    workdirs.claim(low, tmp_path / "lora", toys.data())
+    with pytest.raises(ValueError, match="make it plain by experiments.adapt --how=plain"):
+        distil.get_config(str(tmp_path / "lora"))
     workdirs.claim(run_of(None), tmp_path / "dense", toys.data())
     with pytest.raises(ValueError, match="is of a dense model: the student would be as large"):
         distil.get_config(str(tmp_path / "dense"))

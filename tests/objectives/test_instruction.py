@@ -9,7 +9,7 @@ import tokenizers
 
 from moe import objectives
 from moe.data import instructions, prepare, questions, tokenizer
-from moe.data.questions import Question
+from moe.data.questions import SPLITS, Question
 from moe.objectives import instruction
 from moe.training import loop
 from tests.training import toys
@@ -34,7 +34,10 @@ def words(monkeypatch):
         ]
     )
     monkeypatch.setattr(tokenizer, "load", lambda path: found)
-    monkeypatch.setattr(questions, "read", lambda name: ASKED[name])
+    monkeypatch.setattr(
+        questions, "read",
+        lambda name, split: [q for i, q in enumerate(ASKED[name]) if i % 10 in SPLITS[split]],
+    )  # fmt: skip
     instructions.tasks.cache_clear()
     yield
     instructions.tasks.cache_clear()
@@ -103,11 +106,16 @@ def test_held_out_questions_come_once():
         rows = list(instructions.held_out(tasks("piqa", "copa", split=split), LENGTH))
         starts = sum(int((row == START).sum()) - 1 for row, _ in rows)
         assert starts == 5
-    kept = {name: set(range(40)) for name in instructions.SPLITS}
-    for name, places in instructions.SPLITS.items():
-        kept[name] = {i for i in range(40) if i % 10 in places}
-    assert set.union(*kept.values()) == set(range(40))
-    assert sum(map(len, kept.values())) == 40
+    parts = [set(SPLITS[name]) for name in ("train", "validation", "test")]
+    assert set.union(*parts) == set(SPLITS["all"]) and sum(map(len, parts)) == 10
+
+
+def test_any_part_of_what_is_held_out_is_of_all_tasks():
+    found = tasks("piqa", "boolq", split="validation")
+    rows = list(instructions.held_out(found, 40))
+    of_tasks = [{t for t in "am" if any((row == ids(t)[0]).any() for row, _ in part)}
+                for part in (rows[:2], rows[-2:])]  # fmt: skip
+    assert len(rows) == 4 and of_tasks == [{"a", "m"}] * 2
 
 
 def test_a_batch():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from moe import models, objectives, paths
+from moe import decoding, models, objectives, paths
 from moe.models import lora
 from moe.training import gradients, loop
 from tests import tiny
@@ -113,6 +113,15 @@ def test_a_run_trains_nothing_else(whole, tmp_path):
     assert merged.keys() == begin.params.keys()
     w_q = merged["block"]["layer_0"]["attention"]["w_q"]
     assert (np.asarray(w_q) != begin.params["block"]["layer_0"]["attention"]["w_q"]).any()
+
+
+def test_nothing_is_left_out_without_a_word():
+    """A plain model refuses what it would not read."""
+    given = with_pairs()[1]
+    with pytest.raises(ValueError, match=r"lora beside the model's parameters: .* use `run.plain"):
+        models.build(model()).apply(given, {}, tiny.inputs(), key=KEY, train=False)
+    with pytest.raises(ValueError, match="lora beside the model's parameters"):
+        decoding.prepare(model(), given)
 
 
 def test_the_share_that_is_trained():
