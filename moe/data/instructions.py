@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 from moe import schema
 from moe.batch import Batch
@@ -51,6 +50,8 @@ def tasks(path: str, start: int, names: tuple[str, ...], cap: int, shots: int, s
     Raises:
       UserError: if a task has no question in the split.
     """
+    import tqdm
+
     words = tokenizer.load(path)
 
     def ids(text: str) -> tuple[int, ...]:

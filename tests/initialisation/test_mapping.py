@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_refused(rules, leave_out, message):
     ("fields", "message"),
     [
         ({"rules": (("(", "take"),)}, "no regular expression"),
-        ({"rules": ((".*", "borrow"),)}, "'borrow' is not one of 'take', 'tile', 'fresh'"),
+        ({"rules": ((".*", "borrow"),)}, "'borrow' is not one of 'take', 'tile', 'mean', 'fresh'"),
         ({"rules": ((".*",),)}, r"expected \(pattern, rule\) or \(pattern, rule, saved path\)"),
         ({"rules": ((".*", "fresh", "x"),)}, "'fresh' reads no saved parameter"),
         ({"leave_out": ("[",)}, "no regular expression"),

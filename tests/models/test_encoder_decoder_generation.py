@@ -63,24 +63,22 @@ def test_on_a_mesh_as_on_one_device():
     searched = {"width": 3, "end": END, **given}
     want = generation.generate(model, weights(model), [[0]] * 3, STEPS, **given)
     best = beams.search(model, weights(model), [[0]] * 3, STEPS, **searched)
-    for mesh in ("2x4x1", "2x2x2"):
-        with tiny.on(mesh):
-            there = decoding.prepare(model, tiny.params(model), tiny.routing_state(model))
-            got = generation.generate(model, there, [[0]] * 3, STEPS, **given)
-            found = beams.search(model, there, [[0]] * 3, STEPS, **searched)
-        np.testing.assert_array_equal(got, want)
-        np.testing.assert_array_equal(found.tokens, best.tokens)
-        np.testing.assert_allclose(found.scores, best.scores, rtol=1e-5)
+    with tiny.on("2x2x2"):
+        there = decoding.prepare(model, tiny.params(model), tiny.routing_state(model))
+        got = generation.generate(model, there, [[0]] * 3, STEPS, **given)
+        found = beams.search(model, there, [[0]] * 3, STEPS, **searched)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(found.tokens, best.tokens)
+    np.testing.assert_allclose(found.scores, best.scores, rtol=1e-5)
 
 
 SCARCE = {"capacity_factor": 0.5, "eval_capacity_factor": 0.5}
 
 
-@pytest.mark.parametrize("by_probability", [False, True])
-def test_under_capacity_too(by_probability):
-    """The encoder drops as in evaluation, by probability too; the decoder by position."""
+def test_under_capacity_too():
+    """The encoder drops as in evaluation, here by probability; the decoder by position."""
     model = config(
-        experts=tiny.moe_config(k=2, **SCARCE), encoder_batch_priority=by_probability, num_layers=4
+        experts=tiny.moe_config(k=2, **SCARCE), encoder_batch_priority=True, num_layers=4
     )
     given = {"inputs": [[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]], "doc_id": -1}
     got = generation.generate(model, weights(model), [[0]] * 2, 8, row=9, **given)
