@@ -53,7 +53,7 @@ FSIZE = flags.DEFINE_integer("fsize", None, "The most bytes that a file may have
 
 def run_config(devices):
     """Short steps and many checkpoints."""
-    often = {"steps": STEPS, "eval_every": 8, "checkpoint_every": 4, "log_every": 1}
+    often = {"steps": STEPS, "eval_every": 12, "checkpoint_every": 4, "log_every": 1}
     return toys.run_config(train=often, mesh={"data": devices, "expert": 1})
 
 
