@@ -60,14 +60,12 @@ def _row(name, methods):
     )
 
 
-def _kept(runs, whole, dense):
-    """The share of the gain that is left, if there was one with every seed."""
-    seeds = [seed for seed in runs if seed in dense]
-    gains = [dense[seed]["nll"] - whole[seed]["nll"] for seed in seeds]
-    if not seeds or min(gains) <= 0:
+def _kept(*models):
+    """The share of the gain that is left."""
+    losses = [{seed: one["nll"] for seed, one in runs.items()} for runs in models]
+    share = paired.gain_kept(*losses)
+    if share is None:
         return "no gain"
-    left = [dense[seed]["nll"] - runs[seed]["nll"] for seed in seeds]
-    share = paired.interval([a / b for a, b in zip(left, gains, strict=True)])
     half = f" ± {share.half:.0%}" if share.half == share.half else ""
     return f"{share.mean:.0%}{half}"
 

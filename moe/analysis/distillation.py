@@ -41,19 +41,17 @@ def _row(name, runs, dense):
     if teacher is not None and name != dense:
         taught = runs[teacher]
         smaller = f"{1 - size / next(iter(taught.values()))['total_parameters']:.0%}"
-        kept = _kept(own, base, taught)
+        kept = _kept(own, taught, base)
     mean = sum(r["test_nll"] for r in own.values()) / len(own)
     change = "" if name == dense else f"{gain}"
     return name, f"{size:,}", smaller, f"{mean:.4f}", change, kept
 
 
-def _kept(own, base, taught):
-    """The share of the gain, if the teacher gained with every seed."""
-    seeds = [seed for seed in own if seed in base and seed in taught]
-    gains = [base[s]["test_nll"] - taught[s]["test_nll"] for s in seeds]
-    if not seeds or min(gains) <= 0:
+def _kept(*models):
+    """The share of the gain that is left."""
+    losses = [{seed: one["test_nll"] for seed, one in runs.items()} for runs in models]
+    share = paired.gain_kept(*losses)
+    if share is None:
         return "no gain"
-    left = [base[s]["test_nll"] - own[s]["test_nll"] for s in seeds]
-    share = paired.interval([a / b for a, b in zip(left, gains, strict=True)])
     half = f" ± {share.half:.2f}" if share.half == share.half else ""
     return f"{share.mean:.2f}{half}"

@@ -7,7 +7,7 @@ many models together (`seeds_half`).
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,24 @@ def interval(values: ArrayLike) -> Interval:
         return Interval(float(values.mean()), math.nan)
     half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
     return Interval(float(values.mean()), float(half))
+
+
+def gain_kept(
+    own: Mapping[int, float], whole: Mapping[int, float], base: Mapping[int, float]
+) -> Interval | None:
+    """The share of a gain that is left; None if there was none with every seed.
+
+    Args:
+      own: the loss of what is left, by seed.
+      whole: that of what gained.
+      base: that of what was gained over.
+    """
+    seeds = [seed for seed in own if seed in whole and seed in base]
+    gains = [base[seed] - whole[seed] for seed in seeds]
+    if not seeds or min(gains) <= 0:
+        return None
+    left = [base[seed] - own[seed] for seed in seeds]
+    return interval([a / b for a, b in zip(left, gains, strict=True)])
 
 
 def seeds_half(losses: dict[str, list[float]], one: str, other: str) -> float:
