@@ -60,11 +60,8 @@ def rate(width: int, experts: float = 1) -> float:
 
 def demo() -> ConfigDict:
     """One seed, 0.8M tokens, two tasks."""
-    config = cpu()
-    config.name = "abilities_demo"
-    config.seeds = 1
+    config = scaling.in_minutes(cpu(), "abilities_demo")
     config.shorter = ()
-    config.base.train.update(steps=400, eval_every=200, eval_batches=8, checkpoint_every=200)
     del config.variants["dense_10x"]
     config.tasks = ("piqa", "copa")
     config.shots = (0, 1)

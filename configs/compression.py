@@ -48,10 +48,7 @@ def cpu() -> ConfigDict:
 
 def demo() -> ConfigDict:
     """One seed, 0.8M tokens, a few methods."""
-    config = cpu()
-    config.name = "compression_demo"
-    config.seeds = 1
-    config.base.train.update(steps=400, eval_every=200, eval_batches=8, checkpoint_every=200)
+    config = scaling.in_minutes(cpu(), "compression_demo")
     config.calibration_batches = 8
     config.test_batches = 16
     config.timed_tokens = 16

@@ -44,10 +44,7 @@ def cpu() -> ConfigDict:
 
 def demo() -> ConfigDict:
     """One seed, 0.8M tokens, one teacher, Switch's student."""
-    config = cpu()
-    config.name = "distillation_demo"
-    config.seeds = 1
-    config.base.train.update(steps=400, eval_every=200, eval_batches=8, checkpoint_every=200)
+    config = scaling.in_minutes(cpu(), "distillation_demo")
     del config.variants["e8_top2"]
     config.students = {"switch": config.students["switch"]}
     return config

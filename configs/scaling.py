@@ -82,6 +82,14 @@ def cpu() -> ConfigDict:
     return config
 
 
+def in_minutes(config: ConfigDict, name: str) -> ConfigDict:
+    """The study with one seed and short runs, under another name."""
+    config.name = name
+    config.seeds = 1
+    config.base.train.update(steps=400, eval_every=200, eval_batches=8, checkpoint_every=200)
+    return config
+
+
 def shared(group_size: int = 2048) -> dict[str, Any]:
     """What the experts of every variant have in common."""
     return {

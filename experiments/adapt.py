@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command, opened
-from moe import adapt, initialisation, interop, schema, sealed, sharding
+from moe import adapt, flops, initialisation, interop, schema, sealed, sharding
 from moe.adapt import observing, packed, place, ternary
 from moe.adapt.banks import Trained
 from moe.batch import Batch
@@ -58,8 +58,9 @@ class Source(NamedTuple):
 
 def of_run(workdir: pathlib.Path, number: int) -> Source:
     """A run as of its last checkpoint, and so many batches of its validation split."""
-    run, data, state = runs.load_run(workdir)
-    trained = Trained(run.model, run.plain(state.params), state.router_state)
+    loaded = runs.load_run(workdir)
+    run, data, state = loaded
+    trained = Trained(run.model, loaded.params, state.router_state)
     text = list(run.source(data).held_out("validation", number))
     save = functools.partial(_save_run, run, int(state.step))
     return Source(trained, text, tuple(data.domain_names), _objective(run), save)
@@ -139,13 +140,13 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     before, after = (
         observing.loss(one, source.batches, source.objective) for one in (source.trained, made)
     )
-    sizes = [sum(x.size for x in jax.tree.leaves(one.params)) for one in (source.trained, made)]
+    sizes = [flops.parameters(one.model).total for one in (source.trained, made)]
     source.save(made, out)
     found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
     if how == "qmoe":
         found |= _packed(made, out / PACKED)
     if how == "place":
-        found |= _left(source.trained, made, ask)
+        found |= _left(source.trained, ask)
     sealed.write_json(out / "adapted.json", about | found | {"parameters": sizes[1]}, indent=2)
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
@@ -158,10 +159,11 @@ def _check_mesh(source, ask):
         return
     rows = len(source.batches[0].segment_BT)
     needs: dict[str, tuple[int, tuple[str, ...]]] = {"rows of a batch": (rows, sharding.TOKENS)}
-    for name, number in (("experts", source.trained.model.experts), ("--experts", ask.experts)):
-        if number:
-            size = number if isinstance(number, int) else number.num_experts
-            needs[name] = (size, ("expert",))
+    experts = source.trained.model.experts
+    if experts is not None:
+        needs["experts"] = (experts.num_experts, ("expert",))
+    if ask.experts:
+        needs["--experts"] = (ask.experts, ("expert",))
     sharding.check(jax.sharding.get_mesh(), needs)
 
 
@@ -175,16 +177,18 @@ def _packed(made, path):
     return found
 
 
-def _left(trained, made, ask):
+def _left(trained, ask):
     """The share of choices that leave their device, before, now, and by chance."""
-    found = {}
     rng = np.random.default_rng(ask.seed)
-    for name, model in {"leaving_before": trained, "leaving": made}.items():
-        count_LZE = adapt.seen_by_device(model, ask)
-        L, Z, E = count_LZE.shape
-        found[name] = place.leaving(count_LZE, place.as_it_is(L, E, Z))
+    count_LZE = adapt.seen_by_device(trained, ask)
+    L, Z, E = count_LZE.shape
     drawn = [place.leaving(count_LZE, place.drawn(L, E, Z, rng)) for _ in range(RANDOM)]
-    found |= {"leaving_random": float(np.mean(drawn)), "leaving_random_least": min(drawn)}
+    found = {
+        "leaving_before": place.leaving(count_LZE, place.as_it_is(L, E, Z)),
+        "leaving": place.leaving(count_LZE, place.best(count_LZE)),
+        "leaving_random": float(np.mean(drawn)),
+        "leaving_random_least": min(drawn),
+    }
     print(
         f"choices that leave their device: {found['leaving_before']:.1%} before,"
         f" {found['leaving']:.1%} now; placed at random {found['leaving_random']:.1%}, at best"

@@ -14,19 +14,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, looks, records, scaling, study
-from moe import adapt, decoding, generation
+from moe import adapt, decoding, flops, generation
 from moe.adapt import banks, integers, observing, packed, ternary
 from moe.adapt.banks import Trained
 from moe.analysis import compression
 from moe.training import runs as folders
 
 STORED = 2  # bytes of a number, bfloat16
-TEXTS, ROUNDS = 32, 5
+TEXTS = 32
+ROUNDS = 5
 
 
 def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list[dict]:
@@ -56,15 +56,16 @@ def _methods(config, variant):
 
 def _opened(path, config):
     """A trained model, text to look at, and text to judge it by."""
-    run, data, state = folders.load_run(path)
-    source = run.source(data)
-    trained = Trained(run.model, run.plain(state.params), state.router_state)
+    loaded = folders.load_run(path)
+    source = loaded.run.source(loaded.data)
+    trained = Trained(loaded.run.model, loaded.params, loaded.state.router_state)
     seen = list(source.held_out("validation", config.calibration_batches))
     return trained, seen, list(source.held_out("test", config.test_batches))
 
 
 def _judged(config, method, trained, seen, judge):
-    made, stored = trained, None
+    made = trained
+    stored = None
     if method in config.methods:
         asked = config.methods[method]
         made = changed(trained, seen, **asked)
@@ -96,7 +97,7 @@ def expert_bytes(made: Trained, how: str) -> float | None:
 
 def stored_bytes(made: Trained, of_experts: float | None) -> float:
     """Bytes of all parameters, in bfloat16 but for experts that are stored otherwise."""
-    total = STORED * sum(x.size for x in jax.tree.leaves(made.params))
+    total = STORED * flops.parameters(made.model).total
     if of_experts is None:
         return float(total)
     (bank,) = banks.of(made)

@@ -31,7 +31,8 @@ def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
     root = pathlib.Path(os.path.expanduser(folder))
     if published(root):
         return _of_checkpoint(root, longest or PUBLISHED)
-    run, data, state = runs.load_run(root)
+    loaded = runs.load_run(root)
+    run, data, state = loaded
     found = tokenizer.load(data.tokenizer_path)
     words = likelihood.words_of(found, [data.doc_id])
     if len(run.model.stacks) > 1:
@@ -39,8 +40,7 @@ def reader(folder: str | os.PathLike, longest: int = 0) -> Reader:
         words = with_sentinels(words, known, top)._replace(end=data.doc_id)
     length = longest or run.train.seq_len
     domains = tuple(data.domain_names)
-    params = run.plain(state.params)
-    return Reader(run.model, params, state.router_state, words, length, domains)
+    return Reader(run.model, loaded.params, state.router_state, words, length, domains)
 
 
 def published(folder: pathlib.Path) -> bool:

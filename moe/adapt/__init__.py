@@ -4,6 +4,7 @@ Every file is one idea: functions from a `banks.Trained` to another. Some first 
 model does with text (`observing`). `METHODS` is what `experiments.adapt` can do by a word.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,50 +38,43 @@ class Ask(NamedTuple):
     devices: int = 1  # along `expert`, to place experts on
 
 
-def prune_use(trained: Trained, ask: Ask) -> Trained:
-    """The experts that most tokens chose stay."""
-    return prune.keep(
-        trained, prune.best(prune.by_use(ask.look(observing.use, trained)), ask.experts)
-    )
-
-
-def prune_reap(trained: Trained, ask: Ask) -> Trained:
-    """The experts with the highest scores of REAP stay."""
-    return prune.keep(
-        trained, prune.best(prune.reap(ask.look(observing.use, trained)), ask.experts)
-    )
+def pruned(trained: Trained, ask: Ask, score: Callable[[observing.Use], np.ndarray]) -> Trained:
+    """The experts with the highest scores stay."""
+    score_LE = score(ask.look(observing.use, trained))
+    return prune.keep(trained, prune.best(score_LE, ask.experts))
 
 
 def merge_mean(trained: Trained, ask: Ask) -> Trained:
     """Plain means of groups of experts."""
-    group_LE, use_LE = _groups(trained, ask)
-    return _merged(trained, ask, group_LE, np.ones_like(use_LE))
+    group_LE, use = _groups(trained, ask)
+    return _merged(trained, ask, group_LE, use, np.ones_like(use.tokens))
 
 
 def merge_use(trained: Trained, ask: Ask) -> Trained:
     """Means of groups of experts, weighted by how many tokens chose them."""
-    return _merged(trained, ask, *_groups(trained, ask))
+    group_LE, use = _groups(trained, ask)
+    return _merged(trained, ask, group_LE, use, use.tokens)
 
 
 def merge_aligned(trained: Trained, ask: Ask) -> Trained:
     """The same after hidden units were aligned: M-SMoE."""
-    group_LE, use_LE = _groups(trained, ask)
-    same = merge.aligned(trained, merge.leaders(group_LE, use_LE))
-    return _merged(same, ask, group_LE, use_LE)
+    group_LE, use = _groups(trained, ask)
+    same = merge.aligned(trained, merge.leaders(group_LE, use.tokens))
+    return _merged(same, ask, group_LE, use, use.tokens)
 
 
 def _groups(trained, ask):
+    """(group_LE, how experts were used)."""
     merge.check(trained)
-    use_LE = ask.look(observing.use, trained).tokens
+    use = ask.look(observing.use, trained)
     if ask.experts == 0:
-        return np.zeros_like(use_LE, int), use_LE
+        return np.zeros_like(use.tokens, int), use
     moments_LEDD = ask.look(observing.moments, trained)
-    return merge.grouped(trained, use_LE, moments_LEDD, ask.experts), use_LE
+    return merge.grouped(trained, use.tokens, moments_LEDD, ask.experts), use
 
 
-def _merged(trained, ask, group_LE, weight_LE):
+def _merged(trained, ask, group_LE, use, weight_LE):
     if ask.experts == 0:
-        use = ask.look(observing.use, trained)
         gate_L = use.gate.sum(1) / (use.tokens.sum(1) / banks.experts(trained.model).k)
         return merge.to_dense(trained, weight_LE, gate_L)
     return merge.to_fewer(trained, group_LE, weight_LE)
@@ -110,7 +104,10 @@ def upcycled(trained: Trained, ask: Ask) -> Trained:
 def expanded(trained: Trained, ask: Ask) -> Trained:
     """Experts, and choices, so many times."""
     number = banks.experts(trained.model).num_experts
-    banks.require_multiple(ask.experts, number)
+    schema.require(
+        ask.experts > 0 and ask.experts % number == 0,
+        f"expected a multiple of the {number} experts that there are; got {ask.experts}",
+    )
     return upcycle.expanded(trained, ask.experts // number)
 
 
@@ -119,16 +116,10 @@ def qmoe(trained: Trained, ask: Ask) -> Trained:
     return ternary.quantised(trained, ask.look)[0]
 
 
-def int8(trained: Trained, ask: Ask) -> Trained:
-    """Experts of 8 bits a weight, computed with as what they stand for."""
+def whole_numbers(trained: Trained, ask: Ask, kind: str) -> Trained:
+    """Experts of 8 or 4 bits a weight, computed with as what they stand for."""
     del ask
-    return integers.quantised(trained, "int8")
-
-
-def int4(trained: Trained, ask: Ask) -> Trained:
-    """The same of 4 bits."""
-    del ask
-    return integers.quantised(trained, "int4")
+    return integers.quantised(trained, kind)
 
 
 def unpack(trained: Trained, ask: Ask) -> Trained:
@@ -165,15 +156,15 @@ class Method(NamedTuple):
 
 METHODS = {
     "plain": Method(plain),
-    "prune_use": Method(prune_use, ("experts",), looks=True),
-    "prune_reap": Method(prune_reap, ("experts",), looks=True),
+    "prune_use": Method(functools.partial(pruned, score=prune.by_use), ("experts",), looks=True),
+    "prune_reap": Method(functools.partial(pruned, score=prune.reap), ("experts",), looks=True),
     "merge_mean": Method(merge_mean, ("experts",), looks=True),
     "merge_use": Method(merge_use, ("experts",), looks=True),
     "merge_aligned": Method(merge_aligned, ("experts",), looks=True),
     "upcycle": Method(upcycled, ("experts", "k", "moe_every", "parts", "share", "seed")),
     "expand": Method(expanded, ("experts",)),
-    "int8": Method(int8),
-    "int4": Method(int4),
+    "int8": Method(functools.partial(whole_numbers, kind="int8")),
+    "int4": Method(functools.partial(whole_numbers, kind="int4")),
     "qmoe": Method(qmoe, looks=True),
     "unpack": Method(unpack, ("packed",)),
     "place": Method(placed, ("devices", "seed")),

@@ -91,15 +91,3 @@ def with_experts(model: ModelConfig, **changes: Any) -> ModelConfig:
       UserError: if there can be no such model.
     """
     return dataclasses.replace(model, experts=dataclasses.replace(experts(model), **changes))
-
-
-def require_multiple(wanted: int, number: int) -> None:
-    """Refuses a number of experts that is no multiple.
-
-    Raises:
-      UserError: with both.
-    """
-    schema.require(
-        wanted > 0 and wanted % number == 0,
-        f"expected a multiple of the {number} experts that there are; got {wanted}",
-    )

@@ -1,6 +1,7 @@
 """What the experts of a trained model do with text: sums over the tokens that reach them."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.dispatch import transport
+from moe.evaluation import held_out
 from moe.execution import Execution
 from moe.routing import assignment
 
@@ -55,15 +57,22 @@ def moments(weights: ffn.Weights, reached: Reached, activation: str) -> jax.Arra
     return _products(reached.x_EGCD)
 
 
-def hidden_moments(weights: ffn.Weights, reached: Reached, activation: str) -> jax.Array:
-    """The same of the experts' hidden units, [E, F, F]."""
+class Moments(NamedTuple):
+    """Sums of x x^T over what each matrix of an expert reads."""
+
+    inputs: jax.Array  # of the expert, [L, E, D, D]
+    hidden: jax.Array  # of its last matrix, [L, E, F, F]
+
+
+def all_moments(weights: ffn.Weights, reached: Reached, activation: str) -> Moments:
+    """The measure that GPTQ needs."""
     function, gated = ffn.ACTIVATIONS[activation]
     layout = sharding.out_sharding("EGCF")
     inner = [
         jnp.einsum("EGCD,EDF->EGCF", reached.x_EGCD, w, out_sharding=layout)
         for w in (weights.w_in, weights.w_gate)[: 1 + gated]
     ]
-    return _products(ffn.hidden(function, *inner))
+    return Moments(_products(reached.x_EGCD), _products(ffn.hidden(function, *inner)))
 
 
 def _products(x_EGCX):
@@ -95,7 +104,8 @@ def observe(trained: Trained, batches: Iterable[Batch], measure: Measure, domain
         f"experts.router={banks.experts(trained.model).router!r} gives slots their tokens: what an"
         " expert is used for is counted where tokens choose",
     )
-    total, tokens = None, 0
+    total = None
+    tokens = 0
     for batch in batches:
         counted_BT = np.asarray(batch.segment_BT) > 0
         if domain >= 0:
@@ -124,19 +134,13 @@ def loss(
       batches: of host arrays.
       objective: what they are of; the model's usual one if it is None.
     """
-    total = counted = 0.0
-    for batch in batches:
-        given = trained.params, trained.router_state, sharding.shard_batch(batch)
-        nll, targets = _loss(trained.model, objective, *given)
-        total, counted = total + float(nll), counted + float(targets)
-    return total / counted
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _loss(model: ModelConfig, objective, params, router_state, batch):
-    task = objectives.task(model, objective)
-    sums = task.forward(params, router_state, batch, jax.random.key(0), False).sums
-    return sums.nll, sums.targets
+    eval_step = held_out.eval_step_of(objectives.task(trained.model, objective))
+    sums = None
+    for index, batch in enumerate(batches):
+        output = eval_step(trained, sharding.shard_batch(batch), jnp.int32(index))
+        sums = held_out.add(sums, output.sums)
+    assert sums is not None  # there is a batch
+    return float(sums.nll / sums.targets)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -163,17 +167,11 @@ def _counted(batch, domain, stack):
 
 def _of_stack(model, measure, bank, record, counted_BT):
     """Layer after layer: the slots of one would not have room beside another's."""
-
-    def one(layer: tuple) -> Any:
-        weights, x_GSD, choice = layer
-        return _of_layer(model, measure, weights, x_GSD, choice, counted_BT)
-
-    weights = ffn.Weights(**bank["experts"])
-    layers = weights, record.x_GSD, record.assignment
-    found = [
-        one(jax.tree.map(lambda x: x[i], layers))  # noqa: B023, at once
-        for i in range(len(record.x_GSD))
-    ]
+    layers = ffn.Weights(**bank["experts"]), record.x_GSD, record.assignment
+    found = []
+    for i in range(len(record.x_GSD)):
+        weights, x_GSD, choice = jax.tree.map(operator.itemgetter(i), layers)
+        found.append(_of_layer(model, measure, weights, x_GSD, choice, counted_BT))
     return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
 
 

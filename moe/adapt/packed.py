@@ -35,14 +35,14 @@ def write(path: pathlib.Path, layers: list[dict[str, Ternary]]) -> dict[str, flo
       path: of the file.
       layers: of `ternary.quantised`.
     """
-    arrays = _encoded(layers)
-    shapes = [{name: made.symbol.shape for name, made in layer.items()} for layer in layers]
     counts = ternary.counted(layers)
+    arrays = _encoded(layers, counts)
+    shapes = [{name: made.symbol.shape for name, made in layer.items()} for layer in layers]
     meta = {"version": VERSION, "layers": shapes, "counts": counts, "sha256": _sum(arrays)}
     said = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     with path.open("wb") as file:
         np.savez(file, meta=said, **arrays)
-    return _rates(layers, arrays)
+    return _rates(counts, arrays)
 
 
 def rates_of(layers: list[dict[str, Ternary]]) -> dict[str, float]:
@@ -51,11 +51,12 @@ def rates_of(layers: list[dict[str, Ternary]]) -> dict[str, float]:
     Its number of weights, the share that is 0, bits per weight (of codewords, of all that is
     stored) and the entropy of a weight, which no code of single weights can be below.
     """
-    return _rates(layers, _encoded(layers))
+    counts = ternary.counted(layers)
+    return _rates(counts, _encoded(layers, counts))
 
 
-def _encoded(layers):
-    book = coding.dictionary(ternary.counted(layers))
+def _encoded(layers, counts):
+    book = coding.dictionary(counts)
     codes: list[np.ndarray] = []
     grids = []
     for matrices in layers:
@@ -69,8 +70,7 @@ def _encoded(layers):
     }
 
 
-def _rates(layers, arrays):
-    counts = ternary.counted(layers)
+def _rates(counts, arrays):
     weights = sum(counts)
     stored = sum(x.nbytes for x in arrays.values())
     return {

@@ -32,9 +32,6 @@ def reap(use: Use) -> np.ndarray:
     return np.asarray(use.output) / np.maximum(use.tokens, 1)
 
 
-SCORES = {"use": by_use, "reap": reap}
-
-
 def best(score_LE: np.ndarray, number: int) -> np.ndarray:
     """kept_LE: the experts of each layer with the highest scores, in their old order.
 

@@ -85,12 +85,11 @@ def quantised(trained: Trained, look: Look) -> tuple[Trained, list[dict[str, Ter
     bank_of(trained)
     layers = []
     for layer in range(trained.model.moe_layers):
-        inputs = look(observing.moments, trained)[layer]
-        hidden = look(observing.hidden_moments, trained)[layer]
+        moments = look(observing.all_moments, trained)
         bank = bank_of(trained)
         made = {}
         for name, w in bank["experts"].items():
-            seen = hidden if name == "w_out" else inputs
+            seen = (moments.hidden if name == "w_out" else moments.inputs)[layer]
             w_ERC = np.asarray(w)[layer].swapaxes(-1, -2)  # whole, however it lies on a mesh
             symbol, grid = _rounded(jnp.asarray(w_ERC), jnp.asarray(seen))
             made[name] = Ternary(np.asarray(symbol, np.uint8), np.asarray(grid))

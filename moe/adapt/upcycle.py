@@ -17,6 +17,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,14 +96,19 @@ def _check(dense, experts, moe_every):
 
 def _scale(experts):
     """What makes up for gates that do not sum to 1: of K probabilities, each about 1 / E."""
-    said = getattr(experts.options, "normalise_gates", None)
-    summed = experts.k > 1 if said is None else said
+    summed = _sum_to_1(experts)
     schema.require(
         experts.router in ("top_k", "merged") or (summed and experts.router in SUMMED),
         f"experts.router={experts.router!r} with k={experts.k}: it is not known how large a token's"
         f" gates are together. Use top_k, or {' or '.join(SUMMED)} with k above 1",
     )
     return 1.0 if summed else experts.num_experts / experts.k
+
+
+def _sum_to_1(experts):
+    """Do a token's gates? As `contract.gates` has it."""
+    said = getattr(experts.options, "normalise_gates", None)
+    return experts.k > 1 if said is None else said
 
 
 def restacked(trained: Trained, moe_every: int) -> dict:
@@ -173,15 +179,13 @@ def granular(trained: Trained, parts: int) -> Trained:
         parts > 0 and experts.d_ff % parts == 0,
         f"expected a divisor of experts.d_ff={experts.d_ff}; got {parts} parts",
     )
-    summed = getattr(experts.options, "normalise_gates", None)
     schema.require(
-        experts.k > 1 if summed is None else summed,
+        _sum_to_1(experts),
         "gates that do not sum to 1 would weigh parts of an expert apart: set k above 1, or"
         " experts.options.normalise_gates=True",
     )
-    changes = {"d_ff": experts.d_ff // parts, "options": _summing(experts)}
     cut = functools.partial(_cut, parts=parts)
-    return _multiplied(trained, parts, changes, cut)
+    return _multiplied(trained, parts, cut, d_ff=experts.d_ff // parts)
 
 
 def expanded(trained: Trained, times: int) -> Trained:
@@ -190,12 +194,9 @@ def expanded(trained: Trained, times: int) -> Trained:
     Raises:
       UserError: for routers other than plain top-k.
     """
-    experts = _of_whole_groups(trained)
+    _of_whole_groups(trained)
     schema.require(times > 0, f"expected experts to be repeated 1 time or more; got {times}")
-    summed = getattr(experts.options, "normalise_gates", None)
-    keep = experts.k > 1 if summed is None else summed
-    options = dataclasses.replace(experts.options, normalise_gates=keep)
-    return _multiplied(trained, times, {"options": options}, lambda name, w: _repeat(w, times, 1))
+    return _multiplied(trained, times, lambda name, w: _repeat(w, times, 1))
 
 
 def _of_whole_groups(trained):
@@ -209,17 +210,19 @@ def _of_whole_groups(trained):
     return experts
 
 
-def _summing(experts):
-    return dataclasses.replace(experts.options, normalise_gates=True)
+def _multiplied(trained, times, change, **changes):
+    """m times the experts and choices; twins lie side by side, and so do their columns.
 
-
-def _multiplied(trained, times, changes, change):
-    """m times the experts and choices; twins lie side by side, and so do their columns."""
+    Gates sum to 1 if they did, whatever K is now.
+    """
     experts = banks.experts(trained.model)
+    own: Any = experts.options
+    options = dataclasses.replace(own, normalise_gates=_sum_to_1(experts))
     model = banks.with_experts(
         trained.model,
         num_experts=experts.num_experts * times,
         k=experts.k * times,
+        options=options,
         **changes,
     )
     found = []

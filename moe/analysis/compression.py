@@ -10,7 +10,8 @@ if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for
 
 from moe.analysis import markdown, paired, plots
 
-WHOLE, DENSE = "whole", "dense"  # the model as it was trained, and its baseline
+WHOLE = "whole"  # the model as it was trained
+DENSE = "dense"  # its baseline
 
 
 def by_method(found: Sequence[dict]) -> dict[str, dict[int, dict]]:
@@ -55,19 +56,9 @@ def _row(name, methods):
         f"{size / _mean(whole, 'bytes'):.1%}",
         f"{_mean(runs, 'nll'):.4f}",
         "" if name == WHOLE else f"{change}",
-        _kept(runs, whole, dense),
+        paired.kept_text(runs, whole, dense, "nll", ".0%"),
         "" if speed is None else f"{speed:,.0f}",
     )
-
-
-def _kept(*models):
-    """The share of the gain that is left."""
-    losses = [{seed: one["nll"] for seed, one in runs.items()} for runs in models]
-    share = paired.gain_kept(*losses)
-    if share is None:
-        return "no gain"
-    half = f" ± {share.half:.0%}" if share.half == share.half else ""
-    return f"{share.mean:.0%}{half}"
 
 
 def _mean(runs, key):

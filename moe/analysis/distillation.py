@@ -41,17 +41,7 @@ def _row(name, runs, dense):
     if teacher is not None and name != dense:
         taught = runs[teacher]
         smaller = f"{1 - size / next(iter(taught.values()))['total_parameters']:.0%}"
-        kept = _kept(own, taught, base)
+        kept = paired.kept_text(own, taught, base, "test_nll", ".2f")
     mean = sum(r["test_nll"] for r in own.values()) / len(own)
     change = "" if name == dense else f"{gain}"
     return name, f"{size:,}", smaller, f"{mean:.4f}", change, kept
-
-
-def _kept(*models):
-    """The share of the gain that is left."""
-    losses = [{seed: one["test_nll"] for seed, one in runs.items()} for runs in models]
-    share = paired.gain_kept(*losses)
-    if share is None:
-        return "no gain"
-    half = f" ± {share.half:.2f}" if share.half == share.half else ""
-    return f"{share.mean:.2f}{half}"

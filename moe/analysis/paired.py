@@ -57,6 +57,28 @@ def gain_kept(
     return interval([a / b for a, b in zip(left, gains, strict=True)])
 
 
+def kept_text(
+    own: Mapping[int, dict],
+    whole: Mapping[int, dict],
+    base: Mapping[int, dict],
+    key: str,
+    form: str,
+) -> str:
+    """`gain_kept` of records by seed, with its interval if there is one.
+
+    Args:
+      own, whole, base: as of `gain_kept`, each a record that has the loss.
+      key: the loss's field.
+      form: how a number is written, as ".0%".
+    """
+    losses = [{seed: one[key] for seed, one in runs.items()} for runs in (own, whole, base)]
+    share = gain_kept(*losses)
+    if share is None:
+        return "no gain"
+    half = f" ± {share.half:{form}}" if share.half == share.half else ""
+    return f"{share.mean:{form}}{half}"
+
+
 def seeds_half(losses: dict[str, list[float]], one: str, other: str) -> float:
     """Half width of the 95% interval of the difference of two models' means over seeds.
 

@@ -34,7 +34,15 @@ def collect(variables: dict[str, Any]) -> RouterRecord | None:
     Raises:
       UserError: if layers differ in shape, as with different numbers of experts.
     """
-    found = by_path(variables)
+    return joined(by_path(variables))
+
+
+def joined(found: dict[str, RouterRecord]) -> RouterRecord | None:
+    """The same of the records of `by_path`.
+
+    Raises:
+      UserError: as `collect`.
+    """
     layers = list(found.values())
     if len(layers) <= 1:
         return layers[0] if layers else None

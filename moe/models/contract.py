@@ -22,7 +22,10 @@ from moe.layers import attention, embedding, records
 from moe.models import scanning
 from moe.routing import contract, stats
 
-BESIDE = ("lora", "teacher")  # what `models.lora` and the objective `distillation` keep there
+# What lies beside a model's own parameters: of `models.lora`, of the objective `distillation`.
+LORA = "lora"
+TEACHER = "teacher"
+BESIDE = (LORA, TEACHER)
 
 
 class Output(NamedTuple):
@@ -276,11 +279,11 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
         rngs={"router": key, "dropout": jax.random.fold_in(key, 1)},
         mutable=[records.COLLECTION],
     )
-    record = records.collect(sown)
+    layers = records.by_path(sown)
+    record = records.joined(layers)
     if (record is None) != (config.experts is None):
         raise UserError(f"config.experts={config.experts} but the network sowed {record}")
     if record is None:
         return Output(scores)
     choices = None if record.assignment is None else record.assignment.expert_GSK
-    by_stack = tuple(records.by_path(sown).values())
-    return Output(scores, record.stats, choices, record.policy, by_stack)
+    return Output(scores, record.stats, choices, record.policy, tuple(layers.values()))

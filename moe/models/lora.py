@@ -16,9 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from moe import models, paths, ranges, schema, sharding
 from moe.config import ModelConfig
-from moe.models.contract import Model
+from moe.models.contract import LORA, Model
 
-LORA = "lora"
 FROZEN = (rf"(?!{LORA}/).*",)
 # How many of a weight's last axes are inputs, and outputs; those before count layers and experts.
 AXES = {

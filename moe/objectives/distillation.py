@@ -20,10 +20,9 @@ from moe.batch import Batch
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.layers import embedding
-from moe.models.contract import Model
+from moe.models.contract import TEACHER, Model
 from moe.objectives import contract, next_token
 
-TEACHER = "teacher"
 BOTH = (f"{TEACHER}/(.*)", "take", r"\1")
 # Rules of `init_from`: the student has what is not its feed-forwards' from the teacher (Switch).
 START = (BOTH, (r".*/(ffn|moe)/.*", "fresh"), (r".*", "take"))

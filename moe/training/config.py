@@ -15,6 +15,7 @@ from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
 from moe.execution import Execution
 from moe.layers import attention_kernels
+from moe.models import contract
 from moe.models import lora as low_rank
 from moe.training import divergence, optimizer
 from moe.training.optimizer import OptimizerConfig
@@ -211,9 +212,8 @@ class RunConfig:
 
     def plain(self, params: dict) -> dict:
         """Of the parameters that are trained those of `model`, whatever lies beside them."""
-        own = models.parameter_shapes(self.model)
         merged = low_rank.plain(self.lora, params)
-        return {name: part for name, part in merged.items() if name in own}
+        return {name: part for name, part in merged.items() if name not in contract.BESIDE}
 
     def shared(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """What the mesh must divide: its name -> its number and the axes that share it."""
