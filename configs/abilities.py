@@ -4,8 +4,8 @@
     python -m experiments.few_shot --config=configs/abilities.py:cpu        # hours, 2 cores
     python -m experiments.calibration --config=configs/abilities.py:cpu     # of the same runs
 
-A dense decoder, one with 32 experts at its executed FLOPs, and a dense one of ten times the FLOPs,
-on rows of 256 tokens of all packaged domains, which hold a question with an example or two.
+A dense decoder, two with 8 and 32 experts at its executed FLOPs, and a dense one of ten times the
+FLOPs, on rows of 256 tokens of all packaged domains, which hold a question with an example or two.
 Learning rates are those of `configs.laws.rate`.
 """
 
@@ -43,6 +43,7 @@ def cpu() -> ConfigDict:
     config.experts = scaling.shared()
     config.variants = {
         "dense": {},
+        "e8_top2": {"experts": {"num_experts": 8, "k": 2}, "learning_rate": rate(64, 4)},
         "e32_top2": {"experts": {"num_experts": 32, "k": 2}, "learning_rate": rate(64, 16)},
         "dense_10x": {"flops": 10.0, "model": LARGE, "learning_rate": rate(LARGE["d_model"])},
     }
@@ -62,7 +63,7 @@ def demo() -> ConfigDict:
     """One seed, 0.8M tokens, two tasks."""
     config = scaling.in_minutes(cpu(), "abilities_demo")
     config.shorter = ()
-    del config.variants["dense_10x"]
+    del config.variants["e8_top2"], config.variants["dense_10x"]
     config.tasks = ("piqa", "copa")
     config.shots = (0, 1)
     config.questions = 50
