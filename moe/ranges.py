@@ -113,6 +113,7 @@ TRAIN = {
     "batch_size": above_zero(COUNT),
     "seq_len": above_zero(COUNT),
     "seed": SEED,
+    "first_batch": from_zero(COUNT),
     "unique_tokens": from_zero(10**15),
     "accumulate": above_zero(COUNT),
     "log_every": above_zero(COUNT),

@@ -2,7 +2,7 @@
 
 A run that is started again resumes its own last checkpoint. Otherwise it starts at step 0: from
 parameters of another run, by rules that say for every parameter how it comes about, or from
-scratch. Either way the optimizer and the schedule are its own.
+scratch. Either way the schedule is its own, and so is the optimizer unless the config says else.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,15 @@ class InitConfig:
         neither read nor left out is an error.
       other_tokenizer: the saved parameters were trained on ids of another tokenizer, and that is
         known.
+      optimizer: adam's moments come from the other run, too, each by the rule of its parameter;
+        what is drawn has none. Otherwise the optimizer begins anew.
     """
 
     workdir: str = ""
     rules: tuple[tuple[str, ...], ...] = ((".*", "take"),)
     leave_out: tuple[str, ...] = ()
     other_tokenizer: bool = False
+    optimizer: bool = False
 
     def __post_init__(self):
         for rule in self.rules:
@@ -53,7 +56,7 @@ class InitConfig:
         Raises:
           UserError: with the field.
         """
-        for name in ("rules", "leave_out", "other_tokenizer"):
+        for name in ("rules", "leave_out", "other_tokenizer", "optimizer"):
             value = getattr(self, name)
             schema.require(
                 bool(self.workdir) or value == getattr(InitConfig, name),

@@ -130,8 +130,8 @@ class Checkpoints:
         """Of the latest checkpoint."""
         return self._root / str(self.latest)
 
-    def parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What the latest checkpoint holds of parameters and router state, by path.
+    def parameters(self, *others: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """What the latest checkpoint holds of parameters, router state and `others`, by path.
 
         Raises:
           UserError: if there is no checkpoint.
@@ -141,7 +141,7 @@ class Checkpoints:
         return {
             _PARAMETERS.sub("", path): jax.ShapeDtypeStruct(x.shape, x.dtype)
             for path, x in self._saved().items()
-            if path.startswith(("params/", "router_state/"))
+            if path.partition("/")[0] in ("params", "router_state", *others)
         }
 
     def load_parameters(self, wanted: dict[str, jax.sharding.Sharding]) -> dict[str, jax.Array]:

@@ -31,6 +31,7 @@ class TrainConfig:
     batch_size: int  # sequences a step, over all devices and micro-batches
     seq_len: int
     seed: int = 0  # initial weights, data order, router noise
+    first_batch: int = 0  # of the data's order: one that starts from another run goes on after it
     unique_tokens: int = 0  # of the training split, from its beginning, over and over; 0 is all
     accumulate: int = 1  # micro-batches a step
     log_every: int = 50

@@ -228,11 +228,11 @@ def compiled(run: RunConfig, state: step.State, data: Prepared) -> jax.stages.Co
 
 
 def batch(run: RunConfig, data: Prepared, i: int) -> Batch:
-    """The batch of step i on the devices, a pure function of (seed, i)."""
+    """The batch of step i on the devices, a pure function of (seed, i + first_batch)."""
     source = run.source(data)
 
     def rows(numbers: np.ndarray) -> Batch:
-        return source.train(i, numbers)
+        return source.train(i + run.train.first_batch, numbers)
 
     return sharding.shard_rows(rows, run.train.batch_size)
 

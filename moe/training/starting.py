@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from moe import initialisation, paths, schema, sealed
 from moe.data import prepared
 from moe.initialisation import mapping
-from moe.training import checkpoint, folders, step
+from moe.training import checkpoint, folders, moments, step
 from moe.training.config import RunConfig
 
 
@@ -25,7 +25,7 @@ def start(
     """The state of step 0 of a run that has no checkpoint.
 
     What it was made of goes into init.json: the step of the other run's checkpoint, and for every
-    parameter its rule and the saved parameter.
+    parameter, and moment, its rule and the saved one.
 
     Args:
       run: the configuration.
@@ -40,8 +40,8 @@ def start(
         return state
     source = pathlib.Path(os.path.expanduser(run.init_from.workdir))
     check_tokenizer(run.init_from, source, data)
-    drawn = paths.named(_tree(state))
-    number, origins, saved = _read(run.init_from, source, drawn)
+    drawn = _drawn(run.init_from, state)
+    number, origins, saved = _read(run.init_from, source, state, drawn)
     made = {
         path: mapping.make(path, origin, drawn[path], saved.get(origin.saved or ""))
         for path, origin in origins.items()
@@ -56,12 +56,27 @@ def start(
     return _with_parameters(state, made)
 
 
-def _read(config, source, drawn):
-    """The step of the other run's checkpoint, every parameter's origin, and what they read."""
+def _drawn(config, state):
+    """What may come from elsewhere, by path, as the seed draws it."""
+    own = paths.named(_tree(state))
+    return own | moments.named(state.optimizer) if config.optimizer else own
+
+
+def _origins(config, state, checkpoints):
+    """Every array's origin, and the shapes of what is saved."""
+    shapes = checkpoints.parameters()
+    found = mapping.origins(config, paths.named(_tree(state)), shapes)
+    if config.optimizer:
+        shapes |= checkpoints.parameters("optimizer")
+        found |= moments.origins(state.optimizer, found, shapes)
+    return found, shapes
+
+
+def _read(config, source, state, drawn):
+    """The step of the other run's checkpoint, every array's origin, and what they read."""
 
     def read(checkpoints):
-        shapes = checkpoints.parameters()
-        origins = mapping.origins(config, drawn, shapes)
+        origins, shapes = _origins(config, state, checkpoints)
         saved = checkpoints.load_parameters(_layouts(origins, drawn, shapes))
         return checkpoints.latest, origins, saved
 
@@ -82,8 +97,7 @@ def check(run: RunConfig, data: prepared.Prepared) -> None:
     check_tokenizer(run.init_from, source, data)
     shapes = jax.eval_shape(lambda: step.init(run.task.model, run.tx, 0))
     _require_checkpoint(source)
-    saved = checkpoint.reading(source, lambda checkpoints: checkpoints.parameters())
-    mapping.origins(run.init_from, paths.named(_tree(shapes)), saved)
+    checkpoint.reading(source, lambda there: _origins(run.init_from, shapes, there))
 
 
 def _require_checkpoint(workdir):
@@ -130,7 +144,8 @@ def _layouts(origins, drawn, saved):
 
 
 def _with_parameters(state, made):
-    """The state with other parameters and router state, given by path."""
+    """The state with other parameters, router state and moments, given by path."""
     tree = jax.tree_util.tree_map_with_path(lambda path, _: made[paths.name(path)], _tree(state))
     router_state = tree.pop("router_state")
-    return state._replace(params=tree, router_state=router_state)
+    optimizer = moments.replaced(state.optimizer, made)
+    return state._replace(params=tree, router_state=router_state, optimizer=optimizer)
