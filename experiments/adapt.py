@@ -32,7 +32,7 @@ from moe.data import batches, corpora, prepare
 from moe.evaluation.few_shot import Reader
 from moe.models import lora
 from moe.objectives import ObjectiveConfig
-from moe.training import checkpoint, folders, runs, step, workdirs
+from moe.training import checkpoint, folders, moments, runs, step, workdirs
 from moe.training.config import MeshConfig, RunConfig
 
 ROWS = 8  # of published text at once
@@ -53,7 +53,8 @@ class Source(NamedTuple):
     batches: list[Batch]
     domains: tuple[str, ...]  # of the text
     objective: ObjectiveConfig | None  # what the text is for, None: the model's usual one
-    save: Callable[[Trained, pathlib.Path], None]
+    save: Callable[[Trained, pathlib.Path, moments.Adam | None], None]
+    adam: moments.Adam | None = None  # of the optimizer that trained it
 
 
 def of_run(workdir: pathlib.Path, number: int) -> Source:
@@ -63,7 +64,8 @@ def of_run(workdir: pathlib.Path, number: int) -> Source:
     trained = Trained(run.model, loaded.params, state.router_state)
     text = list(run.source(data).held_out("validation", number))
     save = functools.partial(_save_run, run, int(state.step))
-    return Source(trained, text, tuple(data.domain_names), _objective(run), save)
+    kept = None if run.frozen else moments.of(state.optimizer)
+    return Source(trained, text, tuple(data.domain_names), _objective(run), save, kept)
 
 
 def _objective(run):
@@ -71,8 +73,10 @@ def _objective(run):
     return ObjectiveConfig() if run.objective.name == "distillation" else run.objective
 
 
-def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> None:
-    """A workdir whose only checkpoint is the new model, with an optimizer that has not begun."""
+def _save_run(
+    run: RunConfig, number: int, made: Trained, out: pathlib.Path, carried: moments.Adam | None
+) -> None:
+    """A workdir whose only checkpoint is the new model; without moments its optimizer is new."""
     new = dataclasses.replace(
         run,
         model=made.model,
@@ -83,7 +87,10 @@ def _save_run(run: RunConfig, number: int, made: Trained, out: pathlib.Path) -> 
         optimizer=dataclasses.replace(run.optimizer, frozen=()),
     )
     workdirs.claim(new, out, prepare.prepare(new.data))
-    state = step.State(jnp.int32(number), made.params, new.tx.init(made.params), made.router_state)
+    optimizer = new.tx.init(made.params)
+    if carried is not None:
+        optimizer = moments.replaced(optimizer, moments.named(optimizer, carried))
+    state = step.State(jnp.int32(number), made.params, optimizer, made.router_state)
     with contextlib.closing(checkpoint.Checkpoints(out)) as checkpoints:
         checkpoints.save(number, state, 0.0)
 
@@ -115,8 +122,9 @@ def rows_of_text(reader: Reader, documents: Iterator[str], number: int) -> Itera
         yield Batch(rows[0], rows[1], rows[2], rows[3], domain_BT=np.zeros_like(rows[0]))
 
 
-def _save_checkpoint(folder, made, out):
+def _save_checkpoint(folder, made, out, carried):
     """config.json and safetensors of whichever family has such models, and the tokenizer."""
+    del carried  # a published model has none
     before = sealed.read_json(folder / "config.json")
     family = before["model_type"]
     if interop.FAMILIES[family].experts != bool(made.model.experts):
@@ -141,7 +149,7 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
         observing.loss(one, source.batches, source.objective) for one in (source.trained, made)
     )
     sizes = [flops.parameters(one.model).total for one in (source.trained, made)]
-    source.save(made, out)
+    source.save(made, out, _carried(source, how, ask))
     found = {"loss_before": before, "loss": after, "parameters_before": sizes[0]}
     if how == "qmoe":
         found |= _packed(made, out / PACKED)
@@ -151,6 +159,17 @@ def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dic
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
     print(out)
+
+
+def _carried(source, how, ask):
+    """The optimizer's moments for the new model, if it can have them."""
+    moment = adapt.METHODS[how].moment
+    if source.adam is None or moment is None:
+        return None
+    count, *parts = source.adam
+    made = [moment(source.trained._replace(params=part), ask) for part in parts]
+    found = [one.params for one in made if one is not None]
+    return moments.Adam(count, *found) if found else None
 
 
 def _check_mesh(source, ask):

@@ -83,22 +83,37 @@ def _merged(trained, ask, group_LE, use, weight_LE):
 def upcycled(trained: Trained, ask: Ask) -> Trained:
     """Copies of a dense model's feed-forwards, perhaps cut into parts, some units drawn afresh."""
     key = jax.random.key(ask.seed)
+    made = upcycle.copies(trained, _of_copies(trained, ask), key, ask.moe_every)
+    if ask.parts > 1:
+        made = upcycle.granular(made, ask.parts)
+    return upcycle.reinitialised(made, ask.share, jax.random.fold_in(key, 1))
+
+
+def upcycled_moment(trained: Trained, ask: Ask) -> Trained | None:
+    """A moment in the place of parameters, for every copy the same; routers have none yet.
+
+    Nothing where experts are no copies, or count for more than their gates make of them.
+    """
+    if ask.parts > 1 or ask.share or ask.k == 1:
+        return None
+    key = jax.random.key(0)
+    return upcycle.copies(trained, _of_copies(trained, ask), key, ask.moe_every, spread=0.0)
+
+
+def _of_copies(trained, ask):
+    """The experts' config."""
     none: dict[str, Any] = {
         "dispatcher": "grouped",
         "capacity_factor": 0.0,
         "eval_capacity_factor": 0.0,
     }
-    experts = MoEConfig(
+    return MoEConfig(
         num_experts=ask.experts,
         k=ask.k,
         d_ff=trained.model.d_ff,
         options=ranked.Options(normalise_gates=True) if ask.k > 1 else None,
         **none if ask.dropless else {},
     )
-    made = upcycle.copies(trained, experts, key, ask.moe_every)
-    if ask.parts > 1:
-        made = upcycle.granular(made, ask.parts)
-    return upcycle.reinitialised(made, ask.share, jax.random.fold_in(key, 1))
 
 
 def expanded(trained: Trained, ask: Ask) -> Trained:
@@ -152,6 +167,7 @@ class Method(NamedTuple):
     apply: Callable[[Trained, Ask], Trained]
     reads: tuple[str, ...] = ()  # fields of `Ask`, beside `look`
     looks: bool = False  # at text
+    moment: Callable[[Trained, Ask], Trained | None] | None = None  # what becomes of one of adam's
 
 
 METHODS = {
@@ -161,7 +177,11 @@ METHODS = {
     "merge_mean": Method(merge_mean, ("experts",), looks=True),
     "merge_use": Method(merge_use, ("experts",), looks=True),
     "merge_aligned": Method(merge_aligned, ("experts",), looks=True),
-    "upcycle": Method(upcycled, ("experts", "k", "moe_every", "parts", "share", "seed")),
+    "upcycle": Method(
+        upcycled,
+        ("experts", "k", "moe_every", "parts", "share", "seed"),
+        moment=upcycled_moment,
+    ),
     "expand": Method(expanded, ("experts",)),
     "int8": Method(functools.partial(whole_numbers, kind="int8")),
     "int4": Method(functools.partial(whole_numbers, kind="int4")),

@@ -32,7 +32,9 @@ SUMMED = ("sigmoid", "noisy_top_k")  # whose gates sum to 1 with K > 1
 SPREAD = 0.02  # standard deviation of a drawn router (Komatsuzaki et al. 2022, appendix A)
 
 
-def copies(dense: Trained, experts: MoEConfig, key: jax.Array, moe_every: int = 1) -> Trained:
+def copies(
+    dense: Trained, experts: MoEConfig, key: jax.Array, moe_every: int = 1, spread: float = SPREAD
+) -> Trained:
     """Every `moe_every`-th feed-forward E times, as wide as it is.
 
     Args:
@@ -40,15 +42,20 @@ def copies(dense: Trained, experts: MoEConfig, key: jax.Array, moe_every: int = 
       experts: of the new model; `d_ff` is the parent's.
       key: of the router's weights.
       moe_every: the last of so many layers gets experts.
+      spread: standard deviation of the router's weights.
 
     Raises:
       UserError: for a parent with experts, or sizes that do not fit.
     """
-    return of_parents([dense], experts, key, moe_every)
+    return of_parents([dense], experts, key, moe_every, spread)
 
 
 def of_parents(
-    parents: Sequence[Trained], experts: MoEConfig, key: jax.Array, moe_every: int = 1
+    parents: Sequence[Trained],
+    experts: MoEConfig,
+    key: jax.Array,
+    moe_every: int = 1,
+    spread: float = SPREAD,
 ) -> Trained:
     """The same of several parents in turn: expert e is that of parent e modulo their number.
 
@@ -70,7 +77,7 @@ def of_parents(
         feeds = [banks.at(tree, (*above, "ffn")) for tree in trees]
         bank = {"experts": _experts(feeds, E, scale)}
         params = banks.moved(params, (*above, "ffn"), "moe", bank)
-    return Trained(model, _with_routers(model, params, key), _state(model))
+    return Trained(model, _with_routers(model, params, key, spread), _state(model))
 
 
 def _check(dense, experts, moe_every):
@@ -146,7 +153,7 @@ def _experts(feeds, E, scale):
     return found
 
 
-def _with_routers(model, params, key):
+def _with_routers(model, params, key, spread):
     """The parameters with all that a router learns, drawn."""
     shapes = models.parameter_shapes(model)
     for number, path in enumerate(banks.paths(model)):
@@ -154,7 +161,7 @@ def _with_routers(model, params, key):
         for name, shape in sorted(banks.at(shapes, path).items()):
             if name not in bank:
                 own = jax.random.fold_in(jax.random.fold_in(key, number), len(bank))
-                bank = bank | {name: SPREAD * jax.random.normal(own, shape.shape, jnp.float32)}
+                bank = bank | {name: spread * jax.random.normal(own, shape.shape, jnp.float32)}
         params = banks.replaced(params, path, bank)
     return params
 

@@ -5,7 +5,7 @@ those parameters: both are known from upcycling (Komatsuzaki et al. 2022, sectio
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -16,24 +16,48 @@ from moe.initialisation.mapping import Origin
 PARTS = ("mu", "nu")
 
 
-def named(state: optax.OptState) -> dict[str, Any]:
-    """The moments, and how many gradients they are of, by their paths in a checkpoint.
+class Adam(NamedTuple):
+    """Moments of gradients, and how many gradients they are of."""
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+def of(state: optax.OptState) -> Adam | None:
+    """The moments in an optimizer's state, if they are adam's."""
+    found = _adam(state)
+    return Adam(*found[1]) if found else None
+
+
+def named(state: optax.OptState, moments: Adam | None = None) -> dict[str, Any]:
+    """The moments by their paths in a checkpoint.
+
+    Args:
+      state: of the optimizer.
+      moments: others than those that it has.
 
     Raises:
       UserError: if the optimizer is another than adamw.
     """
-    at, adam = _adam(state)
-    return {f"{at}/{path}": x for path, x in paths.named(adam._asdict()).items()}
+    at, own = _required(state)
+    return {f"{at}/{path}": x for path, x in paths.named((moments or own)._asdict()).items()}
+
+
+def _required(state):
+    found = _adam(state)
+    schema.require(
+        found is not None,
+        "init_from.optimizer=True takes adam's moments: set optimizer.name='adamw'",
+    )
+    return found
 
 
 def _adam(state):
-    """Where it lies, and itself."""
+    """Where it lies, and itself, if there is any."""
     leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=_is_adam)
-    found = [(paths.name(path), leaf) for path, leaf in leaves if _is_adam(leaf)]
-    schema.require(
-        len(found) == 1, "init_from.optimizer=True takes adam's moments: set optimizer.name='adamw'"
-    )
-    return f"optimizer/{found[0][0]}", found[0][1]
+    found = ((paths.name(path), leaf) for path, leaf in leaves if _is_adam(leaf))
+    return next(((f"optimizer/{at}", adam) for at, adam in found), None)
 
 
 def _is_adam(x):
@@ -53,7 +77,7 @@ def origins(
     Raises:
       UserError: if a moment is not there.
     """
-    at, _ = _adam(state)
+    at, _ = _required(state)
     found = {}
     for path in named(state):
         part, _, parameter = path.removeprefix(f"{at}/").partition("/")

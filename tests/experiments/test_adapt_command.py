@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tokenizers
@@ -14,7 +15,7 @@ from experiments import adapt
 from moe import adapt as methods
 from moe import errors, interop, sealed
 from moe.data import corpora
-from moe.training import checkpoint, runs, workdirs
+from moe.training import checkpoint, moments, runs, workdirs
 from tests import tiny
 from tests.training import toys
 
@@ -66,6 +67,25 @@ def test_a_run(trained, tmp_path, capsys):
     assert again["loss_before"] == pytest.approx(dense["loss"])
     assert again["loss"] == pytest.approx(dense["loss"], rel=1e-5)
     assert f"loss on 2 batches, nats: {dense['loss']:.4f} before" in capsys.readouterr().out
+
+
+def test_copies_keep_the_moments_of_the_parent(trained, tmp_path):
+    """Those of the feed-forward for every expert; what is cut into parts begins anew."""
+    workdir = trained(None)
+    parent = runs.load_run(workdir)
+    state = parent.state
+    adam = jax.tree.map(lambda x: x + 1, moments.of(state.optimizer))
+    optimizer = moments.replaced(state.optimizer, moments.named(state.optimizer, adam))
+    shutil.rmtree(workdir / "checkpoints")
+    shutil.rmtree(workdir / "checksums")
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        checkpoints.save(3, state._replace(optimizer=optimizer), 1.0)
+    for out, more, has in (("copies", {}, True), ("parts", {"parts": 2}, False)):
+        adapted(workdir, tmp_path / out, "upcycle", experts=4, k=2, **more)
+        found = moments.of(runs.load_run(tmp_path / out).state.optimizer)
+        bank = found.mu["block"]["layer_0"]["moe"]
+        assert int(found.count) == has and (bank["experts"]["w_in"] == has).all()
+        assert (found.nu["embed"] == has).all() and not bank["router"].any()
 
 
 def test_a_packed_file(trained, tmp_path, capsys):
