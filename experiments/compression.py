@@ -100,8 +100,8 @@ def stored_bytes(made: Trained, of_experts: float | None) -> float:
     total = STORED * flops.parameters(made.model).total
     if of_experts is None:
         return float(total)
-    (bank,) = banks.of(made)
-    return total - STORED * sum(w.size for w in bank["experts"].values()) + of_experts
+    sizes = [w.size for bank in banks.of(made) for w in bank["experts"].values()]
+    return total - STORED * sum(sizes) + of_experts
 
 
 def tokens_per_second(made: Trained, tokens: int) -> float:

@@ -50,6 +50,21 @@ def of(trained: Trained) -> list[dict]:
     return [at(trained.params, path) for path in paths(trained.model)]
 
 
+def places(model: ModelConfig) -> list[tuple[int, int]]:
+    """(number of its bank, number in it) of every MoE layer, in the order in which they run."""
+    stacks = enumerate(model.stacks.values())
+    return [(number, layer) for number, stack in stacks for layer in range(stack.moe_layers)]
+
+
+def by_layer(trained: Trained) -> list[dict[str, Any]]:
+    """The experts' matrices [E, ...] of every MoE layer, in the order of `places`."""
+    found = of(trained)
+    return [
+        {name: w[layer] for name, w in found[number]["experts"].items()}
+        for number, layer in places(trained.model)
+    ]
+
+
 def at(tree: dict, path: Sequence[str]) -> dict:
     """What lies under a path."""
     for name in path:

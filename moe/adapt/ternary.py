@@ -80,17 +80,15 @@ def quantised(trained: Trained, look: Look) -> tuple[Trained, list[dict[str, Ter
       look: sums of a measure over calibration text.
 
     Raises:
-      UserError: for a model of two stacks, which its layers' order does not fit.
+      UserError: if the model has no experts.
     """
-    bank_of(trained)
     layers = []
-    for layer in range(trained.model.moe_layers):
+    for layer in range(len(banks.by_layer(trained))):
         moments = look(observing.all_moments, trained)
-        bank = bank_of(trained)
         made = {}
-        for name, w in bank["experts"].items():
+        for name, w_EXY in banks.by_layer(trained)[layer].items():
             seen = (moments.hidden if name == "w_out" else moments.inputs)[layer]
-            w_ERC = np.asarray(w)[layer].swapaxes(-1, -2)  # whole, however it lies on a mesh
+            w_ERC = np.asarray(w_EXY).swapaxes(-1, -2)  # whole, however it lies on a mesh
             symbol, grid = _rounded(jnp.asarray(w_ERC), jnp.asarray(seen))
             made[name] = Ternary(np.asarray(symbol, np.uint8), np.asarray(grid))
         layers.append(made)
@@ -100,14 +98,16 @@ def quantised(trained: Trained, look: Look) -> tuple[Trained, list[dict[str, Ter
 
 def with_layers(trained: Trained, layers: dict[int, dict[str, Ternary]]) -> Trained:
     """The model whose experts are these in some of its MoE layers."""
-    bank = bank_of(trained)
-    experts = dict(bank["experts"])
+    found = banks.of(trained)
+    places = banks.places(trained.model)
     for layer, matrices in layers.items():
+        number, own = places[layer]
+        experts = dict(found[number]["experts"])
         for name, made in matrices.items():
             w_EXY = jnp.asarray(made.weights().swapaxes(-1, -2), experts[name].dtype)
-            experts[name] = _with_layer(experts[name], layer, w_EXY)
-    bank = bank | {"experts": experts}
-    return trained._replace(params=banks.with_banks(trained.params, trained.model, [bank]))
+            experts[name] = _with_layer(experts[name], own, w_EXY)
+        found[number] = found[number] | {"experts": experts}
+    return trained._replace(params=banks.with_banks(trained.params, trained.model, found))
 
 
 def check_fit(trained: Trained, layers: list[dict[str, Ternary]]) -> None:
@@ -116,27 +116,16 @@ def check_fit(trained: Trained, layers: list[dict[str, Ternary]]) -> None:
     Raises:
       UserError: with both shapes.
     """
-    bank = bank_of(trained)
     want = [
-        {name: (w.shape[1], w.shape[3], w.shape[2]) for name, w in bank["experts"].items()}
-    ] * trained.model.moe_layers
+        {name: (w.shape[0], w.shape[2], w.shape[1]) for name, w in weights.items()}
+        for weights in banks.by_layer(trained)
+    ]
     got = [{name: made.symbol.shape for name, made in layer.items()} for layer in layers]
     schema.require(
         want == got,
         f"the packed experts are of another model: {len(got)} layers of {got[:1]}, and this one has"
         f" {len(want)} of {want[:1]}",
     )
-
-
-def bank_of(trained: Trained) -> dict:
-    """The bank of a model of one stack.
-
-    Raises:
-      UserError: if it has no experts, or two stacks.
-    """
-    stacks = trained.model.stacks
-    schema.require(len(stacks) == 1, "layers of an encoder and a decoder: not quantised yet")
-    return banks.of(trained)[0]
 
 
 def _with_layer(w, layer, w_EXY):
@@ -152,12 +141,10 @@ def layers_of(trained: Trained) -> list[dict[str, Ternary]]:
     Raises:
       UserError: if a row has other values than a least, 0 and a largest.
     """
-    bank = bank_of(trained)
-    layers: list[dict[str, Ternary]] = [{} for _ in range(trained.model.moe_layers)]
-    for name, w in bank["experts"].items():
-        for layer, w_EXY in enumerate(np.asarray(w)):
-            layers[layer][name] = _read_off(w_EXY.swapaxes(-1, -2), name)
-    return layers
+    return [
+        {name: _read_off(np.asarray(w).swapaxes(-1, -2), name) for name, w in weights.items()}
+        for weights in banks.by_layer(trained)
+    ]
 
 
 def _read_off(w_ERC, name):

@@ -177,7 +177,30 @@ def test_a_damaged_file_is_refused(made, tmp_path):
         packed.read(tmp_path / "nothing.npz")
 
 
-def test_two_stacks_are_refused():
-    trained = banks.Trained(both.config(), {}, {})
-    with pytest.raises(ValueError, match="layers of an encoder and a decoder"):
-        ternary.quantised(trained, None)
+def test_an_encoder_and_a_decoder(tmp_path):
+    """Layers are counted through both stacks, and each is rounded by what reaches it."""
+    config = both.config()
+    trained = banks.Trained(config, both.params(config), {})
+    looks = []
+
+    def look(measure, model):
+        looks.append(banks.by_layer(model))
+        return observing.observe(model, [both.batch()], measure)
+
+    quantised, layers = ternary.quantised(trained, look)
+    places = banks.places(config)
+    assert [number for number, _ in places] == [0, 1] and len(layers) == len(looks) == 2
+    for layer, matrices in enumerate(layers):
+        for name, made in matrices.items():
+            got = np.asarray(banks.by_layer(quantised)[layer][name]).swapaxes(-1, -2)
+            np.testing.assert_array_equal(got, made.weights())
+    tiny.assert_equal(looks[1][0], tiny.host(banks.by_layer(quantised)[0]))
+    tiny.assert_equal(looks[1][1], tiny.host(banks.by_layer(trained)[1]))
+    packed.write(tmp_path / "experts.npz", layers)
+    back = packed.read(tmp_path / "experts.npz")
+    ternary.check_fit(trained, back)
+    for ours, theirs in zip(ternary.layers_of(quantised), back, strict=True):
+        for name, want in theirs.items():
+            np.testing.assert_array_equal(ours[name].weights(), want.weights())
+    with pytest.raises(ValueError, match="2 layers of .*, and this one has 1 of"):
+        ternary.check_fit(banks.Trained(config.stacks["encoder"], {}, {}), back)
