@@ -25,7 +25,7 @@ from absl import flags
 
 from experiments import command, opened
 from moe import adapt, flops, initialisation, interop, schema, sealed, sharding
-from moe.adapt import observing, packed, place, ternary
+from moe.adapt import banks, observing, packed, place, ternary
 from moe.adapt.banks import Trained
 from moe.batch import Batch
 from moe.data import batches, corpora, prepare
@@ -38,6 +38,7 @@ from moe.training.config import MeshConfig, RunConfig
 ROWS = 8  # of published text at once
 PACKED = "experts.npz"
 USUAL = "encyclopedia_en"  # what a published model looks at
+SENT = 2  # bytes of a number that is sent, bfloat16
 RANDOM = 100  # placements beside which the best one is shown
 # Families of dense models, and of models with experts that are the same beside them.
 PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
@@ -202,17 +203,26 @@ def _left(trained, ask):
     count_LZE = adapt.seen_by_device(trained, ask)
     L, Z, E = count_LZE.shape
     drawn = [place.leaving(count_LZE, place.drawn(L, E, Z, rng)) for _ in range(RANDOM)]
-    found = {
+    shares = {
         "leaving_before": place.leaving(count_LZE, place.as_it_is(L, E, Z)),
         "leaving": place.leaving(count_LZE, place.best(count_LZE)),
         "leaving_random": float(np.mean(drawn)),
         "leaving_random_least": min(drawn),
     }
+    experts = banks.experts(trained.model)
+    factor = MeshConfig.ep_capacity_factor if experts.dropless else experts.eval_capacity_factor
+    sent = {f"bytes_{name}": place.row_bytes(trained.model, x, SENT) for name, x in shares.items()}
+    buffers = {"bytes_buffers": place.buffer_bytes(trained.model, Z, factor, SENT)}
+    found = shares | sent | (buffers if factor else {})
     print(
         f"choices that leave their device: {found['leaving_before']:.1%} before,"
         f" {found['leaving']:.1%} now; placed at random {found['leaving_random']:.1%}, at best"
-        f" {min(drawn):.1%} of {RANDOM}"
+        f" {min(drawn):.1%} of {RANDOM}; their bytes a token and layer, in bfloat16:"
+        f" {found['bytes_leaving_before']:,.0f} before, {found['bytes_leaving']:,.0f} now"
     )
+    if factor:
+        said = f"{found['bytes_buffers']:,.0f}"
+        print(f"a mesh with buffers of a fixed size sends {said}, wherever experts lie")
     return found
 
 

@@ -41,7 +41,7 @@ def heir_of(name: str, runs: dict[str, RunConfig]) -> str | None:
     longer = [
         other
         for other, its in runs.items()
-        if its.train.steps > steps and its.replace(train={"steps": steps}) == run
+        if its.train.steps > steps and run.replace(train={"steps": its.train.steps}) == its
     ]
     return min(longer, key=lambda other: runs[other].train.steps, default=None)
 

@@ -7,8 +7,9 @@ placement is better than another: whatever an expert's device, the same share of
 elsewhere.
 
 Counted are choices whose expert lies elsewhere: the rows that must travel, there and back. The
-dispatchers of this codebase send buffers of a fixed size, which hold them whatever their number;
-a transport of variable size would send just these.
+dispatchers of this codebase send buffers of a fixed size, which hold them whatever their number
+(`buffer_bytes`, what a compiled mesh sends); a transport of variable size would send just these
+(`row_bytes`).
 
 Letters of this file: Z devices.
 """
@@ -19,6 +20,7 @@ from scipy import optimize
 from moe import schema
 from moe.adapt import banks, prune
 from moe.adapt.banks import Trained
+from moe.config import ModelConfig
 
 
 def by_device(count_XLE: np.ndarray, devices: int) -> np.ndarray:
@@ -82,6 +84,22 @@ def leaving(count_LZE: np.ndarray, device_LE: np.ndarray) -> float:
     """The share of choices whose expert is not on the token's device."""
     stays_LZE = device_LE[:, None] == np.arange(count_LZE.shape[1])[None, :, None]
     return 1 - float(count_LZE[stays_LZE].sum() / count_LZE.sum())
+
+
+def row_bytes(model: ModelConfig, share: float, itemsize: int) -> float:
+    """Bytes of a token that leave its device in one layer, if this share of its choices does.
+
+    Args:
+      model: has experts.
+      share: of `leaving`.
+      itemsize: bytes of one number.
+    """
+    return 2 * share * banks.experts(model).k * model.d_model * itemsize
+
+
+def buffer_bytes(model: ModelConfig, devices: int, factor: float, itemsize: int) -> float:
+    """The same of buffers that hold `factor` times what tokens choose on average."""
+    return factor * row_bytes(model, (devices - 1) / devices, itemsize)
 
 
 def placed(trained: Trained, device_LE: np.ndarray) -> Trained:

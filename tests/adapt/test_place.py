@@ -2,9 +2,11 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
+from moe import hlo
 from moe.adapt import observing, place
 from tests import tiny
 from tests.adapt import cases
@@ -45,6 +47,25 @@ def test_random_placements_leave_all_but_a_share(seen):
     assert place.leaving(count_LZE, place.best(count_LZE)) < np.min(shares)
     alike = np.ones_like(count_LZE)
     assert place.leaving(alike, place.best(alike)) == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize("dispatcher", ["gather", "grouped"])
+def test_what_a_compiled_mesh_sends(dispatcher):
+    """Of an MoE layer in evaluation, on 2 x 4 devices; 64 tokens, K = 2."""
+    room = 1.5 if dispatcher == "gather" else 0.0
+    factors = {"capacity_factor": room, "eval_capacity_factor": room}
+    config = tiny.sparse(num_experts=8, k=2, dispatcher=dispatcher, **factors)
+    layer = tiny.layer_of(config, ep_capacity_factor=2.0, implementation="ragged_dot")
+
+    def forward(params, x_BTD, mask_BT):
+        return layer.apply({"params": params}, x_BTD, mask_BT, False, mutable=["router"])[0]
+
+    with tiny.on("2x4"):
+        arguments = tiny.experts_params(config), *tiny.layer_inputs(8, 8)
+        text = jax.jit(forward).lower(*arguments).compile().as_text()
+    sent = hlo.traffic(text, {"data": 2, "expert": 4, "model": 1})["all-to-all", "expert"].bytes
+    want = place.buffer_bytes(config, 4, room or 2.0, itemsize=4)
+    assert want <= sent / 8 <= 1.1 * want
 
 
 def test_a_placed_model_is_the_same(seen):

@@ -202,5 +202,3 @@ def test_an_encoder_and_a_decoder(tmp_path):
     for ours, theirs in zip(ternary.layers_of(quantised), back, strict=True):
         for name, want in theirs.items():
             np.testing.assert_array_equal(ours[name].weights(), want.weights())
-    with pytest.raises(ValueError, match="2 layers of .*, and this one has 1 of"):
-        ternary.check_fit(banks.Trained(config.stacks["encoder"], {}, {}), back)
