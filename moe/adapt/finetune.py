@@ -29,3 +29,13 @@ def trained(model: ModelConfig, frozen: Iterable[str]) -> tuple[int, int]:
     still = tuple(frozen)
     moving = (size for path, size in sizes.items() if not paths.matches(still, path))
     return sum(moving), sum(sizes.values())
+
+
+def subsets_of(model: ModelConfig) -> list[str]:
+    """The subsets that a model has: each trains something, and all but "all" not everything."""
+    found = []
+    for name, frozen in SUBSETS.items():
+        moving, every = trained(model, frozen)
+        if name == "all" or 0 < moving < every:
+            found.append(name)
+    return found

@@ -30,6 +30,14 @@ def test_a_decoder(subset, number):
     assert found == (number, ALL)
 
 
+def test_the_subsets_that_a_model_has():
+    """Not what is empty, and not all of it under another name."""
+    assert finetune.subsets_of(tiny.model(num_layers=4)) == list(finetune.SUBSETS)
+    sparse = finetune.subsets_of(tiny.model(num_layers=2, moe_every=1))
+    assert sparse == ["all", "non_moe", "moe", "attention"]
+    assert finetune.subsets_of(tiny.model(experts=None)) == ["all", "attention", "ffn"]
+
+
 def test_an_encoder_decoder():
     """Both attentions of the decoder belong to it."""
     config = both.config()
