@@ -22,6 +22,7 @@ from moe import adapt, decoding, flops, generation
 from moe.adapt import banks, integers, observing, packed, ternary
 from moe.adapt.banks import Trained
 from moe.analysis import compression
+from moe.batch import Batch
 from moe.training import runs as folders
 
 STORED = 2  # bytes of a number, bfloat16
@@ -35,7 +36,7 @@ def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list
 
 
 def _looks(config, runs, root) -> Iterator[looks.Look]:
-    opened = functools.lru_cache(maxsize=1)(functools.partial(_opened, config=config))
+    opened = functools.lru_cache(maxsize=1)(functools.partial(trained_of, config=config))
     for of, path in looks.folders(runs, root, study.seeds_of(config)):
         for method in _methods(config, of["variant"]):
 
@@ -54,7 +55,7 @@ def _methods(config, variant):
     return [compression.WHOLE, *config.methods]
 
 
-def _opened(path, config):
+def trained_of(path: pathlib.Path, config: ConfigDict) -> tuple[Trained, list[Batch], list[Batch]]:
     """A trained model, text to look at, and text to judge it by."""
     loaded = folders.load_run(path)
     source = loaded.run.source(loaded.data)

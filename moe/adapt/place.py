@@ -1,4 +1,4 @@
-"""Which experts share a device, so that few tokens leave theirs.
+"""Which experts share a device, so that few tokens leave theirs, or none waits for another.
 
 A token lies on the device that reads its row. If devices read different text (here: each its own
 domains), an expert belongs where most of the tokens lie that choose it. With as many experts on
@@ -10,6 +10,8 @@ Counted are choices whose expert lies elsewhere: the rows that must travel, ther
 dispatchers of this codebase send buffers of a fixed size, which hold them whatever their number
 (`buffer_bytes`, what a compiled mesh sends); a transport of variable size would send just these
 (`row_bytes`).
+
+Devices wait for the one with the most tokens: `even` spreads the experts that are used most.
 
 Letters of this file: Z devices.
 """
@@ -62,6 +64,35 @@ def best(count_LZE: np.ndarray) -> np.ndarray:
             for count_ZE in count_LZE
         ]
     )
+
+
+def even(count_LE: np.ndarray, devices: int) -> np.ndarray:
+    """device_LE: as many experts on each device, and about as many tokens.
+
+    The most used expert first, each to the device with the fewest tokens yet that has a place for
+    it (longest processing time first, Graham 1969, with as many places everywhere).
+
+    Args:
+      count_LE: tokens of each expert, of `observing.use`.
+      devices: Z.
+
+    Raises:
+      UserError: if the devices do not divide the experts.
+    """
+    _check(count_LE.shape[1], devices)
+    return np.stack([_even(count_E, devices) for count_E in count_LE])
+
+
+def _even(count_E, Z):
+    device_E = np.zeros(len(count_E), int)
+    load_Z = np.zeros(Z)
+    places_Z = np.full(Z, len(count_E) // Z)
+    for e in np.argsort(-count_E, kind="stable"):
+        device = np.where(places_Z > 0, load_Z, np.inf).argmin()
+        device_E[e] = device
+        load_Z[device] += count_E[e]
+        places_Z[device] -= 1
+    return device_E
 
 
 def drawn(layers: int, experts: int, devices: int, rng: np.random.Generator) -> np.ndarray:

@@ -87,9 +87,20 @@ def test_a_placed_model_is_the_same(seen):
     assert place.leaving(moved, place.as_it_is(2, 8, 4)) == place.leaving(count_LZE, device_LE)
 
 
+def test_even_loads():
+    """Heavy experts are kept apart, and every device has as many."""
+    count_LE = np.array([[8, 7, 6, 5, 4, 3, 2, 1], [90, 1, 1, 1, 1, 1, 1, 1]])
+    device_LE = place.even(count_LE, 4)
+    assert (np.sort(device_LE, axis=1) == np.arange(8) // 2).all()
+    loads = [np.bincount(d, c).tolist() for d, c in zip(device_LE, count_LE, strict=True)]
+    assert loads == [[9] * 4, [91, 2, 2, 2]]
+
+
 def test_what_cannot_be(seen):
     _, count_XLE = seen
     with pytest.raises(ValueError, match="expected from 1 to 4 devices, one a domain; got 8"):
         place.by_device(count_XLE, 8)
     with pytest.raises(ValueError, match="3 devices do not divide 8 experts"):
         place.best(place.by_device(count_XLE, 3))
+    with pytest.raises(ValueError, match="3 devices do not divide 8 experts"):
+        place.even(count_XLE[0], 3)
