@@ -58,7 +58,7 @@ def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list
 
 def _looks(config, runs, root) -> Iterator[looks.Look]:
     opened = functools.lru_cache(maxsize=1)(functools.partial(models, config, runs, root))
-    texts = functools.cache(functools.partial(prompts, config, runs))
+    texts = functools.cache(functools.partial(rows, config, runs))
     fields = ("calibration_batches", "rounds", "sets", "temperature", "test_batches", "tokens")
     asked = {name: config[name] for name in fields}
     for seed in study.seeds_of(config):
@@ -70,14 +70,14 @@ def _looks(config, runs, root) -> Iterator[looks.Look]:
             yield {"seed": seed, "batch": batch} | asked, look
 
 
-def prompts(config: ConfigDict, runs: records.Runs) -> Texts:
-    """Beginnings of rows of test text, each of another one, of lengths that differ.
+def rows(config: ConfigDict, runs: records.Runs) -> Texts:
+    """Rows of test text, as long as the longest prompt, as many as all sets need.
 
     Raises:
-      UserError: if the split has too few rows.
+      UserError: if the split has too few.
     """
     data = prepare.prepare(next(iter(runs.values())).data)
-    shortest, longest = config.prompts
+    longest = max(config.prompts)
     number = config.sets * max(config.batches)
     row_N = batches.eval_rows(data, "test", longest, number)
     schema.require(
@@ -85,9 +85,18 @@ def prompts(config: ConfigDict, runs: records.Runs) -> Texts:
         f"the test split has {len(row_N)} prompts of {longest} tokens, {number} are needed: lower"
         " sets or batches",
     )
-    length_N = np.random.default_rng(0).integers(shortest, longest, number, endpoint=True)
-    places = zip(row_N * longest, length_N, strict=True)
-    return [data.tokens["test"][start : start + length].tolist() for start, length in places]
+    return data.tokens["test"][row_N[:, None] * longest + np.arange(longest)].tolist()
+
+
+def prompts(config: ConfigDict, texts: Texts, batch: int) -> list[Texts]:
+    """The sets of a batch size: beginnings of rows, each another one, of lengths that differ.
+
+    The first of a set is the longest, so that programs of one shape fit all sets.
+    """
+    shortest, longest = config.prompts
+    length_B = longest - np.arange(batch) % (longest - shortest + 1)
+    sets = [texts[i * batch : (i + 1) * batch] for i in range(config.sets)]
+    return [[row[:n] for row, n in zip(some, length_B, strict=True)] for some in sets]
 
 
 def models(
@@ -143,9 +152,9 @@ def side_by_side(
       config: of the study.
       batch: texts that are written at once.
       found: the models.
-      texts: of `prompts`.
+      texts: of `rows`.
     """
-    sets = [texts[i * batch : (i + 1) * batch] for i in range(config.sets)]
+    sets = prompts(config, texts, batch)
     taken = [seconds(config, found, some) for some in sets]
     numbers = {}
     for name, one in found.items():

@@ -43,7 +43,9 @@ def test_models_write_side_by_side(config, found):
     assert whole["total"] > pruned["total"] and whole["active"] > pruned["active"]
     assert pruned["of"] == "e4" and pruned["experts"] == 2 and pruned["nll"] == 1.0
     assert found["e4_pruned2"].device_LE == {} != found["e4"].device_LE
-    (numbers,) = serving.side_by_side(config, 1, {"e4": found["e4"]}, [[1, 2], [3, 4]]).values()
+    (numbers,) = serving.side_by_side(
+        config, 1, {"e4": found["e4"]}, [[1, 2, 3, 4], [5, 6, 7, 8]]
+    ).values()
     assert numbers.items() >= whole.items()
     assert numbers["mean"] == 2 / 4 and numbers["largest"] == 2
     assert numbers["busiest_device"] == {"in_turn": 2, "even": 2}  # of 4: one token on each of 2
@@ -55,19 +57,21 @@ def test_prompts_are_test_text(config, monkeypatch):
     monkeypatch.setattr(serving.prepare, "prepare", lambda config: toys.data())
     runs = {"toy": toys.run_config()}
     ids = toys.data().tokens["test"].tolist()
-    found = serving.prompts(config, runs)
-    rows = [ids[at : at + 4] for at in range(0, len(ids), 4)]
-    assert len(found) == 4 and {2, 4} <= {len(text) for text in found} <= {2, 3, 4}
-    assert all(any(row[: len(text)] == text for row in rows) for text in found)
+    texts = serving.rows(config, runs)
+    assert len(texts) == 4 and all(text in [ids[i : i + 4] for i in range(200)] for text in texts)
+    (first, second) = serving.prompts(config, texts, 2)
+    assert first == [texts[0], texts[1][:3]] and second == [texts[2], texts[3][:3]]
+    config.sets = 1
+    assert [len(text) for text in serving.prompts(config, texts, 4)[0]] == [4, 3, 2, 4]
     config.sets = 100
     with pytest.raises(ValueError, match="has 49 prompts of 4 tokens, 200 are needed: lower sets"):
-        serving.prompts(config, runs)
+        serving.rows(config, runs)
 
 
 def test_a_batch_is_measured_once(config, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(study, "run", lambda *args, timed: None)
     monkeypatch.setattr(serving, "models", lambda config, runs, root, seed: {})
-    monkeypatch.setattr(serving, "prompts", lambda config, runs: [])
+    monkeypatch.setattr(serving, "rows", lambda config, runs: [])
     monkeypatch.setattr(serving, "side_by_side", lambda *args: NUMBERS)
     serving.main(config, str(tmp_path))
     assert "| 2 | e8 | 300 | 75% |  | 1.200 |" in capsys.readouterr().out
