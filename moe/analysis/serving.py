@@ -80,9 +80,9 @@ LEGEND = (
     " median. repeated p95: of each step's median over rounds that do the same, over the median;"
     " what of it dense has is the machine's. turns r: correlation of that median with the turns of"
     " a step's loops; empty where all steps take as many. Of a step: tokens an expert, the largest"
-    " over their mean, their standard deviation over steps by the mean (by chance about the root of"
-    " 1/mean), the share of experts that it chose, whose weights it needs (with as many choices as"
-    " experts this program reads all). unused: experts that no step chose. turns: of the loops, in"
+    " over their mean, their standard deviation over steps by the mean (of many by chance the root"
+    " of 1/mean), the share of experts that it chose, whose weights it needs (with as many choices"
+    " as experts this program reads all). unused: experts that no step chose. turns: of the loops, in"
     " which alone a step's work can vary, their mean and 95th percentile. device: tokens of the"
     " busiest of several devices over their mean, which others would wait for, with experts in"
     " turn; even: placed by their use of validation text; counted, not timed, and empty where"
@@ -218,26 +218,21 @@ def drawn(found: list[dict]) -> figure.Figure:
 
 
 def _lines(axis, runs, key):
-    """A colour for each model that was trained, dashed where it is pruned; bars over seeds."""
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(_of(runs)))}
-    for name in dict.fromkeys(name for _, name in runs):
-        own = {batch: one for (batch, model), one in runs.items() if model == name}
-        points = {batch: _values(one, key) for batch, one in own.items()}
-        points = {batch: values for batch, values in points.items() if values}
-        of = _first(_first(own))["of"]
-        means = [paired.interval(values) for values in points.values()]
-        axis.errorbar(
-            list(points),
-            [mean.mean for mean in means],
-            np.nan_to_num([mean.half for mean in means]),
-            fmt="o-" if name == of else "o--",
-            color=colours[of],
-            alpha=1 if name == of else 0.5,
-            ms=4,
-            capsize=2,
-            label=name,
-        )
+    """A colour for each model that was trained, a line for each size of it; bars over seeds."""
+    sizes: dict[str, list[str]] = {}
+    for (_, name), own in runs.items():
+        known = sizes.setdefault(_first(own)["of"], [])
+        known += [name] * (name not in known)
+    for i, names in enumerate(sizes.values()):
+        for j, name in enumerate(names):
+            own = {batch: one for (batch, model), one in runs.items() if model == name}
+            style = {"color": f"C{i}", "ls": ("-", "--", ":")[j % 3], "marker": "os^"[j % 3]}
+            _line(axis, own, key, ms=4, capsize=2, label=name, **style)
 
 
-def _of(runs):
-    return (_first(own)["of"] for own in runs.values())
+def _line(axis, own, key, **style):
+    """The mean over seeds of each batch that has the number, with its interval."""
+    points = {batch: _values(one, key) for batch, one in own.items()}
+    means = {batch: paired.interval(values) for batch, values in points.items() if values}
+    halves = np.nan_to_num([mean.half for mean in means.values()])
+    axis.errorbar(list(means), [mean.mean for mean in means.values()], halves, **style)
