@@ -82,9 +82,9 @@ LEGEND = (
     " a step's loops; empty where all steps take as many. Of a step: tokens an expert, the largest"
     " over their mean, their standard deviation over steps by the mean (of many by chance the root"
     " of 1/mean), the share of experts that it chose, whose weights it needs (with as many choices"
-    " as experts this program reads all). unused: experts that no step chose. turns: of the loops, in"
-    " which alone a step's work can vary, their mean and 95th percentile. device: tokens of the"
-    " busiest of several devices over their mean, which others would wait for, with experts in"
+    " as experts this program reads all). unused: experts that no step chose. turns: of the loops,"
+    " in which alone a step's work can vary, their mean and 95th percentile. device: tokens of"
+    " the busiest of several devices over their mean, which others would wait for, with experts in"
     " turn; even: placed by their use of validation text; counted, not timed, and empty where"
     " devices do not divide the experts."
 )
