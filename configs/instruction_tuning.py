@@ -1,0 +1,53 @@
+"""Dense and experts at equal FLOPs, fine-tuned on one task directly or after instruction tuning.
+
+    python -m experiments.instruction_tuning --config=configs/instruction_tuning.py:demo  # minutes
+    python -m experiments.instruction_tuning --config=configs/instruction_tuning.py:cpu   # an hour
+
+On 2 cores, beside what the models of `configs/abilities.py`, which all start from, take. A single
+task has a thousand questions, of which it learns from eight hundred.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import abilities
+from moe.errors import UserError
+from moe.objectives import instruction
+
+
+def get_config(size: str = "demo") -> ConfigDict:
+    """The config of one size: demo or cpu."""
+    sizes = {"demo": demo, "cpu": cpu}
+    if size not in sizes:
+        raise UserError(f"configs/instruction_tuning.py:{size} is unknown: use {', '.join(sizes)}")
+    return sizes[size]()
+
+
+def cpu() -> ConfigDict:
+    """Three paired seeds."""
+    config = ConfigDict()
+    config.name = "instruction_tuning_cpu"
+    config.pretrained = abilities.cpu()
+    config.models = ("dense", "e32_top2")  # of its variants, "dense" among them
+    config.seeds = 3
+    config.jobs = 2
+    config.single = ("natural_questions", "winogrande")  # of knowledge, of reasoning
+    config.held_in = instruction.TASKS  # that models are instruction-tuned on
+    config.held_out = ("drop", "lambada", "rte", "squad")  # that no model is tuned on
+    config.steps = {"tuned": 1000, "single": 200}
+    config.rates = (0.0005, 0.002, 0.008)  # of every fine-tuned cell, best by validation loss
+    config.questions = 100  # of each task's test split, that are answered; the loss is of all
+    return config
+
+
+def demo() -> ConfigDict:
+    """One seed of the models of `abilities.demo`, a task of each kind."""
+    config = cpu()
+    config.name = "instruction_tuning_demo"
+    config.pretrained = abilities.demo()
+    config.seeds = 1
+    config.single = ("winogrande",)
+    config.held_in = ("arc_easy", "openbookqa", "piqa")
+    config.held_out = ("rte",)
+    config.steps = {"tuned": 200, "single": 60}
+    config.questions = 30
+    return config
