@@ -31,7 +31,7 @@ def tuned(config: ConfigDict, starts: Runs) -> Runs:
     """Instruction tuning of every model at every rate, named <model>_tuned_lr_<rate>."""
     found: Runs = {}
     for model, run in starts.items():
-        found |= _at_rates(f"{model}_tuned", run, config.held_in, config.steps.tuned, config.rates)
+        found |= _at_rates(f"{model}_tuned", run, config.held_in, config.tuned)
     return found
 
 
@@ -41,19 +41,19 @@ def single(config: ConfigDict, starts: Runs, cell: str) -> Runs:
     for model, run in starts.items():
         for task in config.single:
             name = f"{model}_{cell}_{task}"
-            found |= _at_rates(name, run, (task,), config.steps.single, config.rates)
+            found |= _at_rates(name, run, (task,), config.alone)
     return found
 
 
-def _at_rates(name, run, tasks, steps, rates):
-    """The run on these tasks with every learning rate."""
+def _at_rates(name, run, tasks, how):
+    """The run on these tasks, so many steps, at every learning rate."""
     run = _asked(run, tasks)
-    train = {"steps": steps, "eval_every": steps}
+    train = {"steps": how.steps, "eval_every": how.steps}
     return {
         f"{name}_lr_{rate}".replace(".", "_"): run.replace(
-            train=train, optimizer={"learning_rate": rate, "warmup_steps": steps // 10}
+            train=train, optimizer={"learning_rate": rate, "warmup_steps": how.steps // 10}
         )
-        for rate in rates
+        for rate in how.rates
     }
 
 

@@ -105,8 +105,8 @@ def rates_table(records: Sequence[dict]) -> str:
     for cell, losses in rates(records).items():
         by_rate = {used[run]: loss for run, loss in losses.items()}
         rate = used[chosen[cell]]
-        edge = ", at the edge" * (rate in (order[0], order[-1]))
-        shown = (f"{by_rate[r]:.4f}" for r in order)
+        edge = ", at the edge" * (rate in (min(by_rate), max(by_rate)))
+        shown = (f"{by_rate[r]:.4f}" if r in by_rate else "" for r in order)
         cost = f"{flops[chosen[cell]]:.4g}"
         rows.append([cell, *shown, f"{rate:g}{edge}", cost])
     head = ["run", *(f"{rate:g}" for rate in order), "best rate", "executed FLOPs a token"]

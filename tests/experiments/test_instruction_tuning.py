@@ -15,7 +15,7 @@ from tests.experiments import test_study
 from tests.experiments.test_evaluate_command import ASKED, trained
 from tests.training import toys
 
-BEST = "0_002"
+BEST = "0_008"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_each_round_starts_where_the_one_before_ended(config, tmp_path, monkeypa
         "e2_then_winogrande": (f"{tmp_path}/e2_tuned_lr_{BEST}", config.single),
     }
     for name, (start, tasks) in said.items():
-        for rate in config.rates:
+        for rate in config.alone.rates:
             run = last[f"{name}_lr_{rate}".replace(".", "_")]
             assert run.init_from.workdir == f"{start}/seed{{seed}}"
             assert run.objective.options.tasks == tasks
@@ -144,26 +144,29 @@ def test_the_best_rate_may_be_at_an_edge():
 
     records = [record("dense_tuned", r, s, 2 + s + r) for r in (0.1, 0.2, 0.4) for s in range(2)]
     records += [record("e8_tuned", r, 0, abs(r - 0.2)) for r in (0.1, 0.2, 0.4)]
+    records += [record("e8_then_copa", r, 0, r) for r in (0.2, 0.4)]
     assert tables.best(records) == {
         "dense_tuned": "dense_tuned_lr_0_1",
         "e8_tuned": "e8_tuned_lr_0_2",
+        "e8_then_copa": "e8_then_copa_lr_0_2",
     }
     rows = tables.rates_table(records).splitlines()[2:]
     assert rows[0] == "| dense_tuned | 2.6000 | 2.7000 | 2.9000 | 0.1, at the edge | 1e+06 |"
     assert rows[1].endswith("| 0.2 | 1e+06 |")
+    assert rows[2] == "| e8_then_copa |  | 0.2000 | 0.4000 | 0.2, at the edge | 1e+06 |"
 
 
 def test_runs_of_the_whole_size():
-    """Of 200 steps a tenth warms up; all held-out questions judge, and no example stands before."""
+    """A tenth of the steps warms up; all held-out questions judge, and no example stands before."""
     config = configs.cpu()
     base = schema.from_config_dict(RunConfig, config.pretrained.base)
     made = instruction_tuning.single(config, {"dense": base}, "direct")
-    assert len(made) == 2 * 3
+    assert len(made) == 2 * 4
     for run in made.values():
-        assert (run.train.steps, run.optimizer.warmup_steps) == (200, 20)
+        assert (run.train.steps, run.optimizer.warmup_steps) == (120, 12)
         assert (run.train.test_batches, run.objective.options.shots) == (0, 0)
     made = instruction_tuning.tuned(config, {"dense": base})
-    assert {run.train.steps for run in made.values()} == {1000}
+    assert {run.train.steps for run in made.values()} == {600}
 
 
 def test_what_cannot_be(config):
