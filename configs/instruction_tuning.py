@@ -49,7 +49,7 @@ def demo() -> ConfigDict:
     config.single = ("winogrande",)
     config.held_in = ("arc_easy", "openbookqa", "piqa")
     config.held_out = ("rte",)
-    config.tuned = {"steps": 200, "rates": (0.002, 0.008, 0.032)}
-    config.alone = {"steps": 60, "rates": (0.002, 0.008, 0.032)}
+    config.tuned = {"steps": 200, "rates": (0.0005, 0.002, 0.008)}
+    config.alone = {"steps": 60, "rates": (0.0005, 0.002, 0.008)}
     config.questions = 30
     return config
