@@ -29,6 +29,7 @@ def cpu() -> ConfigDict:
     """Three paired seeds, those of the models, and 100 steps of 2,048 tokens."""
     config = ConfigDict()
     config.name = "finetune_subsets_cpu"
+    config.seeds = 3
     config.jobs = 2
     config.pretrained = abilities.cpu()
     config.models = ("dense", "e8_top2", "e32_top2")  # of its variants
@@ -56,6 +57,7 @@ def demo() -> ConfigDict:
     config = cpu()
     config.name = "finetune_subsets_demo"
     config.pretrained = abilities.demo()
+    config.seeds = 1
     config.models = ("dense", "e32_top2")
     config.tasks = ("arc_easy",)
     config.rates = (0.003, 0.01)

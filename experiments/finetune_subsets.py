@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import command, evaluate, looks, opened, pretrained, records, study
-from moe import initialisation, objectives, schema
+from moe import objectives, schema
 from moe.adapt import finetune
 from moe.analysis import abilities
 from moe.analysis import finetune_subsets as tables
@@ -42,36 +42,32 @@ class Cell(NamedTuple):
         return f"{self.task}_{self.model}_{self.subset}_lr_{self.rate:g}".replace(".", "_")
 
 
-def tuned(config: ConfigDict, models: records.Runs, source: pathlib.Path) -> dict[Cell, RunConfig]:
+def tuned(config: ConfigDict, starts: records.Runs) -> dict[Cell, RunConfig]:
     """The runs of the study: of every model the subsets that it has.
 
     Args:
       config: of the study.
-      models: the runs that they start from.
-      source: the folder of those.
+      starts: the models that they start from, of `pretrained.starts`.
 
     Raises:
-      UserError: for a model or a task that there is not.
+      UserError: for a task that there is not, or without learning rates.
     """
-    for name in config.models:
-        schema.one_of("models", name, models)
     schema.require(len(config.rates) > 0, "rates is empty: name learning rates to try")
     cells = (
         Cell(task, model, subset, rate)
         for task in config.tasks
-        for model in config.models
-        for subset in finetune.subsets_of(models[model].model)
+        for model, start in starts.items()
+        for subset in finetune.subsets_of(start.model)
         for rate in config.rates
     )
-    return {cell: _tuned(cell, models[cell.model], config.tuned, source) for cell in cells}
+    return {cell: _tuned(cell, starts[cell.model], config.tuned) for cell in cells}
 
 
-def _tuned(cell, run, changed, source):
+def _tuned(cell, run, changed):
     options = instruction.Options(tasks=(cell.task,), shots=0)
     own = {"learning_rate": cell.rate, "frozen": finetune.SUBSETS[cell.subset]}
-    start = initialisation.InitConfig(workdir=pretrained.workdir(source, cell.model))
     objective = objectives.ObjectiveConfig(name="instruction", options=options)
-    run = dataclasses.replace(run, objective=objective, init_from=start)
+    run = dataclasses.replace(run, objective=objective)
     return run.replace(train=changed.train, optimizer={**changed.optimizer, **own})
 
 
@@ -94,22 +90,21 @@ def measured(
     config: ConfigDict,
     runs: dict[Cell, RunConfig],
     root: pathlib.Path,
-    source: pathlib.Path,
     best: dict[tables.Key, float],
 ) -> list[dict]:
     """Losses and answers of the models before, and of every subset at its best rate."""
-    found = _looks(config, runs, root, source, best)
+    found = _looks(config, runs, root, best)
     return looks.measured(root / "finetune_subsets.jsonl", found)
 
 
-def _looks(config, runs, root, source, best) -> Iterator[looks.Look]:
+def _looks(config, runs, root, best) -> Iterator[looks.Look]:
     chosen = {cell: run for cell, run in runs.items() if best[cell[:3]] == cell.rate}
     for cell, run in chosen.items():
         look = functools.partial(measure, run, cell.task, config.questions)
-        for seed in study.seeds_of(config.pretrained):
+        for seed in study.seeds_of(config):
             of = {**cell._asdict(), "seed": seed, "asked": config.questions}
             if cell.subset == tables.ALL:
-                before = records.folder(source, cell.model, seed)
+                before = pathlib.Path(run.init_from.workdir).parent / f"seed{seed}"
                 yield of | {"subset": tables.NOTHING, "rate": 0.0}, functools.partial(look, before)
             yield of, functools.partial(look, records.folder(root, cell.name, seed))
 
@@ -140,12 +135,11 @@ def measure(run: RunConfig, task: str, number: int, path: pathlib.Path) -> dict:
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains, fine-tunes, measures, and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    models, source = pretrained.trained(config.pretrained)
-    runs = tuned(config, models, source)
+    runs = tuned(config, pretrained.starts(config))
     by_name = {cell.name: run for cell, run in runs.items()}
-    seeds = study.seeds_of(config.pretrained)
+    seeds = study.seeds_of(config)
     trained = lines(runs, study.run(by_name, root, seeds, config.jobs, timed=False))
-    found = measured(config, runs, root, source, tables.chosen(trained))
+    found = measured(config, runs, root, tables.chosen(trained))
     looks.report(root, "finetune_subsets", tables.text(found, trained), tables.drawn(found))
 
 

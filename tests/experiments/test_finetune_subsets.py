@@ -19,7 +19,6 @@ from moe.training import checkpoint, workdirs
 from moe.training import runs as folders
 from moe.training.config import MeshConfig
 from tests import tiny
-from tests.experiments import test_abilities
 from tests.training import toys
 
 ASKED = [
@@ -31,7 +30,7 @@ ASKED = [
 def config():
     """One model of one seed, one task, one rate."""
     found = configs.cpu()
-    found.pretrained.seeds = 1
+    found.seeds = 1
     found.update(jobs=1, models=("dense",), tasks=("piqa",), rates=(0.01,), questions=3)
     found.tuned.train.update(steps=4, eval_every=2, eval_batches=1, test_batches=1)
     found.tuned.optimizer.warmup_steps = 1
@@ -55,6 +54,10 @@ def dense():
     return dataclasses.replace(sparse.replace(model={"experts": None}), mesh=MeshConfig())
 
 
+def start(name, run):
+    return pretrained.at_end(run, pathlib.Path("source") / name)
+
+
 def read(name, limit=0, split="all"):
     del name
     return [q for i, q in enumerate(ASKED) if i % 10 in questions.SPLITS[split]][: limit or None]
@@ -63,9 +66,8 @@ def read(name, limit=0, split="all"):
 @pytest.mark.usefixtures("toy")
 def test_a_model_is_measured_before_and_after_once(config, monkeypatch, capsys):
     monkeypatch.setattr(finetune, "subsets_of", lambda model: ["all"])
-    source = pathlib.Path("source")
-    monkeypatch.setattr(pretrained, "trained", lambda config: ({"dense": dense()}, source))
-    saved(dense(), source / "dense/seed0", 1.0)
+    saved(dense(), pathlib.Path("source/dense/seed0"), 1.0)
+    monkeypatch.setattr(pretrained, "starts", lambda config: {"dense": start("dense", dense())})
     monkeypatch.setattr(study, "run", run)
     monkeypatch.setattr(few_shot, "evaluate", asked)
     monkeypatch.setattr(opened, "reader", lambda path: path)
@@ -107,29 +109,18 @@ def asked(name, shots, found, path):
 
 def test_runs_start_from_the_model_of_their_seed(config):
     """A model has the subsets that its parameters allow."""
-    config.models = ("dense", "e4")
-    models = {"dense": dense(), "e4": toys.run_config()}
-    runs = finetune_subsets.tuned(config, models, pathlib.Path("in"))
-    found = {model: {c.subset for c in runs if c.model == model} for model in config.models}
+    starts = {"dense": start("dense", dense()), "e4": start("e4", toys.run_config())}
+    runs = finetune_subsets.tuned(config, starts)
+    found = {model: {c.subset for c in runs if c.model == model} for model in starts}
     subsets = {"all", "non_moe", "moe", "attention"}
     assert found == {"dense": {"all", "attention", "ffn"}, "e4": subsets}
     for cell, run in runs.items():
         assert run.optimizer.frozen == finetune.SUBSETS[cell.subset]
         assert run.objective.options.tasks == (cell.task,) and run.train.steps == 4
-        assert study._seeded(run, 2).init_from.workdir == f"in/{cell.model}/seed2"
-    config.models = ("e9",)
-    with pytest.raises(errors.UserError, match="models='e9' is not one of"):
-        finetune_subsets.tuned(config, models, pathlib.Path("in"))
-
-
-def test_the_other_study_is_trained_whole(config, monkeypatch):
-    """With models that are not tuned, so that its results.jsonl stays as it is."""
-    asked = []
-    monkeypatch.setattr(study, "run", lambda *given: asked.append(given))
-    test_abilities.tiny(config.pretrained)
-    runs, root = pretrained.trained(config.pretrained)
-    assert asked == [(runs, root, range(2), 1)] and list(runs) == ["dense"]
-    assert root == pathlib.Path("runs/abilities_cpu")
+        assert study._seeded(run, 2).init_from.workdir == f"source/{cell.model}/seed2"
+    config.rates = ()
+    with pytest.raises(errors.UserError, match="rates is empty"):
+        finetune_subsets.tuned(config, starts)
 
 
 def found(model, subset, seed, test, rate=0.01):
