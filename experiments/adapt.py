@@ -10,137 +10,26 @@ which everything reads that reads the first. Methods are those of `moe.adapt.MET
 """
 
 import contextlib
-import dataclasses
-import functools
-import json
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command, opened
-from moe import adapt, flops, initialisation, interop, schema, sealed, sharding
+from experiments import command, opened, sources
+from moe import adapt, flops, schema, sealed, sharding
 from moe.adapt import banks, observing, packed, place, ternary
 from moe.adapt.banks import Trained
-from moe.batch import Batch
-from moe.data import batches, corpora, prepare
-from moe.evaluation.few_shot import Reader
-from moe.models import lora
-from moe.objectives import ObjectiveConfig
-from moe.training import checkpoint, folders, moments, runs, step, workdirs
-from moe.training.config import MeshConfig, RunConfig
+from moe.training import folders, moments
+from moe.training.config import MeshConfig
 
-ROWS = 8  # of published text at once
 PACKED = "experts.npz"
 USUAL = "encyclopedia_en"  # what a published model looks at
 SENT = 2  # bytes of a number that is sent, bfloat16
 RANDOM = 100  # placements beside which the best one is shown
-# Families of dense models, and of models with experts that are the same beside them.
-PAIRS = (("llama", "mixtral"), ("mistral", "mixtral"), ("qwen3", "qwen3_moe"))
-TWINS = dict(PAIRS) | {sparse: dense for dense, sparse in PAIRS}
-# Fields of config.json that say how text is read, and not what is computed.
-OF_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
 
 
-class Source(NamedTuple):
-    """A model, text to look at, and how what is made of it is written."""
-
-    trained: Trained
-    batches: list[Batch]
-    domains: tuple[str, ...]  # of the text
-    objective: ObjectiveConfig | None  # what the text is for, None: the model's usual one
-    save: Callable[[Trained, pathlib.Path, moments.Adam | None], None]
-    adam: moments.Adam | None = None  # of the optimizer that trained it
-
-
-def of_run(workdir: pathlib.Path, number: int) -> Source:
-    """A run as of its last checkpoint, and so many batches of its validation split."""
-    loaded = runs.load_run(workdir)
-    run, data, state = loaded
-    trained = Trained(run.model, loaded.params, state.router_state)
-    text = list(run.source(data).held_out("validation", number))
-    save = functools.partial(_save_run, run, int(state.step))
-    kept = None if run.frozen else moments.of(state.optimizer)
-    return Source(trained, text, tuple(data.domain_names), _objective(run), save, kept)
-
-
-def _objective(run):
-    """What the run learned; of a student what it is judged by."""
-    return ObjectiveConfig() if run.objective.name == "distillation" else run.objective
-
-
-def _save_run(
-    run: RunConfig, number: int, made: Trained, out: pathlib.Path, carried: moments.Adam | None
-) -> None:
-    """A workdir whose only checkpoint is the new model; without moments its optimizer is new."""
-    new = dataclasses.replace(
-        run,
-        model=made.model,
-        mesh=MeshConfig(),
-        init_from=initialisation.InitConfig(),
-        lora=lora.LoraConfig(),
-        objective=_objective(run),
-        optimizer=dataclasses.replace(run.optimizer, frozen=()),
-    )
-    workdirs.claim(new, out, prepare.prepare(new.data))
-    optimizer = new.tx.init(made.params)
-    if carried is not None:
-        optimizer = moments.replaced(optimizer, moments.named(optimizer, carried))
-    state = step.State(jnp.int32(number), made.params, optimizer, made.router_state)
-    with contextlib.closing(checkpoint.Checkpoints(out)) as checkpoints:
-        checkpoints.save(number, state, 0.0)
-
-
-def of_checkpoint(folder: pathlib.Path, number: int, domain: str) -> Source:
-    """A published model, and packaged text of a domain in its own tokens."""
-    reader = opened.reader(folder)
-    schema.require(len(reader.model.stacks) == 1, "published encoder-decoders are not adapted yet")
-    trained = Trained(reader.model, reader.params, {})
-    text = list(rows_of_text(reader, corpora.documents(domain), number))
-    return Source(trained, text, (domain,), None, functools.partial(_save_checkpoint, folder))
-
-
-def rows_of_text(reader: Reader, documents: Iterator[str], number: int) -> Iterator[Batch]:
-    """Batches of `ROWS` rows, documents one after another."""
-    length = min(reader.longest, 512)
-    needed = number * ROWS * length + 1
-    ids: list[int] = []
-    for document in documents:
-        ids += [*reader.words.start, *reader.words.encode(document)]
-        if len(ids) >= needed:
-            break
-    schema.require(len(ids) >= needed, f"the text has {len(ids)} tokens of {needed}: fewer batches")
-    tokens_XT = np.array(ids[: needed - 1], np.int32).reshape(-1, length)
-    targets_XT = np.array(ids[1:needed], np.int32).reshape(-1, length)
-    numbered = batches.number(tokens_XT, reader.words.start[-1])
-    for first in range(0, len(tokens_XT), ROWS):
-        rows = [x[first : first + ROWS] for x in (tokens_XT, targets_XT, *numbered)]
-        yield Batch(rows[0], rows[1], rows[2], rows[3], domain_BT=np.zeros_like(rows[0]))
-
-
-def _save_checkpoint(folder, made, out, carried):
-    """config.json and safetensors of whichever family has such models, and the tokenizer."""
-    del carried  # a published model has none
-    before = sealed.read_json(folder / "config.json")
-    family = before["model_type"]
-    if interop.FAMILIES[family].experts != bool(made.model.experts):
-        schema.one_of("the family of a model to be adapted so", family, TWINS)
-        family = TWINS[family]
-    interop.save(out, made.model, made.params, family)
-    kept = {name: before[name] for name in OF_TEXT if name in before}
-    written = sealed.read_json(out / "config.json")
-    (out / "config.json").write_text(json.dumps(kept | written, indent=2, sort_keys=True) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        if (folder / name).exists():
-            shutil.copy(folder / name, out / name)
-
-
-def main(source: Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dict) -> None:
+def main(source: sources.Source, how: str, ask: adapt.Ask, out: pathlib.Path, about: dict) -> None:
     """Adapts, compares with before, writes and says where."""
     taken = folders.exists(out) or (out / "config.json").exists()
     schema.require(not taken, f"--out={out} holds a model already: name another folder")
@@ -236,7 +125,9 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
     schema.require(
         published or text == USUAL, f"--text={text} does nothing with a run: it has its own"
     )
-    source = of_checkpoint(folder, number, text) if published else of_run(folder, number)
+    source = (
+        sources.of_checkpoint(folder, number, text) if published else sources.of_run(folder, number)
+    )
     wanted = -1
     if domain:
         schema.one_of("--domain", domain, source.domains)
@@ -246,6 +137,7 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
         return observing.observe(trained, source.batches, measure, domain)
 
     about = {"workdir": workdir, "how": how, "batches": number, "domain": domain} | asked
+    asked["parents"] = tuple(sources.dense(pathlib.Path(p), folder) for p in asked["parents"])
     ask = adapt.Ask(look, len(source.domains), dropless=published, **asked)
     main(source, how, ask, pathlib.Path(out), about)
 
@@ -259,6 +151,7 @@ if __name__ == "__main__":
     EVERY = flags.DEFINE_integer("moe_every", 1, "Upcycling: the last of so many layers.", 1)
     PARTS = flags.DEFINE_integer("parts", 1, "Upcycling: each copy is cut into so many.", 1)
     SHARE = flags.DEFINE_float("share", 0.0, "Upcycling: of hidden units drawn afresh.", 0.0, 1.0)
+    PARENTS = flags.DEFINE_list("parents", [], "Upcycling: folders of more dense models.")
     DEVICES = flags.DEFINE_integer("devices", 1, "place: along `expert`, each of some domains.", 1)
     FILE = flags.DEFINE_string("packed", "", "unpack: the file of experts.")
     SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
@@ -277,6 +170,7 @@ if __name__ == "__main__":
                 WORKDIR.value, OUT.value, HOW.value, BATCHES.value, DOMAIN.value, TEXT.value,
                 experts=EXPERTS.value, k=K.value, moe_every=EVERY.value, parts=PARTS.value,
                 share=SHARE.value, seed=SEED.value, packed=FILE.value, devices=DEVICES.value,
+                parents=tuple(PARENTS.value),
             )  # fmt: skip
 
     command.run(asked)

@@ -10,19 +10,17 @@ Resumable.
 import functools
 import pathlib
 import statistics
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, looks, records, scaling, study
+from experiments import command, looks, records, scaling, study, timing
 from moe import adapt, decoding, flops, generation
 from moe.adapt import banks, integers, observing, packed, ternary
 from moe.adapt.banks import Trained
 from moe.analysis import compression
-from moe.batch import Batch
 from moe.training import runs as folders
 
 STORED = 2  # bytes of a number, bfloat16
@@ -31,21 +29,45 @@ ROUNDS = 5
 
 
 def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list[dict]:
-    """Loss and bytes of every method and seed."""
-    return looks.measured(root / "compression.jsonl", _looks(config, runs, root))
-
-
-def _looks(config, runs, root) -> Iterator[looks.Look]:
+    """Loss, bytes and speed of every method and seed."""
     opened = functools.lru_cache(maxsize=1)(functools.partial(trained_of, config=config))
+    found = looks.measured(root / "compression.jsonl", _looks(config, runs, root, opened))
+    if not config.timed_tokens:
+        return found
+    taken = looks.measured(root / "speed.jsonl", _speeds(config, runs, root, opened))
+    speeds = {one["seed"]: one["tokens_per_second"] for one in taken}
+    return [one | {"tokens_per_second": speeds[one["seed"]][one["method"]]} for one in found]
+
+
+def _looks(config, runs, root, opened) -> Iterator[looks.Look]:
     for of, path in looks.folders(runs, root, study.seeds_of(config)):
         for method in _methods(config, of["variant"]):
 
             def look(path=path, method=method) -> dict:
                 looks.require_checkpoint(path)
-                return _judged(config, method, *opened(path))
+                trained, seen, judge = opened(path)
+                made = made_by(config, method, trained, seen)
+                how = config.methods[method].how if method in config.methods else ""
+                size = stored_bytes(made, expert_bytes(made, how))
+                return {"nll": observing.loss(made, judge), "bytes": size}
 
             kept = {"seed": of["seed"], "steps": of["steps"], "method": method}
             yield kept | {"batches": config.test_batches}, look
+
+
+def _speeds(config, runs, root, opened) -> Iterator[looks.Look]:
+    """All methods of a seed side by side, so that noise falls on all alike."""
+    for seed in study.seeds_of(config):
+
+        def look(seed=seed) -> dict:
+            found = {}
+            for variant in runs:
+                trained, seen, _ = opened(records.folder(root, variant, seed))
+                for method in _methods(config, variant):
+                    found[method] = made_by(config, method, trained, seen)
+            return {"tokens_per_second": tokens_per_second(found, config.timed_tokens)}
+
+        yield {"seed": seed, "tokens": config.timed_tokens}, look
 
 
 def _methods(config, variant):
@@ -55,7 +77,7 @@ def _methods(config, variant):
     return [compression.WHOLE, *config.methods]
 
 
-def trained_of(path: pathlib.Path, config: ConfigDict) -> tuple[Trained, list[Batch], list[Batch]]:
+def trained_of(path: pathlib.Path, config: ConfigDict) -> tuple[Trained, list, list]:
     """A trained model, text to look at, and text to judge it by."""
     loaded = folders.load_run(path)
     source = loaded.run.source(loaded.data)
@@ -64,17 +86,11 @@ def trained_of(path: pathlib.Path, config: ConfigDict) -> tuple[Trained, list[Ba
     return trained, seen, list(source.held_out("test", config.test_batches))
 
 
-def _judged(config, method, trained, seen, judge):
-    made = trained
-    stored = None
-    if method in config.methods:
-        asked = config.methods[method]
-        made = changed(trained, seen, **asked)
-        stored = expert_bytes(made, asked["how"])
-    found = {"nll": observing.loss(made, judge), "bytes": stored_bytes(made, stored)}
-    if config.timed_tokens:
-        found["tokens_per_second"] = tokens_per_second(made, config.timed_tokens)
-    return found
+def made_by(config: ConfigDict, method: str, trained: Trained, seen: list) -> Trained:
+    """The model after a method of the config, or as it is."""
+    if method not in config.methods:
+        return trained
+    return changed(trained, seen, **config.methods[method])
 
 
 def changed(trained: Trained, seen: list, how: str, experts: int = 0) -> Trained:
@@ -105,21 +121,17 @@ def stored_bytes(made: Trained, of_experts: float | None) -> float:
     return total - STORED * sum(sizes) + of_experts
 
 
-def tokens_per_second(made: Trained, tokens: int) -> float:
-    """Of `TEXTS` texts that are written at once; the median of some rounds."""
+def tokens_per_second(found: dict[str, Trained], tokens: int) -> dict[str, float]:
+    """Of `TEXTS` texts that each model writes at once, in turn; medians of some rounds."""
+    calls = {name: _writing(made, tokens) for name, made in found.items()}
+    seconds = timing.interleaved(calls, ROUNDS, "writing side by side")
+    return {name: TEXTS * tokens / statistics.median(taken) for name, taken in seconds.items()}
+
+
+def _writing(made, tokens):
     weights = decoding.prepare(made.model, made.params, made.router_state)
     prompts = [[0, 1 + i % (made.model.vocab_size - 1)] for i in range(TEXTS)]
-
-    def write() -> None:
-        generation.generate(made.model, weights, prompts, tokens)
-
-    write()  # compiles
-    seconds = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        write()
-        seconds.append(time.perf_counter() - begin)
-    return TEXTS * tokens / statistics.median(seconds)
+    return functools.partial(generation.generate, made.model, weights, prompts, tokens)
 
 
 def main(config: ConfigDict, workdir: str) -> None:

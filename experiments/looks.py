@@ -47,13 +47,21 @@ def _read(path):
             ) from error
 
 
-def report(root: pathlib.Path, name: str, text: str, drawn: Any) -> None:
-    """Writes the table and the figure of <name>.jsonl, prints the table, says where they are."""
+def report(root: pathlib.Path, name: str, text: str, drawn: Any, of: str = "") -> None:
+    """Writes <name>.md and <name>.png, prints the table, says where they are and what they are of.
+
+    Args:
+      root: the study's folder.
+      name: of both.
+      text: the table.
+      drawn: the figure.
+      of: the file of measurements, <name>.jsonl unless it is given.
+    """
     (root / f"{name}.md").write_text(text + "\n")
     plots.save(drawn, root / f"{name}.png")
     print(f"\n{text}\n")
-    for ending in ("jsonl", "md", "png"):
-        print(root / f"{name}.{ending}")
+    for file in (of or f"{name}.jsonl", f"{name}.md", f"{name}.png"):
+        print(root / file)
 
 
 def require_checkpoint(path: pathlib.Path) -> None:

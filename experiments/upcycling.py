@@ -10,6 +10,7 @@ experts from scratch.
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,7 +24,12 @@ from moe.training import folders, runs
 from moe.training.config import RunConfig
 
 PARENT = "dense"
-ASKED = {"moe_every": 1, "packed": "", "devices": 1}  # of `adapt.adapted`
+ASKED: dict[str, Any] = {
+    "moe_every": 1,
+    "packed": "",
+    "devices": 1,
+    "parents": (),
+}  # of `adapt.adapted`
 
 
 def parents(config: ConfigDict) -> Runs:
@@ -124,7 +130,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     found = study.run(
         dense | children(config, dense, root, seeds), root, seeds, config.jobs, **once
     )
-    looks.report(root, "upcycling", tables.table(found), tables.drawn(found))
+    looks.report(root, "upcycling", tables.table(found), tables.drawn(found), of="results.jsonl")
 
 
 if __name__ == "__main__":

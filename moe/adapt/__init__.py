@@ -36,6 +36,7 @@ class Ask(NamedTuple):
     dropless: bool = False  # upcycling: no capacity, as published models
     packed: str = ""  # a file of experts to be put in
     devices: int = 1  # along `expert`, to place experts on
+    parents: tuple[Trained, ...] = ()  # upcycling: more dense models, of which experts are copies
 
 
 def pruned(trained: Trained, ask: Ask, score: Callable[[observing.Use], np.ndarray]) -> Trained:
@@ -83,7 +84,8 @@ def _merged(trained, ask, group_LE, use, weight_LE):
 def upcycled(trained: Trained, ask: Ask) -> Trained:
     """Copies of a dense model's feed-forwards, perhaps cut into parts, some units drawn afresh."""
     key = jax.random.key(ask.seed)
-    made = upcycle.copies(trained, _of_copies(trained, ask), key, ask.moe_every)
+    every = [trained, *ask.parents]
+    made = upcycle.of_parents(every, _of_copies(trained, ask), key, ask.moe_every)
     if ask.parts > 1:
         made = upcycle.granular(made, ask.parts)
     return upcycle.reinitialised(made, ask.share, jax.random.fold_in(key, 1))
@@ -94,7 +96,7 @@ def upcycled_moment(trained: Trained, ask: Ask) -> Trained | None:
 
     Nothing where experts are no copies, or count for more than their gates make of them.
     """
-    if ask.parts > 1 or ask.share or ask.k == 1:
+    if ask.parts > 1 or ask.share or ask.k == 1 or ask.parents:
         return None
     key = jax.random.key(0)
     return upcycle.copies(trained, _of_copies(trained, ask), key, ask.moe_every, spread=0.0)
@@ -179,7 +181,7 @@ METHODS = {
     "merge_aligned": Method(merge_aligned, ("experts",), looks=True),
     "upcycle": Method(
         upcycled,
-        ("experts", "k", "moe_every", "parts", "share", "seed"),
+        ("experts", "k", "moe_every", "parts", "share", "seed", "parents"),
         moment=upcycled_moment,
     ),
     "expand": Method(expanded, ("experts",)),

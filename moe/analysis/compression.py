@@ -39,8 +39,8 @@ LEGEND = (
     "bytes: of all parameters, in bfloat16 unless the method says otherwise. Δ: the paired"
     " difference from the model as it was trained, with the 95% interval over seeds. gain kept: the"
     " share of its gain over the dense model of equal FLOPs that is left. tokens/s: of writing 32"
-    " texts at once, the median of five rounds; numbers of 8 bits and less are computed with as"
-    " what they stand for, so that they change bytes alone."
+    " texts at once, all methods in turn, the median of five rounds; numbers of 8 bits and less are"
+    " computed with as what they stand for, so that they change bytes alone."
 )
 
 

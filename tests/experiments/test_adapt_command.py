@@ -22,7 +22,7 @@ from tests.training import toys
 GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 ASKED = {
     "number": 2, "domain": "", "text": adapt.USUAL, "experts": 0, "k": 2, "moe_every": 1,
-    "parts": 1, "share": 0.0, "seed": 0, "packed": "", "devices": 1,
+    "parts": 1, "share": 0.0, "seed": 0, "packed": "", "devices": 1, "parents": (),
 }  # fmt: skip
 EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
 
@@ -88,6 +88,29 @@ def test_copies_keep_the_moments_of_the_parent(trained, tmp_path):
         assert (found.nu["embed"] == has).all() and not bank["router"].any()
 
 
+def test_several_parents(trained, tmp_path):
+    """Experts are copies of theirs in turn; another tokenizer is refused."""
+    workdir = trained(None)
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    shutil.rmtree(other / "checkpoints")
+    shutil.rmtree(other / "checksums")
+    _, _, state = runs.load_run(workdir)
+    with contextlib.closing(checkpoint.Checkpoints(other)) as checkpoints:
+        twice = jax.tree.map(lambda x: 2 * x, state.params)
+        checkpoints.save(3, state._replace(params=twice), 1.0)
+    adapted(workdir, tmp_path / "both", "upcycle", experts=4, k=2, parents=(str(other),))
+    made = runs.load_run(tmp_path / "both").params["block"]["layer_0"]["moe"]["experts"]["w_in"]
+    own = state.params["block"]["layer_0"]["ffn"]["w_in"]
+    tiny.assert_equal(*(tiny.host(x) for x in (made[:, 2], own)))
+    tiny.assert_equal(*(tiny.host(x) for x in (made[:, 3], 2 * own)))
+    said = sealed.read_json(other / "data.json")
+    said["sha256"]["tokenizer.json"] = "other"
+    sealed.write_json(other / "data.json", said)
+    with pytest.raises(errors.UserError, match="--parents has .*, whose tokenizer is another"):
+        adapted(workdir, tmp_path / "no", "upcycle", experts=4, parents=(str(other),))
+
+
 def test_a_packed_file(trained, tmp_path, capsys):
     """What is written is what the model computes with."""
     workdir = trained(EXPERTS)
@@ -142,9 +165,12 @@ def published(folder, name):
     shutil.copytree(GOLDENS / name, folder)
     ids = {letter: 2 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz ")} | {"?": 0}
     found = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="?"))
+    found.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(3))])
     found.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
     found.save(str(folder / "tokenizer.json"))
     content = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 1}
+    if content.get("is_encoder_decoder"):
+        content["decoder_start_token_id"] = 0
     (folder / "config.json").write_text(json.dumps(content))
     return folder
 
@@ -165,6 +191,24 @@ def test_a_published_model(tmp_path):
     back = adapted(tmp_path / "fewer", tmp_path / "back", "merge_mean", number=1, experts=0)
     assert back["loss"] == pytest.approx(found["loss"], rel=1e-5)
     assert sealed.read_json(tmp_path / "back" / "config.json")["model_type"] == "mistral"
+
+
+@pytest.mark.usefixtures("text")
+def test_a_published_encoder_decoder(tmp_path):
+    """Half of a Switch's experts go, and what is left is a Switch, whose weights have 8 bits."""
+    switch = published(tmp_path / "switch", "switch_drops")
+    before = interop.load(switch)[0].experts.num_experts
+    found = adapted(switch, tmp_path / "fewer", "prune_reap", number=1, experts=before // 2)
+    assert found["loss"] != found["loss_before"]
+    made, params = interop.load(tmp_path / "fewer")
+    assert made.experts.num_experts == before // 2
+    assert params["decoder"]["block"]["layer_1"]["moe"]["experts"]["w_in"].shape[1] == before // 2
+    again = adapted(tmp_path / "fewer", tmp_path / "ternary", "qmoe", number=1)
+    assert again["loss_before"] == pytest.approx(found["loss"]) and again["zeros"] > 0.1
+    content = (switch / "tokenizer.json").read_text().replace("<extra_id_0>", "<other>")
+    (switch / "tokenizer.json").write_text(content)
+    with pytest.raises(errors.UserError, match="the tokenizer has no <extra_id_0>"):
+        adapted(switch, tmp_path / "no", "prune_reap", number=1, experts=1)
 
 
 @pytest.mark.usefixtures("text")

@@ -34,7 +34,8 @@ def test_every_method_is_applied(trained):
 
 
 def test_writing_is_timed(trained):
-    assert compression.tokens_per_second(trained, 2) > 0
+    found = compression.tokens_per_second({"whole": trained, "again": trained}, 2)
+    assert list(found) == ["whole", "again"] and min(found.values()) > 0
 
 
 def found(method, seed, nll, size, **more):
