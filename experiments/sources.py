@@ -117,18 +117,19 @@ def corrupted_rows(reader: Reader, documents: Iterator[str], number: int) -> Ite
       UserError: if the tokenizer has no sentinels.
     """
     words, length = reader.words, min(reader.longest, LONGEST)
-    top = words.encode("<extra_id_0>")
+    top, end = words.encode("<extra_id_0>"), words.end
     schema.require(
-        len(top) == 1 and words.end is not None,
+        len(top) == 1 and end is not None,
         "the tokenizer has no <extra_id_0>, or config.json no eos_token_id: an encoder-decoder is"
         " looked at with spans that sentinels replace",
     )
-    texts = ([*words.encode(text), words.end] for text in documents)
+    assert end is not None
+    texts = ([*words.encode(text), end] for text in documents)
     tokens_XT = _first(texts, number * ROWS * length).reshape(-1, length)
     options = span_corruption.Options()
     for first in range(0, len(tokens_XT), ROWS):
         some = enumerate(tokens_XT[first : first + ROWS], first)
-        made = [span_corruption.row(ids, (i,), options, top[0], words.end) for i, ids in some]
+        made = [span_corruption.row(ids, (i,), options, top[0], end) for i, ids in some]
         inputs_BU, targets_BT = (np.stack(part) for part in zip(*made, strict=True))
         real_B1 = np.ones((ROWS, 1), bool)
         yield span_corruption.as_batch(inputs_BU, targets_BT, real_B1, words.start[-1])
