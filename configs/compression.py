@@ -31,6 +31,7 @@ def cpu() -> ConfigDict:
         "dense": {},
         "e32_top2": scaling.experts(32) | {"learning_rate": scaling.RATES["e32_top2"]},
     }
+    config.students = {"student": {"share": 0.25, "copied": True}}  # as in configs/distillation.py
     config.calibration_batches = 32  # of validation text
     config.test_batches = 0  # 0 is the whole test split
     config.timed_tokens = 64  # that each of 32 texts is continued by; 0: nothing is timed

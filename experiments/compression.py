@@ -2,8 +2,9 @@
 
     python -m experiments.compression --config=configs/compression.py:demo
 
-Trains the models of the config, as `experiments.scaling` does, changes the one with experts by
-every method, and prints its test loss over its bytes and over the tokens it writes in a second.
+Trains the models of the config, as `experiments.scaling` does, and dense students of the one with
+experts, as `experiments.distillation` does; changes the one with experts by every method; and
+prints test losses over bytes, and over the tokens that all write in a second side by side.
 Resumable.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, looks, records, scaling, study, timing
+from experiments import command, distillation, looks, records, scaling, study, timing
 from moe import adapt, decoding, flops, generation
 from moe.adapt import banks, integers, observing, packed, ternary
 from moe.adapt.banks import Trained
@@ -41,7 +42,7 @@ def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list
 
 def _looks(config, runs, root, opened) -> Iterator[looks.Look]:
     for of, path in looks.folders(runs, root, study.seeds_of(config)):
-        for method in _methods(config, of["variant"]):
+        for method in _methods(config, runs, of["variant"]):
 
             def look(path=path, method=method) -> dict:
                 looks.require_checkpoint(path)
@@ -63,17 +64,17 @@ def _speeds(config, runs, root, opened) -> Iterator[looks.Look]:
             found = {}
             for variant in runs:
                 trained, seen, _ = opened(records.folder(root, variant, seed))
-                for method in _methods(config, variant):
+                for method in _methods(config, runs, variant):
                     found[method] = made_by(config, method, trained, seen)
             return {"tokens_per_second": tokens_per_second(found, config.timed_tokens)}
 
         yield {"seed": seed, "tokens": config.timed_tokens}, look
 
 
-def _methods(config, variant):
-    """What is done to a variant: nothing to the dense one."""
-    if variant == compression.DENSE:
-        return [compression.DENSE]
+def _methods(config, runs, variant):
+    """What is done to a variant: nothing to dense ones, which are the baseline and students."""
+    if runs[variant].model.experts is None:
+        return [variant]
     return [compression.WHOLE, *config.methods]
 
 
@@ -137,8 +138,10 @@ def _writing(made, tokens):
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study, changes, measures, and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    runs = scaling.variants(config)
-    study.run(runs, root, study.seeds_of(config), config.jobs)
+    runs, seeds = scaling.variants(config), study.seeds_of(config)
+    study.run(runs, root, seeds, config.jobs, timed=False)
+    runs |= distillation.students(config, runs, root)
+    study.run(runs, root, seeds, config.jobs, timed=False)
     found = measured(config, runs, root)
     looks.report(root, "compression", compression.table(found), compression.drawn(found))
 

@@ -2,11 +2,13 @@
 
 import pytest
 
-from experiments import compression
+from configs import compression as configs
+from experiments import compression, distillation
 from moe import adapt
 from moe.analysis import compression as tables
 from tests import tiny
 from tests.adapt import cases
+from tests.training import toys
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,17 @@ def test_every_method_is_applied(trained):
     assert 0.1 * numbers < size < numbers
     assert compression.expert_bytes(half, "prune_reap") is None
     assert set(adapt.METHODS) > {"prune_reap", "int8", "int4", "qmoe"}
+
+
+def test_dense_ones_stay_as_they_are(tmp_path):
+    """The baseline and the student beside every method of the model with experts."""
+    config = configs.demo()
+    sparse = toys.run_config(mesh={"data": 1, "expert": 1}, model={"experts": tiny.moe_config(k=2)})
+    dense = sparse.replace(model={"experts": None})
+    runs = {"dense": dense, "e32_top2": sparse}
+    runs |= distillation.students(config, runs, tmp_path)
+    found = [of["method"] for of, _ in compression._looks(config, runs, tmp_path, None)]
+    assert found == ["dense", "whole", *config.methods, "e32_top2_student"]
 
 
 def test_writing_is_timed(trained):
