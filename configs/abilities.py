@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from configs import laws, scaling
 from moe import schema
-from moe.errors import UserError
 from moe.training.config import RunConfig
 
 LARGE = {"d_model": 192, "num_heads": 6, "num_layers": 3}
@@ -22,8 +21,7 @@ LARGE = {"d_model": 192, "num_heads": 6, "num_layers": 3}
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/abilities.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

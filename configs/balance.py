@@ -10,7 +10,7 @@ scores with and without the bias that moves against the load.
 from ml_collections import ConfigDict
 
 from configs import routers
-from moe.errors import UserError
+from moe import schema
 
 WEIGHTS = {  # of the balance loss and the z-loss
     "neither": (0.0, 0.0),
@@ -23,8 +23,7 @@ WEIGHTS = {  # of the balance loss and the z-loss
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    if size not in ("demo", "cpu"):
-        raise UserError(f"configs/balance.py:{size} is unknown: use demo or cpu")
+    schema.one_of("what follows the colon", size, ("demo", "cpu"))
     variants = {"dense": {}}
     for name, (balance, z) in WEIGHTS.items():
         variants[name] = routers.learned(k=2, balance_weight=balance, z_weight=z)

@@ -11,13 +11,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(where: str = "cpu") -> ConfigDict:
     """The cells: cpu or gpu."""
-    if where not in ("cpu", "gpu"):
-        raise UserError(f"configs/bench_dispatch.py:{where} is unknown: use cpu or gpu")
+    schema.one_of("what follows the colon", where, ("cpu", "gpu"))
     config = ConfigDict()
     config.name = f"bench_dispatch_{where}"
     config.rounds = 9  # of which the median is taken, after one that is not counted

@@ -13,13 +13,11 @@ from ml_collections import ConfigDict
 from configs import scaling
 from moe import schema
 from moe.config import ModelConfig
-from moe.errors import UserError
 
 
 def get_config(where: str = "cpu") -> ConfigDict:
     """The models: cpu or gpu."""
-    if where not in ("cpu", "gpu"):
-        raise UserError(f"configs/bench_model.py:{where} is unknown: use cpu or gpu")
+    schema.one_of("what follows the colon", where, ("cpu", "gpu"))
     config = ConfigDict()
     config.name = f"bench_model_{where}"
     config.rounds = 15

@@ -11,7 +11,7 @@ used here).
 from ml_collections import ConfigDict
 
 from configs import routers
-from moe.errors import UserError
+from moe import schema
 
 FACTORS = (1.0, 1.25, 2.0)
 GROUPS = (64, 256)  # one sequence and four; the others have the whole batch of 2,048 tokens
@@ -19,8 +19,7 @@ GROUPS = (64, 256)  # one sequence and four; the others have the whole batch of 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    if size not in ("demo", "cpu"):
-        raise UserError(f"configs/capacity.py:{size} is unknown: use demo or cpu")
+    schema.one_of("what follows the colon", size, ("demo", "cpu"))
     variants = {"dense": {}}
     for k in (1, 2):
         for factor in FACTORS:

@@ -10,14 +10,13 @@ observed on validation text, and judged on test text. Methods are those of `moe.
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/compression.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -10,14 +10,13 @@ learning rate, for as many steps.
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/distillation.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from configs import laws, scaling
 from moe import schema
-from moe.errors import UserError
 from moe.models.encoder_decoder import EncoderDecoderConfig
 from moe.training.config import RunConfig
 
@@ -29,8 +28,7 @@ RATES = {"dense": 0.002, "e8_top1": 0.002, "e32_top1": 0.002}  # of `pilots`, of
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or pilots."""
     sizes = {"demo": demo, "cpu": cpu, "pilots": pilots}
-    if size not in sizes:
-        raise UserError(f"configs/encoder_decoder.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -10,14 +10,12 @@ asks the TPU compiler (requirements-plan.txt) for Switch-Base's sizes.
 from ml_collections import ConfigDict
 
 from moe import schema
-from moe.errors import UserError
 from moe.training.config import RunConfig
 
 
 def get_config(where: str = "cpu") -> ConfigDict:
     """The study on simulated devices ("cpu") or by the TPU compiler ("tpu")."""
-    if where not in ("cpu", "tpu"):
-        raise UserError(f"configs/expert_parallel.py:{where} is unknown: use cpu or tpu")
+    schema.one_of("what follows the colon", where, ("cpu", "tpu"))
     config = ConfigDict()
     config.name = f"expert_parallel_{where}"
     config.experts_per_device = 4

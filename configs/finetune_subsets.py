@@ -14,14 +14,13 @@ is used, what is not is trained first, which takes hours more. Of `moe.data.ques
 from ml_collections import ConfigDict
 
 from configs import abilities
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/finetune_subsets.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

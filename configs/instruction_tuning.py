@@ -10,15 +10,14 @@ task has a thousand questions, of which it learns from eight hundred.
 from ml_collections import ConfigDict
 
 from configs import abilities
-from moe.errors import UserError
+from moe import schema
 from moe.objectives import instruction
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/instruction_tuning.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

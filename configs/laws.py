@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from configs import scaling
 from moe import schema
-from moe.errors import UserError
 from moe.training.config import RunConfig
 
 SIZES = {
@@ -36,8 +35,7 @@ FINE = ((32, 2), (64, 4), (128, 8), (256, 16))  # E and K: experts K times as na
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, pilots or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "pilots": pilots, "gpu": gpu}
-    if size not in sizes:
-        raise UserError(f"configs/laws.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -12,13 +12,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    if size not in ("demo", "cpu"):
-        raise UserError(f"configs/precision.py:{size} is unknown: use demo or cpu")
+    schema.one_of("what follows the colon", size, ("demo", "cpu"))
     config = scaling.cpu()
     config.name = f"precision_{size}"
     config.shorter = ()

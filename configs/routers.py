@@ -28,7 +28,6 @@ from ml_collections import ConfigDict
 
 from configs import scaling
 from moe import objectives, schema
-from moe.errors import UserError
 
 EXPERTS = 20
 DOMAINS = len(scaling.CORPUS)
@@ -38,8 +37,7 @@ PEEKS = {"model": {"allow_noncausal": True}}  # in training; what is judged is c
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "gpu": gpu}
-    if size not in sizes:
-        raise UserError(f"configs/routers.py:{size} is unknown: use demo, cpu or gpu")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from moe import schema
-from moe.errors import UserError
 from moe.training.config import RunConfig
 
 CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "cloud_docs")
@@ -27,8 +26,7 @@ CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "clou
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, ladder, pilots or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "ladder": ladder, "pilots": pilots, "gpu": gpu}
-    if size not in sizes:
-        raise UserError(f"configs/scaling.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -3,21 +3,20 @@
     python -m experiments.serving --config=configs/serving.py:demo   # minutes, 2 cores
     python -m experiments.serving --config=configs/serving.py:cpu    # 3 seeds, an hour
 
-With --workdir=runs/compression_cpu the second goes on in the folder of `configs/compression.py:cpu`
-and trains only what is not there: `dense` and `e32_top2` are the same runs.
+`dense` and `e32_top2` are runs of `configs/compression.py:cpu`, too: folders that are copied from
+runs/compression_cpu to runs/serving_cpu are not trained again.
 """
 
 from ml_collections import ConfigDict
 
 from configs import scaling
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
     sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/serving.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 

@@ -15,15 +15,13 @@ from ml_collections import ConfigDict
 
 from configs import scaling
 from moe import schema
-from moe.errors import UserError
 from moe.training.config import RunConfig
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or pilots."""
     sizes = {"demo": demo, "cpu": cpu, "pilots": pilots}
-    if size not in sizes:
-        raise UserError(f"configs/upcycling.py:{size} is unknown: use {', '.join(sizes)}")
+    schema.one_of("what follows the colon", size, sizes)
     return sizes[size]()
 
 
