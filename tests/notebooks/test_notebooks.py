@@ -27,18 +27,39 @@ V = 300
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-@pytest.fixture(autouse=True)
-def kernel(tmp_path, monkeypatch):
-    """Kernels as strict about shapes as the tests, with nothing from the home directory."""
-    monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
-    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    for name in ("JUPYTER_PATH", "MPLBACKEND"):
-        monkeypatch.delenv(name, raising=False)
+FRESH = """
+%reset -f
+import os, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "moe"]:
+    del sys.modules[name]
+sys.path[:] = [path for path in sys.path if path != {root!r}]
+os.environ.update({environment!r})
+os.chdir({start!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A kernel as strict about shapes as the tests, with nothing from the home directory.
+
+    Notebooks run in it one after another: each begins with no names and no module of ours, but need
+    not import JAX again.
+    """
+    home = tmp_path_factory.mktemp("jupyter")
+    folders = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+        for name in folders:
+            patch.setenv(name, str(home / name))
+        for name in ("JUPYTER_PATH", "MPLBACKEND"):
+            patch.delenv(name, raising=False)
+        with client.setup_kernel():
+            yield client
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path):
     """A finished study of two seeds, of which e4_random was recorded without its metrics."""
     root = tmp_path / "study"
     models = {
@@ -57,7 +78,6 @@ def folder(tmp_path, monkeypatch):
     (root / "timing.json").write_text(json.dumps(timing))
     records.collect(runs, root, seeds=range(2))
     (root / "e4_random" / "seed0" / "metrics.jsonl").unlink()
-    monkeypatch.setenv("MOE_STUDY", str(root))
     return root
 
 
@@ -106,11 +126,16 @@ def count(logits_GSE, experts):
     return stats.compute(routed, slots, mask_GS)
 
 
-def execute(path, start):
-    """Runs a notebook in a kernel that starts in the folder `start`; returns it with outputs."""
+def execute(kernel, path, start, **environment):
+    """Runs a notebook in a kernel that is in the folder `start`; returns it with outputs."""
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(start)}}
-    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    given = {name: str(value) for name, value in environment.items()}
+    fresh = FRESH.format(root=str(ROOT), environment=given, start=str(start))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
+    kernel.nb = notebook
+    kernel.reset_execution_trackers()
+    for index, cell in enumerate(notebook.cells):
+        kernel.execute_cell(cell, index)
     said = "".join(outputs(notebook, "stderr").values())
     assert not re.sub(r"\r[^\n]*\n?", "", said), "it warns (progress bars are none)"
     return notebook
@@ -142,29 +167,27 @@ def test_is_kept_without_outputs(path):
             assert cell.execution_count is None, f"cell {cell.id} has a number: {clear}"
 
 
-def test_routing_by_hand_runs():
-    assert outputs(execute(BY_HAND, BY_HAND.parent), "image/png")
+def test_routing_by_hand_runs(kernel):
+    assert outputs(execute(kernel, BY_HAND, BY_HAND.parent), "image/png")
 
 
-def test_how_many_experts_on_an_invented_grid(tmp_path, monkeypatch):
-    monkeypatch.setenv("MOE_GRID", str(tmp_path))
+def test_how_many_experts_on_an_invented_grid(kernel, tmp_path):
     (tmp_path / "cells.csv").write_text(grid.table(grids.invented()))
-    notebook = execute(EXPERTS, EXPERTS.parent)
+    notebook = execute(kernel, EXPERTS, EXPERTS.parent, MOE_GRID=tmp_path)
     assert set(outputs(notebook, "image/png")) == {"fits", "gains", "experts"}
     tables = outputs(notebook, "text/markdown")
     assert "| ludziejewski | 194 |" in tables["laws"]
     assert "| executed FLOPs | " in tables["have"] and tables["less"].count("| text |") == 3
 
 
-def test_experts_without_a_grid_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("MOE_GRID", str(tmp_path))
+def test_experts_without_a_grid_says_what_to_run(kernel, tmp_path):
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="configs/laws.py:cpu"):
-        execute(EXPERTS, ROOT)
+        execute(kernel, EXPERTS, ROOT, MOE_GRID=tmp_path)
 
 
-def test_import_and_generate_runs_on_the_goldens(monkeypatch):
-    monkeypatch.setenv("MOE_CHECKPOINT", "tests/interop/goldens/olmoe")
-    notebook = execute(IMPORT, IMPORT.parent)
+def test_import_and_generate_runs_on_the_goldens(kernel):
+    goldens = "tests/interop/goldens/olmoe"
+    notebook = execute(kernel, IMPORT, IMPORT.parent, MOE_CHECKPOINT=goldens)
     said = outputs(notebook, "stdout")
     assert float(re.search(r"logits: (\S+),", said["compare"])[1]) < 1e-4
     assert said["generate"].count("drawn") == 3 and said["two"].count("greedy") == 2
@@ -172,8 +195,8 @@ def test_import_and_generate_runs_on_the_goldens(monkeypatch):
     assert set(outputs(notebook, "image/png")) == {"experts"}
 
 
-def test_scaling_shows_the_study_from_the_root(folder):
-    notebook = execute(SCALING, ROOT)
+def test_scaling_shows_the_study_from_the_root(kernel, folder):
+    notebook = execute(kernel, SCALING, ROOT, MOE_STUDY=folder)
     assert "| e4_random |" in outputs(notebook, "text/markdown")["table"]
     assert set(outputs(notebook, "image/png")) == {"curves", "parts", "load", "statistics"}
     said = outputs(notebook, "stdout")["read-metrics"]
@@ -181,14 +204,13 @@ def test_scaling_shows_the_study_from_the_root(folder):
     assert "e4: 4 records to step 4, L = 2 MoE layers, E = 4" in said
 
 
-def test_scaling_shows_a_study_without_any_log(folder):
+def test_scaling_shows_a_study_without_any_log(kernel, folder):
     (folder / "e4" / "seed0" / "metrics.jsonl").unlink()
-    notebook = execute(SCALING, SCALING.parent)
+    notebook = execute(kernel, SCALING, SCALING.parent, MOE_STUDY=folder)
     assert set(outputs(notebook, "image/png")) == {"curves", "parts"}
     assert "no variant has a log of its experts" in outputs(notebook, "stdout")["read-metrics"]
 
 
-def test_scaling_without_results_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("MOE_STUDY", str(tmp_path / "nowhere"))
+def test_scaling_without_results_says_what_to_run(kernel, tmp_path):
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="Run `make demo`"):
-        execute(SCALING, ROOT)
+        execute(kernel, SCALING, ROOT, MOE_STUDY=tmp_path / "nowhere")
