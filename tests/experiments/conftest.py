@@ -6,13 +6,14 @@ import pytest
 
 from experiments import study
 from moe import sharding
-from moe.data import prepare, prepared
+from moe.data import prepared
 from moe.training import loop
+from tests.training.conftest import serving
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A prepared directory of random tokens, in place of the packaged corpus."""
+def data(tmp_path):
+    """A prepared directory of random tokens, in place of the packaged corpus; equal steps once."""
     rng = np.random.default_rng(0)
     with prepared.writing(tmp_path / "data") as directory:
         for split in ("train", "validation", "test"):
@@ -26,8 +27,8 @@ def data(tmp_path, monkeypatch):
             {"format": prepared.FORMAT, "fingerprint": "toy", "source": ["toy"], "splits": {}},
         )
     opened = prepared.load(tmp_path / "data")
-    monkeypatch.setattr(prepare, "prepare", lambda config: opened)
-    return opened
+    with serving(opened):
+        yield opened
 
 
 @pytest.fixture

@@ -154,8 +154,9 @@ def test_a_study_goes_on_elsewhere_from_its_records_alone(data, root, monkeypatc
     train = loop.train
     monkeypatch.setattr(loop, "train", lambda *a, **k: (trained.append(a[2]), train(*a, **k))[1])
     monkeypatch.setattr(study, "_time_steps", lambda *args: None)
-    both = study.run({n: runs[n] for n in ("dense", "e2")}, there, range(1), 1, documents=False)
-    assert trained == ["e2 seed 0"]
+    some = {name: runs[name] for name in ("dense", "e2_random")}
+    both = study.run(some, there, range(1), 1, documents=False)
+    assert trained == ["e2_random seed 0"]
     known = [{k: v for k, v in r.items() if k not in records.TIMED} for r in (before, both[0])]
     documents = [k for k in before if k.startswith("test_documents")]
     assert len(documents) == 3
