@@ -1,5 +1,6 @@
 """Questions, how choices are ranked and answers counted, and log p whatever lies beside a text."""
 
+import functools
 import gzip
 import json
 import math
@@ -69,8 +70,8 @@ def test_a_space_at_the_end_is_scored():
 def reader(request):
     experts = None if request.param == "dense" else tiny.moe_config(capacity_factor=0.3)
     model = tiny.model(vocab_size=257, experts=experts)
-    params = models.build(model).init(jax.random.key(0))
-    return Reader(model, jax.tree.map(lambda x: 3 * x, params), {}, Bytes.words, 128)
+    params = jax.tree.map(lambda x: 3 * x, tiny.params(model))
+    return Reader(model, params, {}, Bytes.words, 128)
 
 
 def test_log_p_is_that_of_the_text_alone(reader):
@@ -120,10 +121,14 @@ def alone(reader, text):
     batch = Batch(
         *(x[None].astype(np.int32) for x in (ids[:-1], ids[1:], np.ones(n), np.arange(n)))
     )
-    key = jax.random.key(1)
-    output = models.build(model).apply(reader.params, {}, batch, key=key, train=False)
-    total, _ = cross_entropy.weighted(output.scores, batch.targets_BT, mask_T[None])
-    return -float(total)
+    return -float(total(model, reader.params, batch, mask_T[None]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def total(model, params, batch, mask_BT):
+    """The cross-entropy of the targets that the mask names."""
+    output = models.build(model).apply(params, {}, batch, key=jax.random.key(1), train=False)
+    return cross_entropy.weighted(output.scores, batch.targets_BT, mask_BT)[0]
 
 
 @pytest.fixture(scope="module")
