@@ -51,37 +51,48 @@ def expert(x, w_EDF, letters):
     return jnp.cos(jnp.einsum(f"{letters}D,EDF->{letters}F", x, w_EDF))
 
 
-def plain(expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
+def plain(keep_GSK, expert_GSK, x_GSD, gate_GSK, w_EDF):
     """y_s = sum_k gate_sk f_e(x_s) over kept choices."""
-    keep_GSK = kept(expert_GSK, slots)
     y_GESD = expert(jnp.broadcast_to(x_GSD[:, None], (G, E, S, D)), w_EDF, "GES")
     hit_GSKE = jax.nn.one_hot(expert_GSK, E) * (keep_GSK * gate_GSK)[..., None]
     return jnp.einsum("GSKE,GESD->GSD", hit_GSKE, y_GESD)
 
 
-def travelled(name, expert_GSK, slots, x_GSD, gate_GSK, w_EDF):
+def travelled(name, slots, expert_GSK, x_GSD, gate_GSK, w_EDF):
     dispatcher = dispatch.SLOTTED[name]
     slots = assignment.assign_slots(assignment.TopKAssignment(expert_GSK, gate_GSK), E, slots)
     y_GECD = expert(dispatcher.dispatch(x_GSD, slots), w_EDF, "GEC")
     return dispatcher.combine(y_GECD, slots, tokens=S)
 
 
-def value_and_gradients(fn, floats):
-    """y, and the gradients of a sum of y with weights that differ everywhere."""
+def value_and_gradients(fn):
+    """The program of y, and of the gradients of a sum of y with weights that differ everywhere."""
     weight = np.random.default_rng(9).normal(size=(G, S, D)).astype(np.float32)
 
-    def weighted(*floats):
-        y_GSD = fn(*floats)
+    def weighted(expert_GSK, *floats):
+        y_GSD = fn(expert_GSK, *floats)
         return (y_GSD.astype(weight.dtype) * weight).sum(), y_GSD
 
-    (_, y_GSD), grads = jax.jit(jax.value_and_grad(weighted, (0, 1, 2), has_aux=True))(*floats)
-    return y_GSD, grads
+    gradients = jax.jit(jax.value_and_grad(weighted, (1, 2, 3), has_aux=True))
+
+    def values(expert_GSK, floats):
+        (_, y_GSD), grads = gradients(expert_GSK, *floats)
+        return y_GSD, grads
+
+    return values
+
+
+@functools.cache
+def dispatched(name, slots):
+    """One program for all choices."""
+    return value_and_gradients(functools.partial(travelled, name, slots))
 
 
 @functools.cache
 def expected(k, slots):
     expert_GSK, floats = arrays(k)
-    return value_and_gradients(functools.partial(plain, expert_GSK, slots), floats)
+    fn = functools.partial(plain, kept(expert_GSK, slots))
+    return value_and_gradients(fn)(expert_GSK, floats)
 
 
 @NAMES
@@ -90,16 +101,13 @@ def test_values_and_gradients_are_those_of_plain_arithmetic(name, k, slots):
     expert_GSK, floats = arrays(k)
     dropped = (expert_GSK < E).sum() - kept(expert_GSK, slots).sum()
     assert (dropped > 0) == (slots < 8)
-    got = value_and_gradients(functools.partial(travelled, name, expert_GSK, slots), floats)
-    tiny.assert_close(got, expected(k, slots))
+    tiny.assert_close(dispatched(name, slots)(expert_GSK, floats), expected(k, slots))
 
 
 @NAMES
 def test_tokens_nobody_keeps_get_zeros(name):
     expert_GSK, floats = arrays(1)
-    y_GSD, (dx_GSD, dgate_GSK, _) = value_and_gradients(
-        functools.partial(travelled, name, expert_GSK, 2), floats
-    )
+    y_GSD, (dx_GSD, dgate_GSK, _) = dispatched(name, 2)(expert_GSK, floats)
     lost_GS = kept(expert_GSK, 2)[..., 0] == 0
     assert lost_GS.any() and not np.asarray(y_GSD)[lost_GS].any()
     assert not np.asarray(dx_GSD)[lost_GS].any() and not np.asarray(dgate_GSK)[lost_GS].any()
@@ -110,8 +118,7 @@ def test_tokens_nobody_keeps_get_zeros(name):
 def test_an_expert_without_tokens_gets_no_gradient(name):
     expert_GSK, floats = arrays(2)
     expert_GSK = np.where(expert_GSK == 3, E, expert_GSK)
-    fn = functools.partial(travelled, name, expert_GSK, 8)
-    _, (_, _, dw_EDF) = value_and_gradients(fn, floats)
+    _, (_, _, dw_EDF) = dispatched(name, 8)(expert_GSK, floats)
     assert not np.asarray(dw_EDF)[3].any() and np.asarray(dw_EDF)[:3].all()
 
 
@@ -121,9 +128,10 @@ def test_bfloat16_is_within_three_percent_of_float64(name):
     expert_GSK, floats = arrays(2)
     with jax.enable_x64(True):
         wide = tuple(x.astype(np.float64) for x in floats)
-        want = tiny.host(value_and_gradients(functools.partial(plain, expert_GSK, 3), wide))
+        fn = functools.partial(plain, kept(expert_GSK, 3))
+        want = tiny.host(value_and_gradients(fn)(expert_GSK, wide))
     low = tuple(x.astype(kind) for x, kind in zip(floats, LOW, strict=True))
-    got = value_and_gradients(functools.partial(travelled, name, expert_GSK, 3), low)
+    got = dispatched(name, 3)(expert_GSK, low)
     assert got[0].dtype == jnp.bfloat16 and tuple(x.dtype for x in got[1]) == LOW
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert b.dtype == np.float64
@@ -182,6 +190,6 @@ def agree(name, k, group, mesh):
 def test_what_is_not_finite_in_padding_reaches_nobody(name):
     expert_GSK, (x_GSD, *rest) = arrays(2)
     padded_GS1 = (expert_GSK == E).all(-1)[..., None]
-    fn = functools.partial(travelled, name, expert_GSK, S)
-    got = value_and_gradients(fn, (np.where(padded_GS1, np.float32(np.nan), x_GSD), *rest))
-    tiny.assert_close(got, value_and_gradients(fn, (x_GSD, *rest)))
+    values = dispatched(name, S)
+    got = values(expert_GSK, (np.where(padded_GS1, np.float32(np.nan), x_GSD), *rest))
+    tiny.assert_close(got, values(expert_GSK, (x_GSD, *rest)))
