@@ -32,8 +32,7 @@ def assert_same_model(got, want):
     tiny.assert_close(cases.logits(got), cases.logits(want), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-@pytest.mark.parametrize("moe_every", [1, 2, 4])
+@pytest.mark.parametrize(("activation", "moe_every"), [("gelu", 1), ("swiglu", 2), ("gelu", 4)])
 def test_copies(activation, moe_every):
     parent = dense(activation=activation)
     made = upcycle.copies(parent, experts(), KEY, moe_every)
