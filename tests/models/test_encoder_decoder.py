@@ -150,9 +150,9 @@ def stateful():
     return tiny.moe_config(router="sigmoid", k=2, capacity_factor=4.0, eval_capacity_factor=4.0)
 
 
-@pytest.mark.parametrize("mesh", ["2x4", "2x2x2"])
-def test_the_same_loss_and_gradients_on_a_mesh(alone, mesh):
-    tiny.assert_close(value_and_grad(config(experts=stateful()), mesh), alone, 1e-4, 1e-5)
+def test_the_same_loss_and_gradients_on_a_mesh(alone):
+    """Of all three axes."""
+    tiny.assert_close(value_and_grad(config(experts=stateful()), "2x2x2"), alone, 1e-4, 1e-5)
 
 
 def test_micro_batches_are_the_batch(alone):
