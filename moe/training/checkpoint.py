@@ -160,6 +160,9 @@ class Checkpoints:
     def restore(self, template: State) -> tuple[State, float] | None:
         """(state, seconds) of the latest checkpoint laid out as the template, or None.
 
+        Args:
+          template: arrays, or shapes with shardings.
+
         Raises:
           UserError: if the checkpoint is of another structure, as after a change of the code.
         """

@@ -173,9 +173,8 @@ def _train(run, workdir, data, name, line, stop):
 
 def _go_on(run, workdir, data, name, line, stop, checkpoints):
     """From the last checkpoint, or the start, to the last step."""
-    state = starting.scratch(run, data)
-    resumed = checkpoints.restore(state)
-    state, seconds = resumed or (starting.start(run, workdir, state, data), 0.0)
+    resumed = checkpoints.restore(starting.shapes(run, data))
+    state, seconds = resumed or (_start(run, workdir, data), 0.0)
     if not resumed and run.init_from.workdir:
         checkpoints.save(0, state, 0.0)  # the other run may be further when this one starts again
     train_step = compiled(run, state, data)
@@ -186,6 +185,11 @@ def _go_on(run, workdir, data, name, line, stop, checkpoints):
         watch = observing.Watch(run, data, name, writer, clock, int(state.step))
         bar = progress(run, int(state.step), name, line)
         return _loop(run, data, known, state, train_step, watch, checkpoints, bar, stop)
+
+
+def _start(run, workdir, data):
+    """At step 0."""
+    return starting.start(run, workdir, starting.scratch(run, data), data)
 
 
 def progress(run: RunConfig, first: int, name: str, line: int) -> tqdm.tqdm:

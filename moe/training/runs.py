@@ -44,8 +44,8 @@ def load_run(workdir: pathlib.Path | str) -> LoadedRun:
     run = read_config(workdir)
     data = prepare.prepare(run.data)
     files.require_same(workdir / "data.json", workdirs.identity(data), "data")
-    state = starting.scratch(run, data)
-    found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(state))
+    shapes = starting.shapes(run, data)
+    found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(shapes))
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return LoadedRun(run, data, found[0])

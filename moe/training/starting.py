@@ -4,10 +4,10 @@ import os
 import pathlib
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from moe import initialisation, paths, schema, sealed
+from moe import initialisation, paths, schema, sealed, sharding
 from moe.data import prepared
 from moe.initialisation import mapping
 from moe.training import checkpoint, folders, moments, step
@@ -15,8 +15,21 @@ from moe.training.config import RunConfig
 
 
 def scratch(run: RunConfig, data: prepared.Prepared) -> step.State:
-    """The state of step 0 as the seed draws it, which every start needs the shape of."""
+    """The state of step 0 as the seed draws it."""
     return step.init(run.task.model, run.tx, run.train.seed, data.tokens["train"])
+
+
+def shapes(run: RunConfig, data: prepared.Prepared) -> step.State:
+    """The shapes of `scratch` and where they lie: nothing is drawn, compiled or held."""
+    return jax.tree.map(_placed, jax.eval_shape(lambda: scratch(run, data)))
+
+
+def _placed(x):
+    """A shape with its sharding on the devices of the mesh, or on the first device without one."""
+    place: Sharding = SingleDeviceSharding(jax.devices()[0])
+    if sharding.current():
+        place = NamedSharding(jax.sharding.get_mesh(), x.sharding.spec if x.sharding else P())
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def start(

@@ -24,16 +24,7 @@ UPCYCLE = (
 )
 SIZES = {"vocab_size": toys.V, "num_layers": 1, "moe_every": 1}
 
-
-@pytest.fixture(scope="module")
-def data():
-    return toys.data()
-
-
-@pytest.fixture(autouse=True)
-def served(data, monkeypatch):
-    """The toy data."""
-    monkeypatch.setattr(prepare, "prepare", lambda config: data)
+pytestmark = pytest.mark.usefixtures("programs")
 
 
 def dense_run():
@@ -71,11 +62,22 @@ def start(run, workdir, data):
         return drawn, starting.start(run, workdir, drawn, data)
 
 
+def shapes(run, data):
+    with sharding.on(loop.mesh_of(run), run.mesh.zero):
+        return starting.shapes(run, data)
+
+
+def layout(state):
+    """What each array is and where it lies, by path."""
+    return {path: (x.shape, x.dtype, x.sharding) for path, x in paths.named(state).items()}
+
+
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_dense_model_becomes_experts(dense, tmp_path, data, zero):
     """On a mesh of 2 x 4 every expert is the feed-forward, and lies where an expert lies."""
     run = toys.run_config(init_from={"workdir": str(dense), "rules": UPCYCLE}, mesh={"zero": zero})
     drawn, state = start(run, tmp_path, data)
+    assert layout(drawn) == layout(shapes(run, data))
     found = paths.named(state.params)
     theirs = saved(dense)
     for name in ("w_in", "w_out"):
