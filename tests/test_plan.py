@@ -111,7 +111,8 @@ def test_traffic_is_that_of_the_compiled_program(remat):
 def test_both_stacks_of_an_encoder_decoder_travel():
     """All-to-alls as the CPU's compiler has them; one tensor more crosses in the decoder."""
     run = span_corruption.run_config(
-        mesh={"data": 2, "expert": 4}, model={"experts": tiny.moe_config(num_experts=8, k=2)}
+        mesh={"data": 2, "expert": 4},
+        model={"num_layers": 1, "moe_every": 1, "experts": tiny.moe_config(num_experts=8, k=2)},
     )
     want = plan.arithmetic(run, "v5e", 8).traffic
     mesh = sharding.make_mesh(2, 4)
@@ -120,7 +121,7 @@ def test_both_stacks_of_an_encoder_decoder_travel():
     found = hlo.traffic(text, {"data": 2, "expert": 4, "model": 1})
     assert found["all-to-all", "expert"] == want["all-to-all", "expert"]
     own = dataclasses.replace(run, mesh=configs.MeshConfig(data=1, expert=1, model=2))
-    own = own.replace(model={"vocab_size": 258, "experts": None})
+    own = own.replace(model={"vocab_size": 258, "num_layers": 2, "experts": None})
     sent = plan.arithmetic(own, "v5e", 2).traffic["all-reduce", "model"]
     layers, passes = 2, 2
     assert sent.times == passes * layers * (2 + 3) + 1 + 2

@@ -179,8 +179,8 @@ def test_the_vocabulary_has_room_for_sentinels():
 
 
 def test_it_trains_on_a_mesh(data, tmp_path, monkeypatch):
-    """With routers that have a state, in both stacks."""
-    run = run_config()
+    """With routers that have a state, in both stacks, of a layer each."""
+    run = run_config(model={"num_layers": 1, "moe_every": 1})
     monkeypatch.setattr(prepare, "prepare", lambda config: data)
     result = loop.train(run, tmp_path)
     records = metrics.read(tmp_path / "metrics.jsonl")
