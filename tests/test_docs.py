@@ -11,7 +11,6 @@ import pytest
 
 import moe
 from moe import routing, sharding
-from moe.data import prepare
 from moe.training import loop, metrics
 from tests import tiny
 from tests.documents import (
@@ -32,6 +31,7 @@ from tests.documents import (
     wrong_links,
 )
 from tests.training import toys
+from tests.training.conftest import serving
 
 
 @each_page
@@ -115,12 +115,12 @@ def test_a_wrong_command_in_a_sentence_is_found(span):
 @pytest.fixture
 def sandbox(monkeypatch, tmp_path):
     """Toy data for whatever is asked for, a folder of its own, and every table as it was after."""
-    monkeypatch.setattr(prepare, "prepare", lambda config: toys.data())
     one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])  # compiles in half the time
     monkeypatch.setattr(loop, "mesh_of", lambda run: one)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = [dict(table) for table in TABLES]
-    yield tmp_path
+    with serving(toys.data()):
+        yield tmp_path
     for table, entries in zip(TABLES, before, strict=True):
         table.clear()
         table.update(entries)
