@@ -1,6 +1,8 @@
 """One of several processes that train the toy run together; started by test_processes.
 
-python -m tests.training.worker <processes> <index> <port> <seed> (<workdir> <data>x<expert>)*
+python -m tests.training.worker <processes> <index> <port> (<workdir> <data>x<expert> <seeds>)*
+
+Of several seeds, with a comma between them, each process takes its own.
 """
 
 import pathlib
@@ -27,7 +29,7 @@ def watched(train_batch):
     return watch
 
 
-def main(processes, index, port, seed, *runs):
+def main(processes, index, port, *runs):
     """Joins the others, trains in a workdir on a mesh, prints the test loss, and so on."""
     place = (
         f"--coordinator=localhost:{port}",
@@ -38,9 +40,10 @@ def main(processes, index, port, seed, *runs):
     train.join()
     prepare.prepare = lambda _: toys.data()
     batches.train_batch = watched(batches.train_batch)
-    for workdir, mesh in zip(runs[::2], runs[1::2], strict=True):
+    for workdir, mesh, seeds in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
         data, expert = map(int, mesh.split("x"))
-        sections = {"mesh": {"data": data, "expert": expert}, "train": {"seed": int(seed)}}
+        seed = int(seeds.split(",")[int(index)])
+        sections = {"mesh": {"data": data, "expert": expert}, "train": {"seed": seed}}
         result = loop.train(toys.run_config(**sections), pathlib.Path(workdir))
         print("test_nll", result["test_nll"])
 
