@@ -40,8 +40,8 @@ def cpu() -> ConfigDict:
         "optimizer": {"warmup_steps": 10},
         "train": {
             "steps": 100,
-            "eval_every": 10,
-            "eval_batches": 8,
+            "eval_every": 25,
+            "eval_batches": 10**6,  # the whole split
             "test_batches": 0,
             "log_every": 50,
             "checkpoint_every": 100,
@@ -60,5 +60,5 @@ def demo() -> ConfigDict:
     config.models = ("dense", "e32_top2")
     config.tasks = ("arc_easy",)
     config.rates = (0.003, 0.01)
-    config.tuned.train.update(steps=40, eval_every=10, log_every=20, checkpoint_every=40)
+    config.tuned.train.update(steps=40, eval_every=20, log_every=20, checkpoint_every=40)
     return config

@@ -3,8 +3,8 @@
     python -m experiments.instruction_tuning --config=configs/instruction_tuning.py:demo  # minutes
     python -m experiments.instruction_tuning --config=configs/instruction_tuning.py:cpu   # an hour
 
-On 2 cores, beside what the models of `configs/abilities.py`, which all start from, take. A single
-task has a thousand questions, of which it learns from eight hundred.
+On 2 cores, beside what the models of `configs/abilities.py`, which all start from, take. The single
+tasks have 1,000 and 1,838 questions, of which models learn from eight in ten.
 """
 
 from ml_collections import ConfigDict
@@ -29,8 +29,9 @@ def cpu() -> ConfigDict:
     config.models = ("dense", "e32_top2")  # of its variants, "dense" among them
     config.seeds = 3
     config.jobs = 2
-    config.single = ("natural_questions", "winogrande")  # of knowledge, of reasoning
-    config.held_in = instruction.TASKS  # that models are instruction-tuned on
+    config.single = ("natural_questions", "piqa")  # of knowledge, of reasoning
+    # That models are instruction-tuned on.
+    config.held_in = tuple(task for task in instruction.TASKS if task not in config.single)
     config.held_out = ("drop", "lambada", "rte", "squad")  # that no model is tuned on
     # Every cell is trained at each rate, and the best by validation loss is reported.
     config.tuned = {"steps": 600, "rates": (0.002, 0.004, 0.008, 0.016)}  # on what is held in
@@ -45,8 +46,8 @@ def demo() -> ConfigDict:
     config.name = "instruction_tuning_demo"
     config.pretrained = abilities.demo()
     config.seeds = 1
-    config.single = ("winogrande",)
-    config.held_in = ("arc_easy", "openbookqa", "piqa")
+    config.single = ("piqa",)
+    config.held_in = ("arc_easy", "boolq", "openbookqa")
     config.held_out = ("rte",)
     config.tuned = {"steps": 200, "rates": (0.0005, 0.002, 0.008)}
     config.alone = {"steps": 60, "rates": (0.0005, 0.002, 0.008)}

@@ -32,14 +32,14 @@ def cpu() -> ConfigDict:
     config.seeds = 3
     config.jobs = 2
     config.base = schema.complete(RunConfig, scaling.small())
-    config.parents = (750, 1500, 3000, 6000)  # steps of 2,048 tokens
+    config.parents = (500, 1000, 2000, 4000)  # steps of 2,048 tokens
     config.lengths = (250, 500, 1000, 2000)  # steps after them
     config.scratch = (250, 500, 1000, 2000, 4000, 6000)  # steps of experts from scratch
     config.warmup_steps = 50  # of all but parents
     d_ff = config.base.model.d_ff
     config.experts = {"num_experts": 8, "k": 2, "d_ff": d_ff, **scaling.shared()}
     # What parents become: all of them, or the one of `at` steps alone.
-    config.at = 3000
+    config.at = 2000
     config.ways = {
         "copies": way(everywhere=True),
         "moments": way(optimizer=True),  # begins with adam's moments of the parent

@@ -128,6 +128,8 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
     source = (
         sources.of_checkpoint(folder, number, text) if published else sources.of_run(folder, number)
     )
+    if published and (how == "upcycle" or (how.startswith("merge") and not asked["experts"])):
+        sources.family_of(folder, sparse=how == "upcycle")
     wanted = -1
     if domain:
         schema.one_of("--domain", domain, source.domains)

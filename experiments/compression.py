@@ -53,7 +53,17 @@ def _looks(config, runs, root, opened) -> Iterator[looks.Look]:
                 return {"nll": observing.loss(made, judge), "bytes": size}
 
             kept = {"seed": of["seed"], "steps": of["steps"], "method": method}
-            yield kept | {"batches": config.test_batches}, look
+            yield kept | {"how": _how(config, method), **_text(config)}, look
+
+
+def _how(config, method):
+    """What a method does."""
+    return str(dict(config.methods[method])) if method in config.methods else ""
+
+
+def _text(config):
+    """How much is looked at, and how much is judged by."""
+    return {"calibration": config.calibration_batches, "batches": config.test_batches}
 
 
 def _speeds(config, runs, root, opened) -> Iterator[looks.Look]:
@@ -63,12 +73,16 @@ def _speeds(config, runs, root, opened) -> Iterator[looks.Look]:
         def look(seed=seed) -> dict:
             found = {}
             for variant in runs:
-                trained, seen, _ = opened(records.folder(root, variant, seed))
+                path = records.folder(root, variant, seed)
+                looks.require_checkpoint(path)
+                trained, seen, _ = opened(path)
                 for method in _methods(config, runs, variant):
                     found[method] = made_by(config, method, trained, seen)
             return {"tokens_per_second": tokens_per_second(found, config.timed_tokens)}
 
-        yield {"seed": seed, "tokens": config.timed_tokens}, look
+        every = [m for variant in runs for m in _methods(config, runs, variant)]
+        methods = "; ".join(f"{method} {_how(config, method)}" for method in every)
+        yield {"seed": seed, "tokens": config.timed_tokens, "methods": methods}, look
 
 
 def _methods(config, runs, variant):

@@ -90,7 +90,7 @@ def _hand_on(path, heir):
         if not (free and idle) or _began(to):
             return
         workdirs.claim(heir.run, to)
-        for name in ("data.json", "metrics.jsonl", "rewinds.json"):
+        for name in ("data.json", "init.json", "metrics.jsonl", "rewinds.json"):
             if (path / name).exists():
                 shutil.copy(path / name, to / f".{name}")
                 (to / f".{name}").rename(to / name)

@@ -91,10 +91,16 @@ def earlier(runs: Runs, root: pathlib.Path, seeds: range) -> Earlier:
 def _require_same(record, run, path):
     of = f"{path}: {record['variant']} with seed {record['seed']}"
     schema.require("config" in record and "data" in record, f"{of} lacks its config or its data")
-    run = run.replace(train={"seed": record["seed"]})
+    run = seeded(run, record["seed"])
     was = workdirs.fingerprint_of_file(record["config"])
     lines = files.as_json(was, workdirs.fingerprint(run))
     schema.require(not lines, f"{of} is of another config:\n  " + "\n  ".join(lines))
+
+
+def seeded(run: RunConfig, seed: int) -> RunConfig:
+    """The run with this seed; "{seed}" in the folder that it starts from is the same one."""
+    source = run.init_from.workdir.replace("{seed}", str(seed))
+    return run.replace(train={"seed": seed}, init_from={"workdir": source})
 
 
 def require_data(known: Earlier, data: Prepared | None) -> None:

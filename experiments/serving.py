@@ -37,6 +37,13 @@ from moe.sampling import Sampling
 Texts = list[list[int]]
 
 
+# What numbers depend on, beside models, seed and batch.
+FIELDS = (
+    *("batches", "calibration_batches", "devices", "prompts", "pruned_by", "rounds", "sets"),
+    *("temperature", "test_batches", "tokens"),
+)
+
+
 class Served(NamedTuple):
     """A model that writes."""
 
@@ -59,8 +66,7 @@ def measured(config: ConfigDict, runs: records.Runs, root: pathlib.Path) -> list
 def _looks(config, runs, root) -> Iterator[looks.Look]:
     opened = functools.lru_cache(maxsize=1)(functools.partial(models, config, runs, root))
     texts = functools.cache(functools.partial(rows, config, runs))
-    fields = ("calibration_batches", "rounds", "sets", "temperature", "test_batches", "tokens")
-    asked = {name: config[name] for name in fields}
+    asked = {"models": ",".join(runs), **{name: str(config[name]) for name in FIELDS}}
     for seed in study.seeds_of(config):
         for batch in config.batches:
 

@@ -150,10 +150,7 @@ def _save_checkpoint(folder, made, out, carried):
     """config.json and safetensors of whichever family has such models, and the tokenizer."""
     del carried  # a published model has none
     before = sealed.read_json(folder / "config.json")
-    family = before["model_type"]
-    if interop.FAMILIES[family].experts != bool(made.model.experts):
-        schema.one_of("the family of a model to be adapted so", family, TWINS)
-        family = TWINS[family]
+    family = family_of(folder, sparse=made.model.experts is not None)
     interop.save(out, made.model, made.params, family)
     kept = {name: before[name] for name in OF_TEXT if name in before}
     written = sealed.read_json(out / "config.json")
@@ -161,6 +158,19 @@ def _save_checkpoint(folder, made, out, carried):
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / name).exists():
             shutil.copy(folder / name, out / name)
+
+
+def family_of(folder: pathlib.Path, sparse: bool) -> str:
+    """Of what is made of a published model: its own, or the one that is the same but for experts.
+
+    Raises:
+      UserError: if there is none.
+    """
+    family = sealed.read_json(folder / "config.json")["model_type"]
+    if interop.FAMILIES[family].experts == sparse:
+        return family
+    schema.one_of("the family of a model to be adapted so", family, TWINS)
+    return TWINS[family]
 
 
 def dense(folder: pathlib.Path, first: pathlib.Path) -> Trained:

@@ -60,7 +60,7 @@ def run(
             if (name, seed) in known:
                 continue
             _require_data(path, data)
-            workdirs.claim(_seeded(runs[name], seed), path, data)
+            workdirs.claim(records.seeded(runs[name], seed), path, data)
         if left:
             workers.run(_work, jobs, jobs, runs, root, seeds, documents)
         if timed:
@@ -121,12 +121,6 @@ def with_experts(
     return dataclasses.replace(model, experts=experts)
 
 
-def _seeded(run, seed):
-    """The run with this seed; "{seed}" in the folder that it starts from is the same one."""
-    source = run.init_from.workdir.replace("{seed}", str(seed))
-    return run.replace(train={"seed": seed}, init_from={"workdir": source})
-
-
 def _left(runs, root, seeds, known):
     """What is not done, here or earlier, as of `records.in_turn`."""
     return [
@@ -152,7 +146,7 @@ def _work(index, runs, root, seeds, documents=True):
                 try:
                     heir = _heir(name, runs, root, seed, known)
                     said = f"{name} seed {seed}"
-                    horizons.train(_seeded(runs[name], seed), path, said, index, stop, heir)
+                    horizons.train(records.seeded(runs[name], seed), path, said, index, stop, heir)
                 except NotFiniteError as error:
                     diverged.append(str(error))
                 records.collect(runs, root, seeds, documents=documents)
@@ -164,7 +158,7 @@ def _heir(name, runs, root, seed, known):
     found = horizons.heir_of(name, runs)
     if found is None or (found, seed) in known:
         return None
-    return horizons.Heir(_seeded(runs[found], seed), records.folder(root, found, seed))
+    return horizons.Heir(records.seeded(runs[found], seed), records.folder(root, found, seed))
 
 
 def _time_steps(index, runs, root):

@@ -9,6 +9,7 @@ experts from scratch.
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,13 +18,14 @@ from ml_collections import ConfigDict
 
 from experiments import adapt, command, horizons, looks, records, study
 from experiments.records import Runs
-from moe import flops, schema
+from moe import flops, schema, sealed
 from moe.analysis import upcycling as tables
 from moe.config import ModelConfig, MoEConfig
-from moe.training import folders, runs
+from moe.training import runs
 from moe.training.config import RunConfig
 
 PARENT = "dense"
+MADE = "adapted.json"  # the last file of what was made
 ASKED: dict[str, Any] = {
     "moe_every": 1,
     "packed": "",
@@ -33,7 +35,19 @@ ASKED: dict[str, Any] = {
 
 
 def parents(config: ConfigDict) -> Runs:
-    """The dense model after each number of steps; the longest one is called without it."""
+    """The dense model after each number of steps; the longest one is called without it.
+
+    Raises:
+      UserError: for a config whose ways have nothing to be compared with.
+    """
+    schema.require(
+        config.at in config.parents, f"at={config.at} is none of parents={config.parents}"
+    )
+    schema.require(
+        tables.COPIES in config.ways and config.ways[tables.COPIES].everywhere,
+        f"ways={list(config.ways)} lacks {tables.COPIES!r} with everywhere=True, which others are"
+        " compared with",
+    )
     base = schema.from_config_dict(RunConfig, config.base, "base.")
     *shorter, longest = sorted(config.parents)
     return horizons.with_shorter({PARENT: base.replace(train={"steps": longest})}, shorter)
@@ -49,19 +63,35 @@ def ways(config: ConfigDict, dense: Runs) -> Iterator[tuple[str, str, ConfigDict
 
 
 def make(config: ConfigDict, dense: Runs, root: pathlib.Path, seeds: range) -> None:
-    """Writes the models that parents become, if they are not there; they say what parents said."""
+    """Writes the models that parents become, those that are not there yet.
+
+    Raises:
+      UserError: if one that is there was made otherwise.
+    """
     for name, parent, how in ways(config, dense):
         for seed in seeds:
             out = records.folder(root / "made", name, seed)
-            if folders.exists(out):
+            asked = {
+                **{"experts": config.experts.num_experts, "k": config.experts.k, "seed": seed},
+                **{"parts": how.parts, "share": how.share},
+            }
+            if (out / MADE).exists():
+                _require_same(out, asked)
                 continue
+            shutil.rmtree(out, ignore_errors=True)  # it was interrupted
             source = records.folder(root, parent, seed)
             looks.require_checkpoint(source)
-            adapt.adapted(
-                str(source), str(out), "upcycle", 1, "", adapt.USUAL, seed=seed,
-                experts=config.experts.num_experts, k=config.experts.k, parts=how.parts,
-                share=how.share, **ASKED,
-            )  # fmt: skip
+            adapt.adapted(str(source), str(out), "upcycle", 1, "", adapt.USUAL, **asked, **ASKED)
+
+
+def _require_same(out, asked):
+    """Refuses what an earlier config made."""
+    was = sealed.read_json(out / MADE)
+    other = {name: was[name] for name in asked if was[name] != asked[name]}
+    schema.require(
+        not other, f"{out} was made with {other}: delete it, and runs that began with it, or use"
+        " another --workdir",
+    )  # fmt: skip
 
 
 def children(config: ConfigDict, dense: Runs, root: pathlib.Path, seeds: range) -> Runs:

@@ -57,8 +57,12 @@ LEGEND = (
 
 def _pilots(runs):
     """Several learning rates of each variant."""
-    rows = [(r["variant"], str(r["learning_rate"]), f"{r['test_nll']:.4f}") for r in _each(runs)]
-    return markdown.table(("run", "learning rate", "test nats"), rows)
+    rows = [(r["variant"], str(r["learning_rate"]), f"{_validation(r):.4f}") for r in _each(runs)]
+    return markdown.table(("run", "learning rate", "validation nats"), rows)
+
+
+def _validation(record):
+    return record["curve_nll"][-1]
 
 
 def _each(runs):
@@ -192,14 +196,15 @@ def _interaction(runs):
     seeds = sorted(set.intersection(*(set(losses) for losses in grid.values())))
     if len({d for d, _ in grid}) < 2 or len({d for _, d in grid}) < 2 or not seeds:
         return "No interaction: it takes two lengths of parents, and two after them."
-    mean = {place: _mean(losses) for place, losses in grid.items()}
-    said = []
-    for floor in (0.0, floor_of(mean)):
-        of_seed = [interaction({p: losses[s] for p, losses in grid.items()}, floor) for s in seeds]
-        said.append(f"{paired.interval(of_seed)} with a floor of {floor:.2f} nats")
+    of_seed = [{place: losses[s] for place, losses in grid.items()} for s in seeds]
+    floors = [floor_of(losses) for losses in of_seed]
+    without = paired.interval([interaction(losses) for losses in of_seed])
+    pairs = zip(of_seed, floors, strict=True)
+    fitted = paired.interval([interaction(losses, floor) for losses, floor in pairs])
     return (
-        f"Interaction of log tokens before and after (Liew et al. 2025: above zero): {said[0]};"
-        f" {said[1]}, the best fit."
+        f"Interaction of log tokens before and after (Liew et al. 2025: above zero): {without}"
+        f" without a floor; {fitted} above each seed's best floor"
+        f" ({', '.join(f'{floor:.2f}' for floor in floors)} nats)."
     )
 
 
@@ -228,8 +233,10 @@ def _drawn_pilots(runs):
     rated = [r for r in _each(runs) if "_lr_" in r["variant"]]
     for name in dict.fromkeys(r["variant"].partition("_lr_")[0] for r in rated):
         own = [r for r in rated if r["variant"].startswith(f"{name}_lr_")]
-        axis.plot([r["learning_rate"] for r in own], [r["test_nll"] for r in own], "o-", label=name)
-    axis.set(xlabel="learning rate", xscale="log", ylabel="test loss, nats")
+        axis.plot(
+            [r["learning_rate"] for r in own], [_validation(r) for r in own], "o-", label=name
+        )
+    axis.set(xlabel="learning rate", xscale="log", ylabel="validation loss, nats")
     axis.legend()
     return found
 

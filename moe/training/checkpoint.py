@@ -158,10 +158,7 @@ class Checkpoints:
         return {_PARAMETERS.sub("", path): x for path, x in self._load(templates).items()}
 
     def restore(self, template: State) -> tuple[State, float] | None:
-        """(state, seconds) of the latest checkpoint laid out as the template, or None.
-
-        Args:
-          template: arrays, or shapes with shardings.
+        """(state, seconds) of the latest checkpoint, as the template's shapes lie, or None.
 
         Raises:
           UserError: if the checkpoint is of another structure, as after a change of the code.

@@ -117,8 +117,25 @@ def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]
         f"train.unique_tokens={run.train.unique_tokens} of a training split of {tokens}: lower it,"
         " set it to 0 for all, or use more text",
     )
+    _check_first_batch(run, data)
     check_domains(run.model, data)
     return mesh, data
+
+
+def _check_first_batch(run, data):
+    """Refuses to leave out text that another run has read, and to come to it nevertheless."""
+    t = run.train
+    if not t.first_batch:
+        return
+    rows = batches.row_count(data, "train", t.seq_len)
+    rows = min(rows, t.unique_tokens // t.seq_len or rows)
+    last = (t.first_batch + t.steps) * t.batch_size
+    schema.require(
+        last <= rows,
+        f"train.first_batch={t.first_batch} leaves out what another run read, but the text ends"
+        f" before step {t.steps}, and begins again: {rows} rows of {last}. Lower train.steps, or"
+        " set first_batch=0",
+    )
 
 
 def check_domains(model: Any, data: Prepared) -> None:

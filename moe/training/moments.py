@@ -4,6 +4,7 @@ Where a run starts from another one's parameters, its optimizer begins anew, or 
 those parameters: both are known from upcycling (Komatsuzaki et al. 2022, section 4.1).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -78,18 +79,47 @@ def origins(
       UserError: if a moment is not there.
     """
     at, _ = _required(state)
+    there = _place(saved)
     found = {}
     for path in named(state):
         part, _, parameter = path.removeprefix(f"{at}/").partition("/")
         origin = of_parameters[parameter] if part in PARTS else Origin("take", "")
-        source = None if origin.saved is None else f"{at}/{part}/{origin.saved}".rstrip("/")
+        source = None if origin.saved is None else f"{there}/{part}/{origin.saved}".rstrip("/")
         schema.require(
             source is None or source in saved,
-            f"init_from.optimizer=True: the checkpoint has no {source}. Was it trained with another"
-            " optimizer, or with this parameter frozen? Use init_from.optimizer=False",
+            f"init_from.optimizer=True: the checkpoint has no {source}: it was trained with this"
+            " parameter frozen. Use init_from.optimizer=False, or draw the parameter afresh",
         )
         found[path] = Origin(origin.rule, source)
     return found
+
+
+def _place(saved):
+    """Where adam's moments lie in a checkpoint: elsewhere if some parameters were frozen."""
+    found = {path.partition("/mu/")[0] for path in saved if re.match("optimizer/.*/mu/", path)}
+    schema.require(
+        len(found) == 1,
+        "init_from.optimizer=True: the checkpoint has no moments of adam. Use"
+        " init_from.optimizer=False",
+    )
+    return found.pop()
+
+
+def require_begun(made: Mapping[str, jax.Array]) -> None:
+    """Refuses moments of no gradient, which a model has that was changed and not trained since.
+
+    Args:
+      made: arrays by path, of `named` among others.
+
+    Raises:
+      UserError: with what to do.
+    """
+    (count,) = (x for path, x in made.items() if re.match("optimizer/.*/count", path))
+    schema.require(
+        int(count) > 0,
+        "init_from.optimizer=True: the checkpoint's optimizer has not begun, so that there are no"
+        " moments to go on with. Use init_from.optimizer=False",
+    )
 
 
 def replaced(state: optax.OptState, made: Mapping[str, jax.Array]) -> optax.OptState:

@@ -59,6 +59,8 @@ def start(
         path: mapping.make(path, origin, drawn[path], saved.get(origin.saved or ""))
         for path, origin in origins.items()
     }
+    if run.init_from.optimizer:
+        moments.require_begun(made)
     about = {
         "workdir": str(source),
         "step": number,

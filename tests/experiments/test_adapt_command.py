@@ -205,6 +205,8 @@ def test_a_published_encoder_decoder(tmp_path):
     assert params["decoder"]["block"]["layer_1"]["moe"]["experts"]["w_in"].shape[1] == before // 2
     again = adapted(tmp_path / "fewer", tmp_path / "ternary", "qmoe", number=1)
     assert again["loss_before"] == pytest.approx(found["loss"]) and again["zeros"] > 0.1
+    with pytest.raises(errors.UserError, match="the family of a model to be adapted so='switch"):
+        adapted(switch, tmp_path / "no", "merge_mean", number=1)
     content = (switch / "tokenizer.json").read_text().replace("<extra_id_0>", "<other>")
     (switch / "tokenizer.json").write_text(content)
     with pytest.raises(errors.UserError, match="the tokenizer has no <extra_id_0>"):

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import distillation as configs
-from experiments import distillation, scaling, study
+from experiments import distillation, records, scaling, study
 from moe.analysis import distillation as tables
 from moe.objectives import distillation as objective
 from tests.training import toys
@@ -36,11 +36,11 @@ def test_the_students_of_a_study(config, tmp_path):
     for run in found.values():
         assert run.model == runs["dense"].model
         assert run.objective.options.teacher == runs["e8_top2"].model
-        seeded = study._seeded(run, 7)
+        seeded = records.seeded(run, 7)
         assert seeded.init_from.workdir == str(tmp_path / "e8_top2" / "seed7")
     rules = [run.init_from.rules for run in found.values()]
     assert rules == [objective.TAUGHT, objective.START]
-    assert study._seeded(runs["dense"], 7).init_from.workdir == ""
+    assert records.seeded(runs["dense"], 7).init_from.workdir == ""
 
 
 def test_teachers_come_before_students(config, tmp_path, monkeypatch, capsys):

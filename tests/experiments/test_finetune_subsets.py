@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import finetune_subsets as configs
-from experiments import finetune_subsets, opened, pretrained, study
+from experiments import finetune_subsets, opened, pretrained, records, study
 from moe import errors
 from moe.adapt import finetune
 from moe.analysis import finetune_subsets as tables
@@ -117,7 +117,7 @@ def test_runs_start_from_the_model_of_their_seed(config):
     for cell, run in runs.items():
         assert run.optimizer.frozen == finetune.SUBSETS[cell.subset]
         assert run.objective.options.tasks == (cell.task,) and run.train.steps == 4
-        assert study._seeded(run, 2).init_from.workdir == f"source/{cell.model}/seed2"
+        assert records.seeded(run, 2).init_from.workdir == f"source/{cell.model}/seed2"
     config.rates = ()
     with pytest.raises(errors.UserError, match="rates is empty"):
         finetune_subsets.tuned(config, starts)

@@ -53,8 +53,8 @@ def test_each_round_starts_where_the_one_before_ended(config, tmp_path, monkeypa
     assert len(first) == 2 * 2 * 3 and len(last) == 2 * 3 * 3
     said = {
         "e2_tuned": ("runs/scaling_demo/e2", config.held_in),
-        "e2_direct_winogrande": ("runs/scaling_demo/e2", config.single),
-        "e2_then_winogrande": (f"{tmp_path}/e2_tuned_lr_{BEST}", config.single),
+        "e2_direct_piqa": ("runs/scaling_demo/e2", config.single),
+        "e2_then_piqa": (f"{tmp_path}/e2_tuned_lr_{BEST}", config.single),
     }
     for name, (start, tasks) in said.items():
         for rate in config.alone.rates:
@@ -91,19 +91,19 @@ def test_every_end_is_asked_once(config, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "run", ended)
     config.models, config.held_in, config.held_out = ("dense",), ("copa",), ()
     starts = pretrained.starts(config)
-    run = instruction_tuning.single(config, starts, "then")[f"dense_then_winogrande_lr_{BEST}"]
+    run = instruction_tuning.single(config, starts, "then")[f"dense_then_piqa_lr_{BEST}"]
     trained(run.replace(init_from={"workdir": ""}), tmp_path / "one")
     reader = opened.reader(tmp_path / "one")
     paths = []
     monkeypatch.setattr(opened, "reader", lambda path: (paths.append(path), reader)[1])
     monkeypatch.setattr(looks, "require_checkpoint", lambda path: None)
     monkeypatch.setattr(few_shot, "evaluate", answered)
-    names = [f"dense_{name}" for name in ("tuned", "direct_winogrande", "then_winogrande")]
+    names = [f"dense_{name}" for name in ("tuned", "direct_piqa", "then_piqa")]
     given = config, starts, {name: f"{name}_best" for name in names}, tmp_path
     asked = instruction_tuning.measured(*given)
     assert [(one["cell"], one["task"]) for one in asked] == [
-        ("pretrained", "winogrande"), ("pretrained", "copa"), ("tuned", "winogrande"),
-        ("tuned", "copa"), ("direct", "winogrande"), ("then", "winogrande"),
+        ("pretrained", "piqa"), ("pretrained", "copa"), ("tuned", "piqa"),
+        ("tuned", "copa"), ("direct", "piqa"), ("then", "piqa"),
     ]  # fmt: skip
     of_rounds = [tmp_path / f"{name}_best" / "seed0" for name in names]
     assert paths == [pathlib.Path("runs/scaling_demo/dense/seed0"), *of_rounds]
@@ -174,7 +174,7 @@ def test_what_cannot_be(config):
     assert set(instruction_tuning.groups(configs.demo())) == kinds
     assert set(instruction_tuning.groups(configs.cpu())) == kinds | set(configs.cpu().single)
     config.held_out = config.single
-    with pytest.raises(errors.UserError, match="held_out share winogrande: keep each in one"):
+    with pytest.raises(errors.UserError, match="held_out share piqa: keep each in one"):
         instruction_tuning.groups(config)
     config.seeds = 2
     with pytest.raises(errors.UserError, match=r"seeds \[0, 1\] start from pretrained ones"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import serving as configs
-from experiments import compression, looks, serving, study
+from experiments import compression, looks, scaling, serving, study
 from moe.adapt import observing
 from moe.adapt.banks import Trained
 from moe.analysis import serving as tables
@@ -77,7 +77,7 @@ def test_a_batch_is_measured_once(config, monkeypatch, tmp_path, capsys):
     assert "| 2 | e8 | 300 | 75% |  | 1.200 |" in capsys.readouterr().out
     assert (tmp_path / "serving.png").stat().st_size > 10_000
     monkeypatch.setattr(serving, "side_by_side", lambda *args: pytest.fail("measured again"))
-    again = serving.measured(config, {}, tmp_path)
+    again = serving.measured(config, scaling.variants(config), tmp_path)
     assert [one["model"] for one in again] == list(NUMBERS) and again[1]["nll"] == 2.5
 
 

@@ -8,9 +8,9 @@ import pytest
 from configs import scaling as config_file
 from configs import train as train_config
 from experiments import horizons, records, scaling, study
-from moe import errors, schema
+from moe import errors, schema, sealed
 from moe.data import prepare
-from moe.training import loop, metrics, signals
+from moe.training import loop, metrics, signals, workdirs
 from moe.training.config import MeshConfig, RunConfig
 
 TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
@@ -175,6 +175,17 @@ def test_a_study_goes_on_elsewhere_from_its_records_alone(data, root, monkeypatc
         study.run(runs, there, range(1), 1)
 
 
+def test_an_earlier_run_that_started_from_that_of_its_seed(tmp_path):
+    run = scaling.variants(tiny())["dense"].replace(init_from={"workdir": "in/seed{seed}"})
+    workdirs.claim(records.seeded(run, 2), tmp_path)
+    config = sealed.read_json(tmp_path / "config.json")
+    assert config["init_from"]["workdir"] == "in/seed2"
+    record = {"variant": "x", "seed": 2, "config": config, "data": {}}
+    records._require_same(record, run, tmp_path)
+    with pytest.raises(errors.UserError, match="x with seed 3 is of another config"):
+        records._require_same(record | {"seed": 3}, run, tmp_path)
+
+
 def test_a_diverging_run_does_not_keep_the_others_from_training(root, monkeypatch):
     runs = scaling.variants(tiny())
     trained = []
@@ -241,7 +252,7 @@ def test_the_configs_run_on_eight_devices():
 
 
 def test_unknown_size_and_variant_are_refused():
-    with pytest.raises(ValueError, match="demo, cpu, ladder, pilots, gpu"):
+    with pytest.raises(ValueError, match="'demo', 'cpu', 'ladder', 'pilots', 'gpu'"):
         config_file.get_config("huge")
     config = tiny()
     config.variants = {"dense": {}, "odd": {"layers": 3}}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import upcycling as configs
-from experiments import adapt, study, upcycling
-from moe import flops
+from experiments import adapt, records, upcycling
+from moe import errors, flops, sealed
 from moe.analysis import upcycling as tables
 from moe.training import workdirs
 
@@ -21,6 +21,7 @@ def config():
     found.base.data.vocab_size = SIZES["vocab_size"]
     found.experts.d_ff = SIZES["d_ff"]
     found.parents = (750, 3000)
+    found.at = 3000
     found.lengths = (250, 500)
     return found
 
@@ -31,7 +32,7 @@ def test_the_runs_of_a_study(config, tmp_path, monkeypatch):
     assert [run.train.steps for run in dense.values()] == [750, 3000]
     asked = []
 
-    def adapted(source, out, how, *_, experts, k, parts, **__):
+    def adapted(source, out, how, *_, experts, k, parts, **more):
         asked.append((source, out, how))
         model = dense["dense"].model
         options = configs.schema.from_config_dict(upcycling.MoEConfig, config.experts, "e.")
@@ -40,15 +41,24 @@ def test_the_runs_of_a_study(config, tmp_path, monkeypatch):
         )
         run = dataclasses.replace(dense["dense"], model=dataclasses.replace(model, experts=made))
         workdirs.claim(run, upcycling.pathlib.Path(out))
+        said = {"experts": experts, "k": k, "parts": parts, "share": more["share"]}
+        sealed.write_json(upcycling.pathlib.Path(out, "adapted.json"), said | {"seed": 0})
 
     monkeypatch.setattr(adapt, "adapted", adapted)
     monkeypatch.setattr(upcycling.looks, "require_checkpoint", lambda path: None)
     upcycling.make(config, dense, tmp_path, range(1))
     source = str(tmp_path / "dense@750" / "seed0")
     assert asked[0] == (source, str(tmp_path / "made" / "copies_750" / "seed0"), "upcycle")
+    (tmp_path / "made" / "moments_3000" / "seed0" / "adapted.json").unlink()  # interrupted
+    number = len(asked)
+    upcycling.make(config, dense, tmp_path, range(1))
+    assert len(asked) == number + 1 and "moments" in asked[-1][1]
+    config.ways.redrawn.share = 0.25
+    with pytest.raises(errors.UserError, match="redrawn_3000/seed0 was made with {'share': 0.5}"):
+        upcycling.make(config, dense, tmp_path, range(1))
     runs = upcycling.children(config, dense, tmp_path, range(1))
     assert "redrawn_750" not in runs and runs["moments_3000"].init_from.optimizer
-    copies = study._seeded(runs["copies_3000"], 2)
+    copies = records.seeded(runs["copies_3000"], 2)
     assert copies.train.first_batch == 3000 and not copies.init_from.optimizer
     assert copies.init_from.workdir == str(tmp_path / "made" / "copies_3000" / "seed2")
     assert copies.model == runs["scratch_0"].model
@@ -61,10 +71,20 @@ def test_the_runs_of_a_study(config, tmp_path, monkeypatch):
         assert other.model == dense["dense"].model
 
 
+def test_what_others_are_compared_with_must_be_there(config):
+    config.at = 1000
+    with pytest.raises(errors.UserError, match=r"at=1000 is none of parents=\(750, 3000\)"):
+        upcycling.parents(config)
+    config.at = 750
+    del config.ways["copies"]
+    with pytest.raises(errors.UserError, match="lacks 'copies' with everywhere=True"):
+        upcycling.parents(config)
+
+
 def record(variant, steps, seed, nll, before=0, flops_per_token=1.0):
     return {
         "variant": variant, "steps": steps, "seed": seed, "test_nll": nll, "tokens_per_step": 1000,
-        "executed_flops": flops_per_token, "learning_rate": 0.1,
+        "executed_flops": flops_per_token, "learning_rate": 0.1, "curve_nll": [9.0, nll + 0.5],
         "config": {"train": {"first_batch": before}},
     }  # fmt: skip
 
@@ -94,7 +114,7 @@ def test_the_table():
     assert rows[0] == f"| 0.1 | 0.1 | {nats:.4f} | -0.1000 ± 0.0000 | {beside} | {in_all} |"
     assert rows[8].split(" | ")[4] == "-"  # none from scratch took 200 steps
     assert rows[9] == f"| redrawn | 0.4 | 0.1 | {law(400, 50) - 0.2:.4f} | -0.2000 |"
-    assert "+0.0200 ± 0.0000 with a floor of 1.00 nats, the best fit" in text
+    assert "+0.0200 ± 0.0000 above each seed's best floor (1.00, 1.00, 1.00 nats)" in text
 
 
 def test_the_interaction_is_found_on_known_losses():
@@ -109,7 +129,7 @@ def test_pilots_are_a_row_each_and_the_figure_has_a_panel_for_each_parent():
         record(f"copies_400_lr_{i}", 100, 9, 3.0 + i, 400) | {"learning_rate": 0.1 * (1 + i)}
         for i in range(2)
     ]
-    assert tables.table(pilots).splitlines()[-1] == "| copies_400_lr_1 | 0.2 | 4.0000 |"
+    assert tables.table(pilots).splitlines()[-1] == "| copies_400_lr_1 | 0.2 | 4.5000 |"
     (axis,) = tables.drawn(pilots).axes
     assert list(axis.lines[0].get_xdata()) == [0.1, 0.2]
     assert len(tables.drawn(RECORDS).axes) == 3
