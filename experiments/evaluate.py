@@ -65,6 +65,9 @@ def text(found: list[Result], longest: int) -> str:
     parts.append(
         f"Texts of more than {longest} tokens lose their beginning: at most {cut:.0%} of a task's."
     )
+    left = {result.task: result.left_out for result in found if result.left_out}
+    if left:
+        parts.append(tables.left_out(left))
     return "\n\n".join(parts)
 
 

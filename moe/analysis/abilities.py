@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe.analysis import markdown, paired, plots, reliability
+from moe.analysis import few_shot, markdown, paired, plots, reliability
 from moe.evaluation import calibration
 
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
@@ -85,7 +85,14 @@ def few_shot_table(found: list[dict], trained: list[dict]) -> str:
     for k in shots:
         head += [f"{k}-shot right", "bits/byte", "Δ (95%)"]
     every = _by_task([one for one in found if one["steps"] == max(o["steps"] for o in found)])
-    return f"{markdown.table(head, rows)}\n\n{LEGEND}\n\n{every}"
+    left = {one["task"]: one["left_out"] for one in found if one.get("left_out")}
+    parts = [
+        markdown.table(head, rows),
+        LEGEND,
+        every,
+        *([few_shot.left_out(left)] if left else []),
+    ]
+    return "\n\n".join(parts)
 
 
 LEGEND = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,3 +136,9 @@ COLUMNS = {
     "ece_equal_count": "ECE, equal counts",
     "ece_equal_count_by_chance": "by chance ",
 }
+
+
+def left_out(number: Mapping[str, int]) -> str:
+    """Says how many questions of each task were not asked."""
+    said = ", ".join(f"{count} of {task}" for task, count in number.items())
+    return f"Left out, since an answer is longer than what the model reads at once: {said}."

@@ -50,6 +50,7 @@ class Result(NamedTuple):
     scores: dict[str, Mean]  # by rule of `ranking`, or "exact_match" and "f1"
     bits_per_byte: Mean  # of the gold answers
     p_gold: list[tuple[list[float], int]]  # of choices: their probabilities, and which is right
+    left_out: int = 0  # questions with an answer that is longer than the model reads
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -67,8 +68,15 @@ def evaluate(name: str, shots: int, asked: Sequence[Question], reader: Reader) -
       shots: examples before each question.
       asked: the questions.
       reader: the model.
+
+    Raises:
+      UserError: if no question is short enough for it.
     """
     title = f"{name}, {shots}-shot"
+    every, asked = asked, [q for q in asked if _fits(q, reader)]
+    schema.require(
+        bool(asked), f"{title}: every question has answers of more than {reader.longest} tokens"
+    )
     texts = [
         likelihood.text(reader.words, q.context(i, shots), choice)
         for q in asked
@@ -86,7 +94,13 @@ def evaluate(name: str, shots: int, asked: Sequence[Question], reader: Reader) -
         scores={rule: mean(values) for rule, values in scored.items()},
         bits_per_byte=mean(bits),
         p_gold=[(ranking.probabilities(found).tolist(), q.gold) for q, found in ranked],
+        left_out=len(every) - len(asked),
     )
+
+
+def _fits(question, reader):
+    """Does the model read each of its choices at once?"""
+    return all(len(reader.words.encode(choice)) <= reader.longest for choice in question.choices)
 
 
 def _with_questions(asked, texts):

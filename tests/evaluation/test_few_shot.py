@@ -229,6 +229,12 @@ def test_a_model_is_asked(reader):
     assert few_drop.cut == 0 and drop.questions == 1
     short = reader._replace(longest=few_shot.ANSWER + 50)
     assert few_shot.evaluate("drop", 5, questions.read("drop"), short).cut == 1
+    piqa_alone = [q._replace(choices=(" yes", " " + "n" * 90)) for q in asked[:1]]
+    some = few_shot.evaluate("piqa", 0, [*piqa_alone, *asked[1:]], short)
+    assert (some.questions, some.left_out, piqa.left_out) == (2, 1, 0)
+    assert tables.left_out({"piqa": 1}).endswith("at once: 1 of piqa.")
+    with pytest.raises(errors.UserError, match="every question has answers of more than 82 tokens"):
+        few_shot.evaluate("piqa", 0, piqa_alone, short)
     with pytest.raises(errors.UserError, match="drop needs room for 32 tokens"):
         few_shot.evaluate("drop", 0, questions.read("drop"), reader._replace(longest=32))
     text = tables.table(found)
