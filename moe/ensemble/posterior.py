@@ -12,24 +12,27 @@ prior anew. Letters of this file: N domains, B rows, T tokens; logarithms are na
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 DECAY = 0.3  # of the updating prior
 
 
-def before(logp_NBT: jax.Array, segment_BT: jax.Array, prior_N: jax.Array) -> jax.Array:
+def before(logp_NBT: ArrayLike, segment_BT: ArrayLike, prior_NB: ArrayLike) -> jax.Array:
     """log p(d | x_<t), [N, B, T]: what is known of the domain before each token.
 
     Args:
       logp_NBT: of every token by every domain's model.
       segment_BT: documents, as of `Batch`.
-      prior_N: p(d), positive or zero.
+      prior_NB: p(d) of each row, [N, B], or [N, 1] for one of all; positive or zero.
     """
+    logp_NBT, segment_BT, prior_NB = map(jnp.asarray, (logp_NBT, segment_BT, prior_NB))
     begins_BT = segment_BT != jnp.pad(segment_BT, ((0, 0), (1, 0)))[:, :-1]
     real_BT = segment_BT > 0
     last_NBT = jnp.pad(jnp.where(real_BT, logp_NBT, 0.0), ((0, 0), (0, 0), (1, 0)))[..., :-1]
     sum_NBT = jnp.cumsum(last_NBT, axis=-1)  # of all tokens before, in the row
     since_NBT = sum_NBT - _held(sum_NBT, begins_BT)
-    return jax.nn.log_softmax(jnp.log(prior_N)[:, None, None] + since_NBT, axis=0)
+    return jax.nn.log_softmax(jnp.log(prior_NB)[..., None] + since_NBT, axis=0)
 
 
 def _held(x_NBT, begins_BT):
@@ -39,27 +42,33 @@ def _held(x_NBT, begins_BT):
     return jnp.take_along_axis(x_NBT, place_BT[None], axis=-1)
 
 
-def mixed(logp_NBT: jax.Array, before_NBT: jax.Array) -> jax.Array:
+def mixed(logp_NBT: ArrayLike, before_NBT: ArrayLike) -> jax.Array:
     """log p(x_t | x_<t) of all models together, [B, T].
 
     Args:
       logp_NBT: of every token by every domain's model.
       before_NBT: of `before`, or any log weights that sum to 1 over N.
     """
-    return jax.nn.logsumexp(logp_NBT + before_NBT, axis=0)
+    return jax.nn.logsumexp(jnp.asarray(logp_NBT) + before_NBT, axis=0)
 
 
-def after(logp_NT: jax.Array, prior_N: jax.Array) -> jax.Array:
-    """p(d | x) of one whole text, [N]."""
-    return jax.nn.softmax(jnp.log(prior_N) + logp_NT.sum(-1))
+def after(logp_NX: np.ndarray, prior_N: np.ndarray) -> np.ndarray:
+    """p(d | x) of whole texts, [X, N].
+
+    Args:
+      logp_NX: of each text by each model.
+      prior_N: p(d).
+    """
+    log_NX = np.log(prior_N)[:, None] + logp_NX
+    return np.exp(log_NX - np.logaddexp.reduce(log_NX, axis=0)).T
 
 
-def uniform(number: int) -> jax.Array:
+def uniform(number: int) -> np.ndarray:
     """p(d) of so many domains of which nothing is known."""
-    return jnp.full(number, 1 / number)
+    return np.full(number, 1 / number)
 
 
-def cached(posterior_XN: jax.Array) -> jax.Array:
+def cached(posterior_XN: np.ndarray) -> np.ndarray:
     """p(d) from texts of a kind, seen before: the mean of their posteriors (DEMix, "cached").
 
     Args:
@@ -68,7 +77,7 @@ def cached(posterior_XN: jax.Array) -> jax.Array:
     return posterior_XN.mean(0)
 
 
-def updated(prior_N: jax.Array, posterior_N: jax.Array, decay: float = DECAY) -> jax.Array:
+def updated(prior_N: np.ndarray, posterior_N: np.ndarray, decay: float = DECAY) -> np.ndarray:
     """p(d) after one text more of a stream of one kind (DEMix, "updating").
 
     A moving average, so that domains that were never likely keep some of the first prior.
