@@ -142,6 +142,7 @@ def few_shot_figure(found: list[dict], trained: list[dict]) -> figure.Figure:
                 label=variant,
             )
         axis.set_xscale("log")
+        axis.tick_params(axis="x", which="minor", labelbottom=False)
         axis.set(title=f"{k}-shot", xlabel="executed FLOPs of training")
         axis.grid(alpha=0.3)
     drawn.axes[0].set_ylabel("bits per byte of the gold answers")
