@@ -24,7 +24,7 @@ def test_the_grid_is_as_large_as_it_says():
     assert len({run.model.d_model for run in main}) == 4
     assert {run.train.steps for run in main} == {375, 750, 1500, 3000, 6000}
     assert config.parts.corners.first_seed == 2 and config.parts.small.seeds == 2
-    with pytest.raises(ValueError, match="use demo, cpu, pilots, gpu"):
+    with pytest.raises(ValueError, match="is not one of 'demo', 'cpu', 'pilots', 'gpu'"):
         config_file.get_config("huge")
 
 
