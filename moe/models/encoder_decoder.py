@@ -48,7 +48,7 @@ class EncoderDecoderConfig(ModelConfig):
         )
         router = self.experts.router if self.experts else None
         schema.require(
-            router not in ("reinforce", "domain"),
+            router != "reinforce" and not self.reads_domains,
             f"experts.router={router!r} needs one reward or domain for each token: an encoder's"
             " tokens have none. Choose another",
         )

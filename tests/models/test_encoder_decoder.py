@@ -202,7 +202,10 @@ def test_a_span_costs_what_its_options_say():
     [
         ({"causal": False}, "a decoder sees its past"),
         ({"mask_embedding": True}, "for models of one stack"),
-        ({"experts": tiny.moe_config(router="reinforce")}, "one reward or domain for each token"),
+        *(
+            ({"experts": tiny.moe_config(router=router)}, "one reward or domain for each token")
+            for router in ("reinforce", "domain", "rre")
+        ),
         ({"experts": None, "encoder_batch_priority": True}, "needs a router with the option"),
     ],
 )
