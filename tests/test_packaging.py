@@ -21,6 +21,7 @@ FILES = {
 DISTRIBUTIONS = {
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
+    "parselmouth": "praat-parselmouth",
     "sklearn": "scikit-learn",
 }  # where the import differs
 OPTIONAL = {"torch", "transformers", "lm_eval"}  # used if installed, or to make goldens

@@ -13,6 +13,8 @@ Read the files in the order in which the data flows:
     prepared   that stream on disk: written whole or not at all, verified when opened
     batches    rows of the stream: a pure function of (seed, step)
 
+Apart from text: `tables` and `vowels` are small tables of numbers.
+
 Nothing here needs TensorFlow, and nothing here imports jax (grain, which `batches` uses, does so by
 itself where jax is installed). A prepared directory can be carried to another machine:
 `prepared.load` needs numpy alone: TFDS, grain and tokenizers are imported where they are used.

