@@ -106,7 +106,7 @@ def log_softmax(weights: jax.Array, x_RI: jax.Array) -> jax.Array:
 
 def log_gates(tree: Tree, x_RI: jax.Array) -> jax.Array:
     """The logarithm of the share of each leaf in each case, [R, E]."""
-    log_RN = jnp.zeros((len(x_RI), 1), x_RI.dtype)
+    log_RN = jnp.zeros((len(x_RI), 1))
     for weights in tree.gates:
         log_NRB = log_softmax(weights, x_RI)
         log_RN = (log_RN[..., None] + log_NRB.swapaxes(0, 1)).reshape(len(x_RI), -1)
@@ -190,7 +190,7 @@ def _gaussian_fitted(config, tree, x_RI, y_RO, post_RE):
         ridge_II = config.ridge * variance * jnp.eye(config.inputs)
         w_IO = jnp.linalg.solve(weighted_RI.T @ x_RI + ridge_II, weighted_RI.T @ y_RO)
         squares = (post_R * jnp.square(y_RO - x_RI @ w_IO).sum(-1)).sum()
-        share = jnp.maximum(post_R.sum() * config.outputs, jnp.finfo(x_RI.dtype).tiny)
+        share = jnp.maximum(post_R.sum() * config.outputs, jnp.finfo(post_R.dtype).tiny)
         return w_IO, jnp.maximum(squares / share, config.floor)
 
     return jax.vmap(one)(post_RE.T, tree.variance)

@@ -1,6 +1,7 @@
 """The study of 1991 on a few made-up vowels: what is trained, compared, drawn and told."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,10 +11,8 @@ from experiments.mixture_parts import fitting, held_out, starts
 from experiments.mixture_parts import vowels as learning
 from moe.analysis import mixture_1991 as tables
 from moe.analysis import mixture_fits
-from moe.data import tables as sources
 from moe.data import vowels
 from moe.models.hierarchy import HierarchyConfig
-from moe.models.mixture import MixtureConfig
 
 MEANS = ((0.3, 2.5), (0.45, 2.1), (0.9, 1.1), (0.65, 1.3))
 
@@ -28,44 +27,69 @@ def found():
 
 
 @pytest.fixture
-def config(monkeypatch):
-    """Two seeds and a pilot; a table of 20 rows for each kind."""
+def config():
+    """Two models, two seeds and a pilot."""
     config = configs.demo()
     config.seeds, config.pilots = 2, 1
     v = config.vowels
-    v.rates, v.most_epochs, v.criterion = (2.0, 1e-6), 300, 0.2
+    v.rates, v.most_epochs, v.criterion = (16.0, 1e-6), 1000, 0.1
     del v.models["mixture_8"], v.models["network_12"], v.readings["four outputs"]
-    config.tables.update(gradient_steps=4, em_steps=3, rates=(0.1,), hidden={"wine": 2})
-    config.starts.update(gradient_steps=20, em_steps=8, rates=(0.1,), nudge=0.01)
-
-    def read(name):
-        rng = np.random.default_rng(0)
-        x_RI = rng.normal(size=(20, 2))
-        if name == "wine":
-            return x_RI, np.eye(2)[(x_RI[:, 0] > 0).astype(int)]
-        return x_RI, np.abs(x_RI[:, :1]) + 0.1 * rng.normal(size=(20, 1))
-
-    monkeypatch.setattr(sources, "read", read)
     return config
 
 
+HELD_OUT = [
+    {"table": "wine", "model": model, "weights": 9, "loss": [0.1, loss], "wrong": [0.0, 0.5]}
+    for model, loss in (("network, gradient", 0.1), ("mixture, EM", 0.2))
+]
+
+
 def test_the_study(config, found, monkeypatch, tmp_path, capsys):
-    """Every part is measured once, and the report has all of them."""
+    """Vowels are learned once, and the report has every part."""
     monkeypatch.setattr(vowels, "read", lambda: found)
+    monkeypatch.setattr(held_out, "_looks", lambda config: [])
+    monkeypatch.setattr(starts, "_looks", lambda config: [])
     mixture_1991.main(config, str(tmp_path))
     said = capsys.readouterr().out
     (mixture,) = (line for line in said.splitlines() if "| mixture_4 | competitive | 24 |" in line)
     cells = mixture.split(" | ")
-    assert cells[4] == "2*" and cells[7] == "100%" and cells[9:11] == ["100.0%", "100.0%"]
-    assert "| wine | hierarchy, EM |" in said and "| autompg | near | L-BFGS |" in said
+    assert cells[4] == "16*" and cells[7] == "100%" and cells[9:11] == ["100.0%", "100.0%"]
     for name in ("mixture_1991.png", "regions.png"):
         assert (tmp_path / name).stat().st_size > 10_000
-    for part, work in ((learning, "_swept"), (held_out, "_scored"), (starts, "_of_table")):
-        monkeypatch.setattr(part, work, lambda *args: pytest.fail("measured again"))
+    monkeypatch.setattr(learning, "_swept", lambda *args: pytest.fail("measured again"))
     records = learning.measured(config, tmp_path, found)
     assert len(records) == 4 and records[1]["reached"] == [False] * 3
-    assert len(held_out.measured(config, tmp_path)) == 6
-    assert [one["starts"] for one in starts.measured(config, tmp_path)] == ["random", "near"]
+    assert "| wine | mixture, EM | 9 | 0.1500 | +0.0500 ± 0.6353 | 25.0% |" in (
+        mixture_fits.held_out(HELD_OUT)
+    )
+
+
+def parabola(em_step=None):
+    """A model of one number whose objective is highest, at 0, where it is 2."""
+
+    def objective(w, x_RI, y_RO):
+        return -jnp.square(w - 2).sum()
+
+    def predict(w, x_RI):
+        return jnp.full((len(x_RI), 1), w[0])
+
+    return fitting.Model(1, lambda key: jnp.zeros(1), objective, predict, em_step)
+
+
+def test_validation_chooses_the_step():
+    """Of a number that grows by 1 a step, the one that is nearest to the validation rows' 3."""
+    model = parabola(lambda w, x_RI, y_RO: w + 1)
+    x = jnp.zeros((2, 1))
+    parts = [(x, x), (x, x + 3), (x, x + 5)]
+    loss, test_M = held_out.best_step(model, "gaussian", 6, jax.random.key(0), parts, 0.0)
+    assert loss == 0 and test_M.tolist() == [4, 4]
+
+
+def test_gradient_methods_climb():
+    cases = (jnp.zeros((1, 1)),) * 2
+    _, curve_ST = starts.fitted(parabola(), 60, cases, jnp.array([[0.0], [5.0]]), 0.2)
+    assert curve_ST[:, 0].tolist() == [-4, -9] and (curve_ST.max(1) > -0.01).all()
+    curve = starts.lbfgs(parabola(), cases, jnp.array([0.0]), 50)
+    assert curve[0] == -4 and curve[-1] > -1e-8 and len(curve) < 10
 
 
 def test_one_output_is_one_for_its_vowels(found):
@@ -128,17 +152,11 @@ def test_the_table_of_starts():
 
 
 def test_gradients_start_where_em_does():
-    """The tree without bounds has the same objective, but for a variance at its floor."""
     c = HierarchyConfig(inputs=2, outputs=1, depth=1)
-    x_RI, y_RO = np.ones((3, 2)), np.zeros((3, 1))
-    free, bounded = fitting.by_gradient(c), fitting.by_em(c)
-    key = jax.random.key(0)
-    want = bounded.objective(bounded.init(key), x_RI, y_RO)
-    np.testing.assert_allclose(free.objective(free.init(key), x_RI, y_RO), want, rtol=1e-4)
-
-
-def test_a_run_that_never_reaches_it_ends(found):
-    train, _ = learning.splits(found, (("i", "ɑ"),))
-    model = MixtureConfig(inputs=2, outputs=1)
-    done = learning.learned(model, "cooperative", train, np.array([0]), 1e-6, 0.08, 5)
-    assert done.epochs.tolist() == [5] and done.error[0] > 0.08
+    cases = np.ones((3, 2), np.float32), np.zeros((3, 1), np.float32)
+    values = [
+        jax.jit(lambda key, model=model: model.objective(model.init(key), *cases))
+        for model in (fitting.by_gradient(c), fitting.by_em(c))
+    ]
+    free, bounded = (value(jax.random.key(0)) for value in values)
+    np.testing.assert_allclose(free, bounded, rtol=1e-4)
