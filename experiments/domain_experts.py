@@ -218,12 +218,15 @@ def main(config: ConfigDict, workdir: str) -> None:
     seeds, once = study.seeds_of(config), {"timed": False, "documents": False}
     runs = general(config)
     study.run(runs, root, seeds, config.jobs, **once)
-    runs |= branches(config, runs[SEED], root)
-    study.run(runs, root, seeds, config.jobs, **once)
+    apart = branches(config, runs[SEED], root)
+    for domain in runs[SEED].data.source:  # a study has one data set
+        own = {name: run for name, run in apart.items() if run.data.source == (domain,)}
+        study.run(own, root, seeds, config.jobs, **once)
+    runs |= apart
     make(config, runs, root, seeds)
     runs |= mixing(config, runs[SEED], root)
     total_flops(config, runs)
-    study.run(runs, root, seeds, config.jobs, **once)
+    study.run({MIX: runs[MIX]}, root, seeds, config.jobs, **once)
     found = measured(config, runs, root)
     looks.report(root, "domain_experts", tables.table(found), tables.drawn(found))
 

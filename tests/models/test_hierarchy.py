@@ -63,7 +63,8 @@ def test_em_never_lowers_the_objective(kind):
     with jax.enable_x64(True):
         slopes, fitted, (curve_PT, experts) = jax.tree.map(np.asarray, run(tree, x, y))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((slopes, fitted, curve_PT)))
-    assert np.diff(curve_PT).min() >= 0
+    rounding = 1e-13 * np.abs(curve_PT).max()  # of two programs that evaluate it
+    assert np.diff(curve_PT).min() >= -rounding
     assert (curve_PT[:, -1] - curve_PT[:, 0]).min() > 0.1
     if kind == "gaussian":
         assert fitted.variance.min() >= c.floor
