@@ -10,7 +10,6 @@ starts. Resumable. Needs the extra `vowels`.
 import pathlib
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -34,8 +33,8 @@ def regions(config: ConfigDict, found: vowels.Vowels, records: list[dict]) -> li
         rate = tables.best_rate(sweeps[reading, name, tables.COMPETITIVE])
         if rate is not None:
             model = learning.sizes(v, reading, name)
-            asked = (rate, v.criterion, v.most_epochs)
-            done = learning.learned(model, tables.COMPETITIVE, train, jnp.array([0]), *asked)
+            asked = (learning.seeds(config), rate, v.criterion, v.most_epochs)
+            done = learning.learned(model, tables.COMPETITIVE, train, *asked)
             made.append(Region(name, model, jax.tree.map(lambda w: w[0], done.params)))
     return made
 

@@ -55,6 +55,7 @@ def answers(model: MixtureConfig, params: dict[str, jax.Array], x_RI: jax.Array)
     return mixture.blend(mixture.log_gates(params, x_RI), mixture.outputs(model, params, x_RI))
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def right(model: MixtureConfig, params: dict[str, jax.Array], cases: Cases) -> jax.Array:
     """The share of cases with the right answer: on the right side of 1/2, or the largest output."""
     answer_RO = answers(model, params, cases.x_RI)
@@ -115,6 +116,11 @@ def sizes(v: ConfigDict, reading: str, name: str) -> MixtureConfig:
     return MixtureConfig(inputs=2, outputs=len(v.readings[reading]), **v.models[name])
 
 
+def seeds(config: ConfigDict) -> jax.Array:
+    """Those of the results, then those of the pilots."""
+    return jnp.array([*range(config.seeds), *range(PILOT, PILOT + config.pilots)])
+
+
 def measured(config: ConfigDict, root: pathlib.Path, found: vowels.Vowels) -> list[dict]:
     """A record of every reading, model, loss and learning rate, with the numbers of every seed.
 
@@ -125,19 +131,17 @@ def measured(config: ConfigDict, root: pathlib.Path, found: vowels.Vowels) -> li
 
 def _looks(config, found) -> Iterator[looks.Look]:
     v = config.vowels
-    seeds = [*range(config.seeds), *range(PILOT, PILOT + config.pilots)]
     asked = {"seeds": config.seeds, "pilots": config.pilots}
     asked |= {field: v[field] for field in ("criterion", "most_epochs")}
     for reading, name, loss in trained(config):
         cases = splits(found, v.readings[reading])
         model = sizes(v, reading, name)
         for rate in v.rates:
-            look = functools.partial(_swept, v, model, loss, cases, seeds, rate)
+            look = functools.partial(_swept, v, model, loss, cases, seeds(config), rate)
             yield {"reading": reading, "model": name, "loss": loss, "rate": rate} | asked, look
 
 
-def _swept(v, model, loss, cases, seeds, rate) -> dict:
-    seed_S = jnp.array(seeds)
+def _swept(v, model, loss, cases, seed_S, rate) -> dict:
     done = learned(model, loss, cases[0], seed_S, rate, v.criterion, v.most_epochs)
     scores = {
         name: jax.vmap(functools.partial(right, model, cases=some))(done.params).tolist()

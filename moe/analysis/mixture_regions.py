@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,14 +55,20 @@ def _panel(axis, one, formant_RI):
     ]
     across, up = np.meshgrid(*lines)
     x_RI = jnp.asarray(np.stack([across.ravel(), up.ravel()], -1), jnp.float32)
-    log_gate_RE = mixture.log_gates(one.params, x_RI)
-    out_REO = mixture.outputs(one.model, one.params, x_RI)
-    answer = np.asarray(mixture.blend(log_gate_RE, out_REO)).reshape(across.shape)
+    log_gate_RE, out_REO, answer_RO = map(np.asarray, _said(one.model, one.params, x_RI))
+    answer = answer_RO.reshape(across.shape)
     axis.contourf(across, up, answer, levels=[-1, 0.5, 2], colors=["white", "0.85"])
     axis.contour(across, up, answer, levels=[0.5], colors="0.5", linewidths=0.8)
-    first = np.asarray(log_gate_RE.argmax(-1)).reshape(across.shape)
+    first = log_gate_RE.argmax(-1).reshape(across.shape)
     for i in np.unique(first) if one.model.experts > 1 else ():
-        own = np.where(first == i, np.asarray(out_REO[:, i, 0]).reshape(across.shape), np.nan)
+        own = np.where(first == i, out_REO[:, i, 0].reshape(across.shape), np.nan)
         axis.contour(across, up, first == i, levels=[0.5], colors="black", linewidths=1)
         if np.nanmin(own) < 0.5 < np.nanmax(own):
             axis.contour(across, up, own, levels=[0.5], colors=f"C{i}", linewidths=2)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _said(model, params, x_RI):
+    """Log gates, what experts say, and what the whole says."""
+    log_gate_RE, out_REO = mixture.log_gates(params, x_RI), mixture.outputs(model, params, x_RI)
+    return log_gate_RE, out_REO, mixture.blend(log_gate_RE, out_REO)
