@@ -49,18 +49,15 @@ def pilot_epochs(one: dict) -> float:
     return float(np.mean(one["epochs"][one["seeds"] :]))
 
 
-def common_rate(sweeps: Sequence[Sweep]) -> float | None:
-    """The rate at which the slowest model's pilots are fastest; None: at none all reach."""
-    means = {rate: max(pilot_epochs(sweep[rate]) for sweep in sweeps) for rate in sweeps[0]}
-    best = min(means, key=lambda rate: means[rate])
-    return None if math.isinf(means[best]) else best
-
-
 def ratio(own: dict, other: dict) -> str:
-    """Epochs over those of another model, a geometric mean over seeds, with its 95% interval."""
+    """Epochs over those of another model, a geometric mean over seeds, with its 95% interval.
+
+    If not all seeds of both reach the criterion, their share.
+    """
     seeds = own["seeds"]
-    if not all(own["reached"][:seeds] + other["reached"][:seeds]):
-        return "not all reach it"
+    reached = own["reached"][:seeds] + other["reached"][:seeds]
+    if not all(reached):
+        return f"{np.mean(reached):.0%}"
     logs = np.log(own["epochs"][:seeds]) - np.log(other["epochs"][:seeds])
     return ratio_text(logs)
 
@@ -82,11 +79,13 @@ def epochs(one: dict) -> str:
 
 
 def table(records: Sequence[dict]) -> str:
-    """All readings, models and losses, each at its best rate; then all at one rate."""
+    """All readings, models and losses at their best rates; then both sides at every rate."""
     found = sweeps(records)
     best = markdown.table(BEST, [_at_best(found, key) for key in found])
-    common = markdown.table(COMMON, [_at_common(found, key) for key in found])
-    return f"{best}\n\n{common}\n\n{LEGEND}"
+    rates = list(next(iter(found.values())))
+    rows = [_at_each(found, key, rates) for key in found if _network(found, key)]
+    each = markdown.table([*PLACE, *(f"{rate:g}" for rate in rates)], rows)
+    return f"{best}\n\n{each}\n\n{LEGEND}"
 
 
 PLACE = ("reading", "model", "loss")
@@ -94,15 +93,14 @@ BEST = (
     *PLACE, "weights", "rate", "epochs (95%)", "sd", "reached", "of the network (95%)",
     "training right", "test right", "paper: epochs (sd)", "paper: of the network",
 )  # fmt: skip
-COMMON = (*PLACE, "common rate", "epochs (95%)", "reached", "of the network (95%)")
 LEGEND = (
     "epochs: updates by all training cases until the mean squared error is that of the criterion;"
     " ≥: seeds that do not reach it count with the most epochs. rate: the one of the sweep at which"
-    " the pilots, other seeds, are fastest (*: at an end of the sweep), and in the second table one"
-    " for all models of the reading, at which the slowest of them is fastest; the gradient is that"
-    " of the mean over cases. of the network: epochs over those of the network of as many weights;"
-    " geometric mean over paired seeds. right: of cases when training ends; tests are of speakers"
-    " that were not heard."
+    " the pilots, other seeds, are fastest (*: at an end of the sweep); the gradient is that of the"
+    " mean over cases. of the network: epochs over those of the network of as many weights, each at"
+    " its own rate; geometric mean over paired seeds. right: of cases when training ends; tests are"
+    " of speakers that were not heard. The second table has that ratio with the same rate for both"
+    " sides; a share: of seeds of both sides that reach the criterion, where not all do."
 )
 
 
@@ -143,18 +141,10 @@ def _published(reading, model, loss):
     return [f"{mean:,} ({spread})", f"{mean / PUBLISHED[rival][0]:.2f}" if rival else ""]
 
 
-def _at_common(found, key):
+def _at_each(found, key, rates):
+    """The ratio at one rate for both sides, for every rate."""
     own, network = found[key], _network(found, key)
-    rivals = [
-        sweep for (of, _, loss), sweep in found.items() if (of, loss) == (key[0], COMPETITIVE)
-    ]
-    rate = common_rate(rivals)
-    if rate is None:
-        return [*key, "none", "", "", ""]
-    one = own[rate]
-    reached = f"{np.mean(one['reached'][: one['seeds']]):.0%}"
-    beside = "" if network is None else ratio(one, network[rate])
-    return [*key, f"{rate:g}", epochs(one), reached, beside]
+    return [*key, *(ratio(own[rate], network[rate]) for rate in rates)]
 
 
 def drawn(records: Sequence[dict]) -> figure.Figure:
