@@ -66,8 +66,13 @@ def ratio_text(logs: Sequence[float]) -> str:
     """The geometric mean of ratios of which these are the logarithms, with its 95% interval."""
     mean, half = paired.interval(logs)
     if math.isnan(half):
-        return f"{math.exp(mean):.2f}"
-    return f"{math.exp(mean):.2f} ({math.exp(mean - half):.2f} to {math.exp(mean + half):.2f})"
+        return _number(math.exp(mean))
+    low, high = math.exp(mean - half), math.exp(mean + half)
+    return f"{_number(math.exp(mean))} ({_number(low)} to {_number(high)})"
+
+
+def _number(x):
+    return f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"
 
 
 def epochs(one: dict) -> str:

@@ -44,7 +44,7 @@ def starts(records: Sequence[dict]) -> str:
     head = (
         "table", "starts", "method", "rate", "end, less EM's (95%)", "same end", "to within",
         "EM's steps (median)", "EM's passes (median)", "its passes (median)",
-        "passes over EM's (95%)", "its steps over EM's (95%)",
+        "passes over EM's (95%)", "the same, of same ends (95%)", "its steps over EM's (95%)",
     )  # fmt: skip
     rows = [
         _started(one, method, found, tolerance)
@@ -66,20 +66,23 @@ STARTS = (
 
 def _started(one, method, found, tolerance):
     change = np.subtract(found["end"], found["em_end"])
+    same = np.abs(change) < SAME
     passes = found["to"][tolerance]
     steps = np.maximum(np.divide(passes["em"], one["passes"]), 1)
     em = steps * one["passes"]
+    over_em = np.log(passes["other"]) - np.log(em)
     return (
         one["table"],
         one["starts"],
         method,
         f"{one['rate']:g}" if method == "Adam" else "",
         f"{paired.interval(change)}",
-        f"{np.mean(np.abs(change) < SAME):.0%}",
+        f"{same.mean():.0%}",
         tolerance,
         f"{np.median(steps):,.0f}",
         f"{np.median(em):,.0f}",
         f"{np.median(passes['other']):,.0f}",
-        ratio_text(np.log(passes["other"]) - np.log(em)),
-        ratio_text(np.log(passes["other"]) - np.log(steps)),
+        ratio_text(over_em),
+        ratio_text(over_em[same]) if same.any() else "",
+        ratio_text(over_em + np.log(one["passes"])),
     )
