@@ -20,9 +20,7 @@ LARGE = {"d_model": 192, "num_heads": 6, "num_layers": 3}
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    sizes = {"demo": demo, "cpu": cpu}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu})
 
 
 def cpu() -> ConfigDict:

@@ -15,9 +15,7 @@ from moe import schema
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    sizes = {"demo": demo, "cpu": cpu}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu})
 
 
 def cpu() -> ConfigDict:

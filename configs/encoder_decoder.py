@@ -27,9 +27,7 @@ RATES = {"dense": 0.002, "e8_top1": 0.002, "e32_top1": 0.002}  # of `pilots`, of
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or pilots."""
-    sizes = {"demo": demo, "cpu": cpu, "pilots": pilots}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu, "pilots": pilots})
 
 
 def cpu() -> ConfigDict:

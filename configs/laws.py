@@ -34,9 +34,7 @@ FINE = ((32, 2), (64, 4), (128, 8), (256, 16))  # E and K: experts K times as na
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, pilots or gpu."""
-    sizes = {"demo": demo, "cpu": cpu, "pilots": pilots, "gpu": gpu}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu, "pilots": pilots, "gpu": gpu})
 
 
 def rate(size: str, experts: int = 1, k: int = 1) -> float:

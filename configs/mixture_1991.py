@@ -9,15 +9,12 @@ once, without momentum, until the mean squared error of the answers is 0.08.
 
 from ml_collections import ConfigDict
 
-from moe.errors import UserError
+from moe import schema
 
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo or cpu."""
-    sizes = {"demo": demo, "cpu": cpu}
-    if size not in sizes:
-        raise UserError(f"configs/mixture_1991.py:{size} is unknown: use {', '.join(sizes)}")
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu})
 
 
 def cpu() -> ConfigDict:

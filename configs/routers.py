@@ -36,9 +36,7 @@ PEEKS = {"model": {"allow_noncausal": True}}  # in training; what is judged is c
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or gpu."""
-    sizes = {"demo": demo, "cpu": cpu, "gpu": gpu}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu, "gpu": gpu})
 
 
 def learned(router: str = "top_k", k: int = 1, scale: float = 2.0, **overrides: Any) -> dict:

@@ -26,8 +26,7 @@ CORPUS = ("encyclopedia_en", "encyclopedia_fr", "encyclopedia_es", "code", "clou
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu, ladder, pilots or gpu."""
     sizes = {"demo": demo, "cpu": cpu, "ladder": ladder, "pilots": pilots, "gpu": gpu}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, sizes)
 
 
 def experts(number: int, **overrides: Any) -> dict:

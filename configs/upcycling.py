@@ -20,9 +20,7 @@ from moe.training.config import RunConfig
 
 def get_config(size: str = "demo") -> ConfigDict:
     """The config of one size: demo, cpu or pilots."""
-    sizes = {"demo": demo, "cpu": cpu, "pilots": pilots}
-    schema.one_of("what follows the colon", size, sizes)
-    return sizes[size]()
+    return schema.after_colon(size, {"demo": demo, "cpu": cpu, "pilots": pilots})
 
 
 def cpu() -> ConfigDict:

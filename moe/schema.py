@@ -12,12 +12,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import ml_collections
 
 from moe.errors import UserError
+
+T = TypeVar("T")
 
 
 def from_config_dict(kind: type, config: ml_collections.ConfigDict, path: str = "") -> Any:
@@ -93,3 +95,17 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
     """Refuses a value outside the options."""
     known = isinstance(value, str) and value in options
     require(known, f"{name}={value!r} is not one of {', '.join(map(repr, options))}")
+
+
+def after_colon(value: str, sizes: Mapping[str, Callable[[], T]]) -> T:
+    """The config that a flag names, as `cpu` in --config=configs/scaling.py:cpu.
+
+    Args:
+      value: what follows the colon.
+      sizes: name -> what makes its config.
+
+    Raises:
+      UserError: if there is no such name.
+    """
+    one_of("what follows the colon", value, sizes)
+    return sizes[value]()
