@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, distillation, looks, records, scaling, study, timing
+from experiments import command, distillation, looks, records, scaling, sources, study, timing
 from moe import adapt, decoding, flops, generation
 from moe.adapt import banks, integers, observing, packed, ternary
 from moe.adapt.banks import Trained
@@ -96,9 +96,8 @@ def trained_of(path: pathlib.Path, config: ConfigDict) -> tuple[Trained, list, l
     """A trained model, text to look at, and text to judge it by."""
     loaded = folders.load_run(path)
     source = loaded.run.source(loaded.data)
-    trained = Trained(loaded.run.model, loaded.params, loaded.state.router_state)
     seen = list(source.held_out("validation", config.calibration_batches))
-    return trained, seen, list(source.held_out("test", config.test_batches))
+    return sources.trained(loaded), seen, list(source.held_out("test", config.test_batches))
 
 
 def made_by(config: ConfigDict, method: str, trained: Trained, seen: list) -> Trained:

@@ -11,14 +11,13 @@ or made into experts of one model. Resumable.
 import dataclasses
 import functools
 import pathlib
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import adapt, command, looks, records, scaling, study
+from experiments import command, looks, made, records, scaling, sources, study
 from experiments.records import Runs
 from moe import flops, schema
 from moe.adapt.banks import Trained
@@ -29,10 +28,10 @@ from moe.ensemble import average, domain_models, posterior
 from moe.training import runs as folders
 from moe.training.config import RunConfig
 
-SEED, MIX, SHORT = "seed", "mix", "short"
-MADE = "adapted.json"
+SEED = "seed"
+MIX = "mix"
+SHORT = "short"
 UNLIKE = 0.005  # share of the FLOPs by which ways may differ
-ASKED = {"moe_every": 1, "packed": "", "devices": 1, "parts": 1, "share": 0.0}
 
 
 def general(config: ConfigDict) -> Runs:
@@ -95,15 +94,10 @@ def make(config: ConfigDict, runs: Runs, root: pathlib.Path, seeds: range) -> No
     """Writes the model of a seed's branches, their feed-forwards as experts, if it is not there."""
     names = [f"{domain}_{SHORT}" for domain in runs[SEED].data.source]
     for seed in seeds:
+        parents = [records.folder(root, name, seed) for name in names]
         out = records.folder(root / "made", MIX, seed)
-        if (out / MADE).exists():
-            continue
-        shutil.rmtree(out, ignore_errors=True)  # it was interrupted
-        first, *others = (str(records.folder(root, name, seed)) for name in names)
-        adapt.adapted(
-            first, str(out), "upcycle", 1, "", adapt.USUAL, experts=config.mixed.num_experts,
-            k=config.mixed.k, seed=seed, parents=tuple(others), **ASKED,
-        )  # fmt: skip
+        size = {"experts": config.mixed.num_experts, "k": config.mixed.k}
+        made.upcycled(parents, out, **size, seed=seed)
 
 
 def mixing(config: ConfigDict, seed: RunConfig, root: pathlib.Path) -> Runs:
@@ -131,8 +125,11 @@ def total_flops(config: ConfigDict, runs: Runs) -> dict[str, float]:
         tables.MIXED: spent[SEED] + sum(spent[f"{d}_{SHORT}"] for d in domains) + spent[MIX],
     }
     found = {name: spent[name] for name in config.variants} | apart
-    least, most = min(found.values()), max(found.values())
-    schema.require(most <= (1 + UNLIKE) * least, f"ways of training cost unlike: {found}")
+    least = min(found.values())
+    schema.require(
+        max(found.values()) <= (1 + UNLIKE) * least,
+        f"ways of training cost unlike: {found}",
+    )
     return found
 
 
@@ -157,8 +154,7 @@ def _looks(config, runs, root) -> Iterator[looks.Look]:
 def _opened(root, seed, name) -> Trained:
     path = records.folder(root, name, seed)
     looks.require_checkpoint(path)
-    loaded = folders.load_run(path)
-    return Trained(loaded.run.model, loaded.params, loaded.state.router_state)
+    return sources.trained(folders.load_run(path))
 
 
 def _text(run, split):
@@ -215,7 +211,8 @@ def _mixtures(test, known_N, name):
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains all rounds, measures and reports."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
-    seeds, once = study.seeds_of(config), {"timed": False, "documents": False}
+    seeds = study.seeds_of(config)
+    once = {"timed": False, "documents": False}
     runs = general(config)
     study.run(runs, root, seeds, config.jobs, **once)
     apart = branches(config, runs[SEED], root)

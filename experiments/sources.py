@@ -50,15 +50,20 @@ class Source(NamedTuple):
     adam: moments.Adam | None = None  # of the optimizer that trained it
 
 
+def trained(loaded: runs.LoadedRun) -> Trained:
+    """The model of a run, without what lies beside it."""
+    return Trained(loaded.run.model, loaded.params, loaded.state.router_state)
+
+
 def of_run(workdir: pathlib.Path, number: int) -> Source:
     """A run as of its last checkpoint, and so many batches of its validation split."""
     loaded = runs.load_run(workdir)
     run, data, state = loaded
-    trained = Trained(run.model, loaded.params, state.router_state)
     text = list(run.source(data).held_out("validation", number))
     save = functools.partial(_save_run, run, int(state.step))
     kept = None if run.frozen else moments.of(state.optimizer)
-    return Source(trained, text, tuple(data.domain_names), _objective(run), save, kept)
+    names = tuple(data.domain_names)
+    return Source(trained(loaded), text, names, _objective(run), save, kept)
 
 
 def _objective(run):
@@ -91,10 +96,10 @@ def _save_run(
 def of_checkpoint(folder: pathlib.Path, number: int, domain: str) -> Source:
     """A published model, and packaged text of a domain in its own tokens."""
     reader = opened.reader(folder)
-    trained = Trained(reader.model, reader.params, {})
     rows = rows_of_text if len(reader.model.stacks) == 1 else corrupted_rows
     text = list(rows(reader, corpora.documents(domain), number))
-    return Source(trained, text, (domain,), None, functools.partial(_save_checkpoint, folder))
+    model = Trained(reader.model, reader.params, {})
+    return Source(model, text, (domain,), None, functools.partial(_save_checkpoint, folder))
 
 
 def rows_of_text(reader: Reader, documents: Iterator[str], number: int) -> Iterator[Batch]:
@@ -186,8 +191,7 @@ def dense(folder: pathlib.Path, first: pathlib.Path) -> Trained:
     )
     if opened.published(folder):
         return Trained(*interop.load(folder), {})
-    loaded = runs.load_run(folder)
-    return Trained(loaded.run.model, loaded.params, loaded.state.router_state)
+    return trained(runs.load_run(folder))
 
 
 def _tokenizer(folder):

@@ -9,29 +9,20 @@ experts from scratch.
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import adapt, command, horizons, looks, records, study
+from experiments import command, horizons, looks, made, records, study
 from experiments.records import Runs
-from moe import flops, schema, sealed
+from moe import flops, schema
 from moe.analysis import upcycling as tables
 from moe.config import ModelConfig, MoEConfig
 from moe.training import runs
 from moe.training.config import RunConfig
 
 PARENT = "dense"
-MADE = "adapted.json"  # the last file of what was made
-ASKED: dict[str, Any] = {
-    "moe_every": 1,
-    "packed": "",
-    "devices": 1,
-    "parents": (),
-}  # of `adapt.adapted`
 
 
 def parents(config: ConfigDict) -> Runs:
@@ -63,35 +54,13 @@ def ways(config: ConfigDict, dense: Runs) -> Iterator[tuple[str, str, ConfigDict
 
 
 def make(config: ConfigDict, dense: Runs, root: pathlib.Path, seeds: range) -> None:
-    """Writes the models that parents become, those that are not there yet.
-
-    Raises:
-      UserError: if one that is there was made otherwise.
-    """
+    """Writes the models that parents become, those that are not there yet."""
+    size = {"experts": config.experts.num_experts, "k": config.experts.k}
     for name, parent, how in ways(config, dense):
         for seed in seeds:
-            out = records.folder(root / "made", name, seed)
-            asked = {
-                **{"experts": config.experts.num_experts, "k": config.experts.k, "seed": seed},
-                **{"parts": how.parts, "share": how.share},
-            }
-            if (out / MADE).exists():
-                _require_same(out, asked)
-                continue
-            shutil.rmtree(out, ignore_errors=True)  # it was interrupted
             source = records.folder(root, parent, seed)
-            looks.require_checkpoint(source)
-            adapt.adapted(str(source), str(out), "upcycle", 1, "", adapt.USUAL, **asked, **ASKED)
-
-
-def _require_same(out, asked):
-    """Refuses what an earlier config made."""
-    was = sealed.read_json(out / MADE)
-    other = {name: was[name] for name in asked if was[name] != asked[name]}
-    schema.require(
-        not other, f"{out} was made with {other}: delete it, and runs that began with it, or use"
-        " another --workdir",
-    )  # fmt: skip
+            out = records.folder(root / "made", name, seed)
+            made.upcycled([source], out, **size, seed=seed, parts=how.parts, share=how.share)
 
 
 def children(config: ConfigDict, dense: Runs, root: pathlib.Path, seeds: range) -> Runs:
@@ -103,8 +72,8 @@ def children(config: ConfigDict, dense: Runs, root: pathlib.Path, seeds: range) 
     found = _of(config, "scratch_0", dataclasses.replace(scratch, model=sparse), config.scratch)
     for name, parent, how in ways(config, dense):
         folder = root / "made" / name
-        made = _common(runs.read_config(folder / f"seed{seeds[0]}").model, experts)
-        after = _after(dense[parent], config, made, folder, how.optimizer)
+        model = _common(runs.read_config(folder / f"seed{seeds[0]}").model, experts)
+        after = _after(dense[parent], config, model, folder, how.optimizer)
         found |= _of(config, name, after, config.lengths)
     for parent, run in dense.items():
         own = _after(run, config, run.model, root / parent)
@@ -124,13 +93,13 @@ def _after(parent, config, model: ModelConfig, folder, optimizer: bool = False) 
     return dataclasses.replace(run, model=model)
 
 
-def _common(made: ModelConfig, experts: MoEConfig) -> ModelConfig:
+def _common(model: ModelConfig, experts: MoEConfig) -> ModelConfig:
     """The model with groups and capacity as experts from scratch have them."""
-    own = made.experts
+    own = model.experts
     assert own is not None
     same = ("group_size", "capacity_factor", "eval_capacity_factor", "router_scale")
     changed = dataclasses.replace(own, **{field: getattr(experts, field) for field in same})
-    return dataclasses.replace(made, experts=changed)
+    return dataclasses.replace(model, experts=changed)
 
 
 def _of(config, name, run, lengths: Iterable[int]) -> Runs:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import upcycling as configs
-from experiments import adapt, records, upcycling
+from experiments import adapt, made, records, upcycling
 from moe import errors, flops, sealed
 from moe.analysis import upcycling as tables
 from moe.training import workdirs
@@ -36,16 +36,16 @@ def test_the_runs_of_a_study(config, tmp_path, monkeypatch):
         asked.append((source, out, how))
         model = dense["dense"].model
         options = configs.schema.from_config_dict(upcycling.MoEConfig, config.experts, "e.")
-        made = dataclasses.replace(
+        own = dataclasses.replace(
             options, num_experts=experts * parts, k=k * parts, d_ff=16 // parts, group_size=0
         )
-        run = dataclasses.replace(dense["dense"], model=dataclasses.replace(model, experts=made))
+        run = dataclasses.replace(dense["dense"], model=dataclasses.replace(model, experts=own))
         workdirs.claim(run, upcycling.pathlib.Path(out))
-        said = {"experts": experts, "k": k, "parts": parts, "share": more["share"]}
+        said = {"experts": experts, "k": k, "parts": parts, "share": more["share"], "parents": []}
         sealed.write_json(upcycling.pathlib.Path(out, "adapted.json"), said | {"seed": 0})
 
     monkeypatch.setattr(adapt, "adapted", adapted)
-    monkeypatch.setattr(upcycling.looks, "require_checkpoint", lambda path: None)
+    monkeypatch.setattr(made.looks, "require_checkpoint", lambda path: None)
     upcycling.make(config, dense, tmp_path, range(1))
     source = str(tmp_path / "dense@750" / "seed0")
     assert asked[0] == (source, str(tmp_path / "made" / "copies_750" / "seed0"), "upcycle")
