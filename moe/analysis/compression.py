@@ -85,9 +85,6 @@ def _scatter(axis, methods, of: Callable[[dict], float | None]):
         if any(value is None for value in values):
             continue
         x = sum(v for v in values if v is not None) / len(values)
-        losses = [one["nll"] for one in runs.values()]
-        mean = sum(losses) / len(losses)
-        axis.errorbar(
-            x, mean, yerr=[[mean - min(losses)], [max(losses) - mean]], marker="o", ms=5, lw=1
-        )
+        mean, spread = plots.spread([one["nll"] for one in runs.values()])
+        axis.errorbar(x, mean, yerr=spread, marker="o", ms=5, lw=1)
         axis.annotate(name, (x, mean), textcoords="offset points", xytext=(5, 4), fontsize=8)

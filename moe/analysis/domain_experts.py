@@ -12,8 +12,10 @@ if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for
 
 from moe.analysis import markdown, paired, plots
 
-GENERAL, DEMIX = "dense", "demix"
-MERGED, MIXED = "branches", "mix"
+GENERAL = "dense"
+DEMIX = "demix"
+MERGED = "branches"
+MIXED = "mix"
 
 Losses = dict[tuple[str, int], dict[str, float]]  # (way, seed) -> by domain
 
@@ -81,8 +83,7 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     axis = made.subplots()
     for place, way in enumerate(ways):
         means = [float(np.mean(list(x.values()))) for x in _seeds(losses, way).values()]
-        mean = float(np.mean(means))
-        spread = [[mean - min(means)], [max(means) - mean]]
+        mean, spread = plots.spread(means)
         axis.errorbar(mean, place, xerr=spread, fmt="o", ms=5, capsize=3, color="C0")
     axis.axvline(_mean(losses, GENERAL), color="0.5", lw=1, ls="--")
     axis.set_yticks(range(len(ways)), ways)

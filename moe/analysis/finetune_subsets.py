@@ -184,7 +184,5 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
 
 
 def _point(axis, seeds, place, colour, label):
-    mean = _mean(seeds, _test)
-    losses = [_test(one) for one in seeds.values()]
-    spread = [[mean - min(losses)], [max(losses) - mean]]
+    mean, spread = plots.spread([_test(one) for one in seeds.values()])
     axis.errorbar(mean, place, xerr=spread, fmt="o", ms=5, capsize=3, color=colour, label=label)

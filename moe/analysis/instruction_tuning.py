@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
 
@@ -176,7 +178,5 @@ def drawn(found: Sequence[dict], groups: Groups) -> figure.Figure:
 def _line(axis, found, model, tasks):
     cells = _cells(found, tasks)
     losses = [list(by_seed(found, model, cell, tasks, nll).values()) for cell in cells]
-    means = [statistics.fmean(values) for values in losses]
-    down = [mean - min(values) for mean, values in zip(means, losses, strict=True)]
-    up = [max(values) - mean for mean, values in zip(means, losses, strict=True)]
-    axis.errorbar(cells, means, [down, up], fmt="o-", ms=5, capsize=3, label=model)
+    means, spreads = zip(*map(plots.spread, losses), strict=True)
+    axis.errorbar(cells, means, np.hstack(spreads), fmt="o-", ms=5, capsize=3, label=model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +205,12 @@ def save(drawn: figure.Figure, path: pathlib.Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
+def spread(values: Sequence[float]) -> tuple[float, list[list[float]]]:
+    """Their mean, and how far below and above it they lie at most, as `errorbar` asks for it."""
+    mean = float(np.mean(values))
+    return mean, [[mean - min(values)], [max(values) - mean]]
+
+
 def _curve(axis, x, curves, colour, name):
     axis.plot(x, curves.mean(0), color=colour, label=name, lw=1.6)
     axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
@@ -230,10 +237,10 @@ def _against_experts(axis, runs):
     for name, seeds in runs.items():
         losses = [r["test_nll"] for r in seeds.values()]
         experts = next(iter(seeds.values()))["experts"]
-        place = (max(experts, 1), np.mean(losses))
-        spread = [[place[1] - min(losses)], [max(losses) - place[1]]]
+        mean, above_and_below = spread(losses)
+        place = (max(experts, 1), mean)
         colour = "black" if experts else "grey"
-        axis.errorbar(*place, yerr=spread, fmt="o", ms=5, capsize=3, color=colour)
+        axis.errorbar(*place, yerr=above_and_below, fmt="o", ms=5, capsize=3, color=colour)
         inward = ("right", -6) if experts == most > 0 else ("left", 6)
         beside = {"ha": inward[0], "xytext": (inward[1], 3), "textcoords": "offset points"}
         axis.annotate(name, place, fontsize=8, **beside)

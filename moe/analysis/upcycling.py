@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Losses = Mapping[int, float]  # by seed, nats
 Steps = Mapping[int, dict[int, dict]]  # of a variant: steps -> seed -> record
 Cells = Mapping[tuple[int, int], Losses]  # (tokens of the parent, tokens after it) -> losses
-COPIES, CONTINUED, SCRATCH = "copies", "continued", "scratch_0"
+COPIES = "copies"
+CONTINUED = "continued"
+SCRATCH = "scratch_0"
 
 
 def by_variant(records: Iterable[dict]) -> dict[str, Steps]:
