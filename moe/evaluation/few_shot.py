@@ -73,15 +73,14 @@ def evaluate(name: str, shots: int, asked: Sequence[Question], reader: Reader) -
       UserError: if no question is short enough for it.
     """
     title = f"{name}, {shots}-shot"
-    every, asked = asked, [q for q in asked if _fits(q, reader)]
+    number = len(asked)
+    read = [(q, _texts(q, shots, reader)) for q in asked]
+    fitting = [(q, texts) for q, texts in read if _fit(q, texts, reader)]
     schema.require(
-        bool(asked), f"{title}: every question has answers of more than {reader.longest} tokens"
+        bool(fitting), f"{title}: every question has answers of more than {reader.longest} tokens"
     )
-    texts = [
-        likelihood.text(reader.words, q.context(i, shots), choice)
-        for q in asked
-        for i, choice in enumerate(q.choices)
-    ]
+    asked = [q for q, _ in fitting]
+    texts = [text for _, own in fitting for text in own]
     log_p = _by_question(asked, _nats(texts, reader, title))
     bits = [-found[q.gold] / math.log(2) / _size(q) for q, found in zip(asked, log_p, strict=True)]
     ranked = [(q, found) for q, found in zip(asked, log_p, strict=True) if len(q.choices) > 1]
@@ -94,13 +93,22 @@ def evaluate(name: str, shots: int, asked: Sequence[Question], reader: Reader) -
         scores={rule: mean(values) for rule, values in scored.items()},
         bits_per_byte=mean(bits),
         p_gold=[(ranking.probabilities(found).tolist(), q.gold) for q, found in ranked],
-        left_out=len(every) - len(asked),
+        left_out=number - len(asked),
     )
 
 
-def _fits(question, reader):
-    """Does the model read each of its choices at once?"""
-    return all(len(reader.words.encode(choice)) <= reader.longest for choice in question.choices)
+def _texts(question, shots, reader):
+    """Each choice after its context."""
+    return [
+        likelihood.text(reader.words, question.context(i, shots), choice)
+        for i, choice in enumerate(question.choices)
+    ]
+
+
+def _fit(question, texts, reader):
+    """Does the model read each choice at once, after its context and alone?"""
+    alone = [len(reader.words.encode(choice)) for choice in question.choices]
+    return max(*alone, *(len(text.scored) for text in texts)) <= reader.longest
 
 
 def _with_questions(asked, texts):
