@@ -45,7 +45,7 @@ def cpu() -> ConfigDict:
         "granular": way(parts=2),  # 16 experts half as wide, top-4
     }
     # The best of `pilots`; other ways than copies take that of copies.
-    config.rates = {"copies": 0.004, "continued": 0.008, "scratch": scaling.RATES["e8_top2"]}
+    config.rates = {"copies": 0.008, "continued": 0.008, "scratch": scaling.RATES["e8_top2"]}
     return config
 
 
