@@ -33,6 +33,7 @@ CLAIMS = {"B": TOKENS, "G": TOKENS, "E": ("expert",), **dict.fromkeys("NFV", ("m
 
 
 _ZERO = jax.make_user_context(False)  # part of the key of every jit cache, as the mesh is
+_LOCAL = jax.make_user_context(False)
 
 
 def make_mesh(
@@ -95,9 +96,14 @@ def at_rest(letters: str) -> P:
     return spec(letters, CLAIMS | {"D": TOKENS} if _ZERO.value else CLAIMS)
 
 
+def local() -> contextlib.AbstractContextManager:
+    """Inside `shard_mapped`: what is called knows of no mesh, as its arrays are a device's own."""
+    return _LOCAL(True)
+
+
 def current() -> bool:
     """Is there a mesh?"""
-    return not jax.sharding.get_abstract_mesh().empty
+    return not (jax.sharding.get_abstract_mesh().empty or _LOCAL.value)
 
 
 def num_devices(axes: Sequence[str] = AXES) -> int:
@@ -163,12 +169,19 @@ def map_groups(fn: Callable) -> Callable:
     return shard_mapped(fn, "G", "G")
 
 
-def shard_mapped(fn: Callable, given: Any, gives: Any) -> Callable:
-    """fn on each device's own part of arrays named by their letters; fn itself without a mesh."""
+def shard_mapped(fn: Callable, given: Any, gives: Any, checked: bool = True) -> Callable:
+    """fn on each device's own part of arrays named by their letters; fn itself without a mesh.
+
+    Args:
+      fn: of arrays, or of trees of them that begin with the same letters.
+      given, gives: letters of its arguments and results.
+      checked: JAX sees to it that fn tells what differs among devices from what does not, which
+        code that knows of no mesh does not do.
+    """
     if not current():
         return fn
     given, gives = jax.tree.map(spec, (given, gives))
-    return jax.shard_map(fn, in_specs=given, out_specs=gives)
+    return jax.shard_map(fn, in_specs=given, out_specs=gives, check_vma=checked)
 
 
 def layout(x: jax.Array) -> P:

@@ -30,7 +30,8 @@ from moe.execution import Execution
 from moe.layers import feed_forward, records, weights
 from moe.routing import assignment, contract, stats
 
-Dispatched = assignment.Slots | assignment.DispatchMasks | assignment.DispatchResult
+Slotted = assignment.Slots | assignment.DispatchMasks
+Dispatched = Slotted | assignment.DispatchResult
 
 
 class MoELayer(nn.Module):
@@ -111,18 +112,17 @@ class MoELayer(nn.Module):
             slots = self.assign_slots(routed, self.config.slots(x_GSD.shape[1], train))
             x_EGCD = transport.send(dispatcher.dispatch, x_GSD, slots, self.execution.transport)
         with jax.named_scope("experts"):
-            expert_weights = self.weights("experts", x_GSD.shape[-1])
-            y_EGCD = ffn.apply(
-                x_EGCD,
-                expert_weights,
-                self.activation,
-                "EGC",
-                "E",
-                hidden_fn=self.dropout(train, "EGF"),
-            )
+            y_EGCD = self.in_slots(x_EGCD, slots, x_GSD.shape[1], train)
         with jax.named_scope("dispatch"):
             combine = functools.partial(dispatcher.combine, tokens=x_GSD.shape[1])
             return transport.receive(combine, y_EGCD, slots, self.execution.transport), slots
+
+    def in_slots(self, x_EGCD: jax.Array, slots: Slotted, tokens: int, train: bool) -> jax.Array:
+        """y_EGCD: what the experts make of their slots, in which so many tokens of a group sit."""
+        del slots, tokens  # an empty slot is as good as any to a feed-forward
+        expert_weights = self.weights("experts", x_EGCD.shape[-1])
+        drop = self.dropout(train, "EGF")
+        return ffn.apply(x_EGCD, expert_weights, self.activation, "EGC", "E", hidden_fn=drop)
 
     def without_slots(
         self, x_GSD: jax.Array, routed: contract.RouterOutput
@@ -248,9 +248,7 @@ class MoELayer(nn.Module):
         s_GSE = matmul.einsum("GSD,DE->GSE", x_GSD, w_DE, precision=exact)
         return s_GSE.astype(jnp.float32)
 
-    def assign_slots(
-        self, routed: contract.RouterOutput, C: int
-    ) -> assignment.Slots | assignment.DispatchMasks:
+    def assign_slots(self, routed: contract.RouterOutput, C: int) -> Slotted:
         """Slots, or dense dispatch and combine masks where the router gives these."""
         chosen = routed.assignment
         if not isinstance(chosen, assignment.TopKAssignment):
