@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
 
+import numpy as np
+
 from moe.analysis import markdown, paired, plots
 
 WHOLE = "whole"  # the model as it was trained
 DENSE = "dense"  # its baseline
+MARKERS = "osD^v<>PhdX"
 
 
 def by_method(found: Sequence[dict]) -> dict[str, dict[int, dict]]:
@@ -66,25 +69,53 @@ def _mean(runs, key):
 
 
 def drawn(found: Sequence[dict]) -> figure.Figure:
-    """Loss against bytes, and against tokens a second; a colour for each kind of method."""
-    methods = by_method(found)
+    """Loss against bytes, and against tokens a second; a line for each method over its sizes."""
+    families = _families(by_method(found))
     drawn = plots.blank(figsize=(12, 5))
     axes = drawn.subplots(1, 2, sharey=True)
-    _scatter(axes[0], methods, lambda one: one["bytes"] / 2**20)
-    _scatter(axes[1], methods, lambda one: one.get("tokens_per_second"))
-    axes[0].set(xlabel="MiB", ylabel="test loss, nats per token", xscale="log")
+    _lines(axes[0], families, lambda one: one["bytes"] / 2**20)
+    _lines(axes[1], families, lambda one: one.get("tokens_per_second"))
+    _sizes(axes[0], families)
+    axes[0].set(xlabel="MiB (above: experts that are left)", xscale="log")
+    axes[0].set(ylabel="test loss, nats per token")
     axes[1].set(xlabel="tokens a second, writing")
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
     for axis in axes:
         axis.grid(alpha=0.3)
     return drawn
 
 
-def _scatter(axis, methods, of: Callable[[dict], float | None]):
+def _families(methods):
+    """The kind of method -> how many experts it leaves -> its runs by seed."""
+    found: dict[str, dict[str, dict[int, dict]]] = {}
     for name, runs in methods.items():
-        values = [of(one) for one in runs.values()]
-        if any(value is None for value in values):
+        kind, _, left = name.rpartition("_")
+        numbered = left.isdigit() or (kind and left == DENSE)
+        found.setdefault(kind if numbered else name, {})[left if numbered else ""] = runs
+    return found
+
+
+def _lines(axis, families, of: Callable[[dict], float | None]):
+    """One for each kind whose runs all have the value; marks and colours are the same in all."""
+    for index, (kind, sizes) in enumerate(families.items()):
+        in_order = sorted(sizes.values(), key=lambda runs: _mean(runs, "bytes"))
+        runs = [list(by_seed.values()) for by_seed in in_order]
+        if any(of(one) is None for some in runs for one in some):
             continue
-        x = sum(v for v in values if v is not None) / len(values)
-        mean, spread = plots.spread([one["nll"] for one in runs.values()])
-        axis.errorbar(x, mean, yerr=spread, marker="o", ms=5, lw=1)
-        axis.annotate(name, (x, mean), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        x = [np.mean([of(one) for one in some]) for some in runs]
+        bars = [plots.spread([one["nll"] for one in some]) for some in runs]
+        mean, spread = zip(*bars, strict=True)
+        style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
+        axis.errorbar(x, mean, yerr=np.hstack(spread), ms=5, lw=1, label=kind, **style)
+
+
+def _sizes(axis, families):
+    """The numbers of experts, above the axis."""
+    places: dict[str, list[float]] = {}
+    for sizes in families.values():
+        for left, runs in sizes.items():
+            places.setdefault(left, []).append(_mean(runs, "bytes") / 2**20)
+    for left in places.keys() - {""}:
+        at = (float(np.mean(places[left])), 1.01)
+        above = ("data", "axes fraction")
+        axis.annotate(left, at, xycoords=above, ha="center", fontsize=8)
