@@ -4,6 +4,7 @@
     python -m experiments.adapt --workdir=runs/train --how=merge_aligned --experts=0 --out=runs/one
     python -m experiments.adapt --workdir=runs/train --how=qmoe --out=runs/qmoe
     python -m experiments.adapt --workdir=runs/dense --how=upcycle --experts=8 --k=2 --out=runs/moe
+    python -m experiments.adapt --workdir=runs/demix --how=domains --of_domains=code --out=runs/code
 
 `--workdir` is a run's folder, or a published checkpoint's; `--out` becomes the same kind of folder,
 which everything reads that reads the first. Methods are those of `moe.adapt.METHODS`.
@@ -18,7 +19,7 @@ from absl import flags
 
 from experiments import command, opened, sources
 from moe import adapt, flops, schema, sealed, sharding
-from moe.adapt import banks, observing, packed, place, ternary
+from moe.adapt import banks, domains, observing, packed, place, ternary
 from moe.adapt.banks import Trained
 from moe.training import folders, moments
 from moe.training.config import MeshConfig
@@ -36,7 +37,8 @@ def main(source: sources.Source, how: str, ask: adapt.Ask, out: pathlib.Path, ab
     _check_mesh(source, ask)
     made = adapt.METHODS[how].apply(source.trained, ask)
     before, after = (
-        observing.loss(one, source.batches, source.objective) for one in (source.trained, made)
+        observing.loss(one, text, source.objective)
+        for one, text in zip((source.trained, made), _texts(source, ask), strict=True)
     )
     sizes = [flops.parameters(one.model).total for one in (source.trained, made)]
     source.save(made, out, _carried(source, how, ask))
@@ -49,6 +51,14 @@ def main(source: sources.Source, how: str, ask: adapt.Ask, out: pathlib.Path, ab
     print(f"parameters: {sizes[0]:,} before, {sizes[1]:,} now")
     print(f"loss on {len(source.batches)} batches, nats: {before:.4f} before, {after:.4f} now")
     print(out)
+
+
+def _texts(source, ask):
+    """What the model before and the one afterwards are judged by: text of the domains that stay."""
+    if not ask.of_domains:
+        return source.batches, source.batches
+    heard = [domains.only(batch, ask.of_domains) for batch in source.batches]
+    return heard, [domains.renumbered(batch, ask.of_domains) for batch in heard]
 
 
 def _carried(source, how, ask):
@@ -126,7 +136,9 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
         published or text == USUAL, f"--text={text} does nothing with a run: it has its own"
     )
     source = (
-        sources.of_checkpoint(folder, number, text) if published else sources.of_run(folder, number)
+        sources.of_checkpoint(folder, number, text)
+        if published
+        else sources.of_run(folder, number, asked["of_domains"])
     )
     if published and (how == "upcycle" or (how.startswith("merge") and not asked["experts"])):
         sources.family_of(folder, sparse=how == "upcycle")
@@ -140,6 +152,7 @@ def adapted(workdir: str, out: str, how: str, number: int, domain: str, text: st
 
     about = {"workdir": workdir, "how": how, "batches": number, "domain": domain} | asked
     asked["parents"] = tuple(sources.dense(pathlib.Path(p), folder) for p in asked["parents"])
+    asked["of_domains"] = tuple(source.domains.index(d) for d in asked["of_domains"])
     ask = adapt.Ask(look, len(source.domains), dropless=published, **asked)
     main(source, how, ask, pathlib.Path(out), about)
 
@@ -153,6 +166,7 @@ if __name__ == "__main__":
     EVERY = flags.DEFINE_integer("moe_every", 1, "Upcycling: the last of so many layers.", 1)
     PARTS = flags.DEFINE_integer("parts", 1, "Upcycling: each copy is cut into so many.", 1)
     SHARE = flags.DEFINE_float("share", 0.0, "Upcycling: of hidden units drawn afresh.", 0.0, 1.0)
+    OF_DOMAINS = flags.DEFINE_list("of_domains", [], "domains: names; one named twice is copied.")
     PARENTS = flags.DEFINE_list("parents", [], "Upcycling: folders of more dense models.")
     DEVICES = flags.DEFINE_integer("devices", 1, "place: along `expert`, each of some domains.", 1)
     FILE = flags.DEFINE_string("packed", "", "unpack: the file of experts.")
@@ -172,7 +186,7 @@ if __name__ == "__main__":
                 WORKDIR.value, OUT.value, HOW.value, BATCHES.value, DOMAIN.value, TEXT.value,
                 experts=EXPERTS.value, k=K.value, moe_every=EVERY.value, parts=PARTS.value,
                 share=SHARE.value, seed=SEED.value, packed=FILE.value, devices=DEVICES.value,
-                parents=tuple(PARENTS.value),
+                of_domains=tuple(OF_DOMAINS.value), parents=tuple(PARENTS.value),
             )  # fmt: skip
 
     command.run(asked)

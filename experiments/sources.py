@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -55,15 +55,36 @@ def trained(loaded: runs.LoadedRun) -> Trained:
     return Trained(loaded.run.model, loaded.params, loaded.state.router_state)
 
 
-def of_run(workdir: pathlib.Path, number: int) -> Source:
-    """A run as of its last checkpoint, and so many batches of its validation split."""
+def of_run(workdir: pathlib.Path, number: int, domains: Sequence[str] = ()) -> Source:
+    """A run as of its last checkpoint, and so many batches of its validation split.
+
+    Args:
+      workdir: the run's folder.
+      number: of batches.
+      domains: what is made of it reads these alone, in its tokens; () is all of them.
+
+    Raises:
+      UserError: for a domain that is not of the run's text.
+    """
     loaded = runs.load_run(workdir)
     run, data, state = loaded
     text = list(run.source(data).held_out("validation", number))
-    save = functools.partial(_save_run, run, int(state.step))
+    for domain in domains:
+        schema.one_of("--of_domains", domain, data.domain_names)
+    save = functools.partial(_save_run, _reading(run, data, domains), int(state.step))
     kept = None if run.frozen else moments.of(state.optimizer)
     names = tuple(data.domain_names)
     return Source(trained(loaded), text, names, _objective(run), save, kept)
+
+
+def _reading(run, data, domains):
+    """The run on text of these domains; on all, if none is named."""
+    if not domains:
+        return run
+    source = tuple(dict.fromkeys(domains))
+    words = str(data.tokenizer_path)
+    changed = dataclasses.replace(run.data, source=source, tokenizer=words, prepared_dir="")
+    return dataclasses.replace(run, data=changed)
 
 
 def _objective(run):

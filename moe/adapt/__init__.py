@@ -13,7 +13,18 @@ import jax
 import numpy as np
 
 from moe import schema
-from moe.adapt import banks, integers, merge, observing, packed, place, prune, ternary, upcycle
+from moe.adapt import (
+    banks,
+    domains,
+    integers,
+    merge,
+    observing,
+    packed,
+    place,
+    prune,
+    ternary,
+    upcycle,
+)
 from moe.adapt.banks import Trained
 from moe.config import MoEConfig
 from moe.routing import ranked
@@ -36,6 +47,7 @@ class Ask(NamedTuple):
     dropless: bool = False  # upcycling: no capacity, as published models
     packed: str = ""  # a file of experts to be put in
     devices: int = 1  # along `expert`, to place experts on
+    of_domains: tuple[int, ...] = ()  # whose experts stay; one named twice is copied
     parents: tuple[Trained, ...] = ()  # upcycling: more dense models, of which experts are copies
 
 
@@ -157,6 +169,11 @@ def seen_by_device(trained: Trained, ask: Ask) -> np.ndarray:
     return place.by_device(np.stack(use), ask.devices)
 
 
+def of_domains(trained: Trained, ask: Ask) -> Trained:
+    """The experts of some domains alone."""
+    return domains.of(trained, ask.of_domains)
+
+
 def plain(trained: Trained, ask: Ask) -> Trained:
     """The model as it is, without what lay beside it when it was trained."""
     del ask
@@ -189,6 +206,7 @@ METHODS = {
     "int4": Method(functools.partial(whole_numbers, kind="int4")),
     "qmoe": Method(qmoe, looks=True),
     "unpack": Method(unpack, ("packed",)),
+    "domains": Method(of_domains, ("of_domains",), moment=of_domains),
     "place": Method(placed, ("devices", "seed")),
 }
 

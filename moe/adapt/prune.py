@@ -17,6 +17,7 @@ from moe import schema, sharding
 from moe.adapt import banks
 from moe.adapt.banks import Trained
 from moe.adapt.observing import Use
+from moe.config import ModelConfig
 
 PER_EXPERT = ("bias",)  # a router's state with a number for each expert
 FOR_ALL = ("mass",)  # and with one for all
@@ -67,7 +68,7 @@ def keep(trained: Trained, kept_LE: np.ndarray) -> Trained:
     check(trained)
     smaller = banks.with_experts(model, num_experts=kept_LE.shape[1])
     parts = zip(banks.of(trained), banks.by_stack(model, kept_LE), strict=True)
-    kept = [_kept(bank, own_LE, model) for bank, own_LE in parts]
+    kept = [bank_of(bank, own_LE, model) for bank, own_LE in parts]
     state = {
         name: _take(x, kept_LE) if name in PER_EXPERT else x
         for name, x in trained.router_state.items()
@@ -91,8 +92,8 @@ def check(trained: Trained) -> None:
     )
 
 
-def _kept(bank, kept_LE, model):
-    """One bank; what has a column for each expert keeps those that stay."""
+def bank_of(bank: dict, kept_LE: np.ndarray, model: ModelConfig) -> dict:
+    """One bank with these experts; what has a column for each expert keeps those that stay."""
     E = banks.experts(model).num_experts
     found = {}
     for name, part in bank.items():

@@ -22,7 +22,8 @@ from tests.training import toys
 GOLDENS = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 ASKED = {
     "number": 2, "domain": "", "text": adapt.USUAL, "experts": 0, "k": 2, "moe_every": 1,
-    "parts": 1, "share": 0.0, "seed": 0, "packed": "", "devices": 1, "parents": (),
+    "parts": 1, "share": 0.0, "seed": 0, "packed": "", "devices": 1,
+    "of_domains": (), "parents": (),
 }  # fmt: skip
 EXPERTS = tiny.moe_config(num_experts=8, k=2, capacity_factor=8.0, eval_capacity_factor=8.0)
 
@@ -86,6 +87,23 @@ def test_copies_keep_the_moments_of_the_parent(trained, tmp_path):
         bank = found.mu["block"]["layer_0"]["moe"]
         assert int(found.count) == has and (bank["experts"]["w_in"] == has).all()
         assert (found.nu["embed"] == has).all() and not bank["router"].any()
+
+
+def test_a_model_of_one_domain(trained, tmp_path):
+    """It reads that domain's text alone, in its own tokens, and says what the whole model says."""
+    experts = tiny.moe_config(
+        num_experts=4, router="domain", k=1, balance_weight=0.0, z_weight=0.0, router_scale=0.0
+    )
+    workdir = trained(experts)
+    found = adapted(workdir, tmp_path / "one", "domains", of_domains=("toy",))
+    assert found["loss"] == found["loss_before"]
+    run, *_ = runs.load_run(tmp_path / "one")
+    assert run.model.experts.num_experts == 1
+    assert run.data.source == ("toy",) and run.data.tokenizer.endswith("tokenizer.json")
+    with pytest.raises(errors.UserError, match="--of_domains='other'"):
+        adapted(workdir, tmp_path / "none", "domains", of_domains=("other",))
+    with pytest.raises(errors.UserError, match="--of_domains=.* does nothing with --how=int8"):
+        adapted(workdir, tmp_path / "none", "int8", of_domains=("toy",))
 
 
 def test_several_parents(trained, tmp_path):
