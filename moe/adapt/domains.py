@@ -14,6 +14,7 @@ from moe import schema
 from moe.adapt import banks, prune
 from moe.adapt.banks import Trained
 from moe.batch import Batch
+from moe.config import ModelConfig
 
 
 def of(trained: Trained, domains: Sequence[int]) -> Trained:
@@ -30,36 +31,46 @@ def of(trained: Trained, domains: Sequence[int]) -> Trained:
     Raises:
       UserError: for no domains, for numbers that it does not have, and for other routers.
     """
-    size = group_size(trained)
-    experts = banks.experts(trained.model)
-    number = experts.num_experts // size
+    model = trained.model
+    size = group_size(model)
+    number = banks.experts(model).num_experts // size
     schema.require(
         len(domains) > 0 and set(domains) <= set(range(number)),
         f"expected some of the domains 0 to {number - 1}; got {list(domains)}",
     )
     kept_E = np.concatenate([np.arange(d * size, (d + 1) * size) for d in domains])
-    kept_LE = np.tile(kept_E, (trained.model.moe_layers, 1))
-    parts = zip(banks.of(trained), banks.by_stack(trained.model, kept_LE), strict=True)
-    made = [prune.bank_of(bank, own_LE, trained.model) for bank, own_LE in parts]
-    params = banks.with_banks(trained.params, trained.model, made)
-    share = len(domains) / number
-    model = banks.with_experts(
-        trained.model,
-        num_experts=len(kept_E),
+    kept_LE = np.tile(kept_E, (model.moe_layers, 1))
+    parts = zip(banks.of(trained), banks.by_stack(model, kept_LE), strict=True)
+    made = [prune.bank_of(bank, own_LE, model) for bank, own_LE in parts]
+    params = banks.with_banks(trained.params, model, made)
+    return Trained(sub_model(model, len(domains)), params, trained.router_state)
+
+
+def sub_model(model: ModelConfig, number: int = 1) -> ModelConfig:
+    """The config of a model of so many of the domains.
+
+    Raises:
+      UserError: if experts are not those of domains.
+    """
+    experts = banks.experts(model)
+    kept = number * group_size(model)
+    share = kept / experts.num_experts
+    return banks.with_experts(
+        model,
+        num_experts=kept,
         capacity_factor=experts.capacity_factor * share,
         eval_capacity_factor=experts.eval_capacity_factor * share,
-        options=_options(experts.options, len(domains)),
+        options=_options(experts.options, number),
     )
-    return Trained(model, params, trained.router_state)
 
 
-def group_size(trained: Trained) -> int:
+def group_size(model: ModelConfig) -> int:
     """How many experts a domain has.
 
     Raises:
       UserError: if experts are not those of domains.
     """
-    experts = banks.experts(trained.model)
+    experts = banks.experts(model)
     schema.require(
         experts.routing.domains is not None,
         f"experts.router={experts.router!r} does not go by domains: no domain has experts of its"
