@@ -50,11 +50,16 @@ def branches(config: ConfigDict, seed: RunConfig, root: pathlib.Path) -> Runs:
         data = dataclasses.replace(seed.data, source=(domain,), tokenizer=tokenizer)
         run = dataclasses.replace(seed, data=data).replace(
             train={"steps": merged},
-            optimizer={"warmup_steps": config.warmup_steps},
+            optimizer=_optimizer(config, "branches"),
             init_from={"workdir": str(root / SEED / "seed{seed}")},
         )
         found |= {f"{domain}_{SHORT}": run.replace(train={"steps": mixed}), domain: run}
     return found
+
+
+def _optimizer(config, phase):
+    """What differs in a run that starts from another."""
+    return {"warmup_steps": config.warmup_steps, "learning_rate": config.rates[phase]}
 
 
 def lengths(config: ConfigDict, seed: RunConfig) -> dict[str, tuple[int, int]]:
@@ -104,7 +109,7 @@ def mixing(config: ConfigDict, seed: RunConfig, root: pathlib.Path) -> Runs:
     """The short joint training of Branch-Train-Mix, on all domains."""
     run = _mixed(config, seed).replace(
         train={"steps": config.steps.mix},
-        optimizer={"warmup_steps": config.warmup_steps},
+        optimizer=_optimizer(config, "mix"),
         init_from={"workdir": str(root / "made" / MIX / "seed{seed}")},
     )
     return {MIX: run}
