@@ -4,10 +4,12 @@ A study goes on elsewhere without its folders: a results.jsonl that is copied th
 says which of its runs are done.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -98,9 +100,14 @@ def _require_same(record, run, path):
 
 
 def seeded(run: RunConfig, seed: int) -> RunConfig:
-    """The run with this seed; "{seed}" in the folder that it starts from is the same one."""
+    """The run with this seed; "{seed}" in the folders that it reads is the same one."""
     source = run.init_from.workdir.replace("{seed}", str(seed))
-    return run.replace(train={"seed": seed}, init_from={"workdir": source})
+    own = run.replace(train={"seed": seed}, init_from={"workdir": source})
+    options: Any = run.objective.options
+    if not hasattr(options, "folder"):
+        return own
+    read = dataclasses.replace(options, folder=options.folder.replace("{seed}", str(seed)))
+    return own.replace(objective={"options": read})
 
 
 def require_data(known: Earlier, data: Prepared | None) -> None:

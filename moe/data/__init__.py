@@ -10,6 +10,7 @@ Read the files in the order in which the data flows:
     tokenizer  byte-level BPE with one special token, <doc> = 0; or one that is given
     prepare    documents -> tokenizer -> one flat stream of tokens per split
     masking    which tokens a model that reads both ways must tell
+    candidates what several models answer to the same inputs, in files of their own
     prepared   that stream on disk: written whole or not at all, verified when opened
     batches    rows of the stream: a pure function of (seed, step)
 

@@ -1,1 +1,1 @@
-"""Several models as one: of one domain each, mixed by what a text turns out to be."""
+"""Several models as one: mixed by what a text turns out to be, or chosen among and fused."""

@@ -12,7 +12,7 @@ import jax
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.execution import Execution
-from moe.models import classifier, contract, decoder, encoder_decoder
+from moe.models import classifier, contract, decoder, encoder_decoder, pair_ranker
 
 
 class Architecture(NamedTuple):
@@ -26,6 +26,7 @@ MODELS = {
     "decoder": Architecture(ModelConfig, decoder.build),
     "classifier": Architecture(classifier.ClassifierConfig, classifier.build),
     "encoder_decoder": Architecture(encoder_decoder.EncoderDecoderConfig, encoder_decoder.build),
+    "pair_ranker": Architecture(pair_ranker.PairRankerConfig, pair_ranker.build),
 }
 
 

@@ -18,9 +18,11 @@ from moe.objectives import (
     classification,
     contract,
     distillation,
+    fusing,
     instruction,
     masked_token,
     next_token,
+    pair_ranking,
     span_corruption,
 )
 
@@ -31,6 +33,8 @@ OBJECTIVES = {
     "span_corruption": span_corruption.OBJECTIVE,
     "distillation": distillation.OBJECTIVE,
     "instruction": instruction.OBJECTIVE,
+    "pair_ranking": pair_ranking.OBJECTIVE,
+    "fusing": fusing.OBJECTIVE,
 }
 
 
@@ -70,6 +74,8 @@ class ObjectiveConfig:
 
 def usual(model_config: Any) -> str:
     """The objective that a model is made for."""
+    if hasattr(model_config, "OBJECTIVE"):
+        return model_config.OBJECTIVE
     if hasattr(model_config, "num_classes"):
         return "classification"
     return "next_token" if len(model_config.stacks) == 1 else "span_corruption"

@@ -1,0 +1,1 @@
+"""What `experiments.blender` trains, writes and measures."""
