@@ -25,10 +25,10 @@ FUSERS = FUSED, FUSED_RANDOM = "fuser", "fuser_random"
 BEST = "best single"
 CLAIMS = (  # (what the paper says, what is better, than what)
     ("the ranker's choice is better than the best single model", RANKER, BEST),
-    ("it is better than the most probable candidate", RANKER, OWN),
+    ("the ranker's choice is better than the most probable candidate", RANKER, OWN),
     ("all comparisons choose better than a bubble pass", RANKER, BUBBLE),
     ("the fuser writes better than the ranker chooses", FUSED, RANKER),
-    ("it does so because the ranker chose what it reads", FUSED, FUSED_RANDOM),
+    ("the fuser writes better of the ranker's best than of random candidates", FUSED, FUSED_RANDOM),
     ("the fuser is better than the best single model", FUSED, BEST),
 )
 
