@@ -3,9 +3,9 @@
 Expert computation and storage separation (ECSS) of PanGu-Sigma (Ren et al. 2023, section 3): text
 of one domain activates the experts of that domain alone, so a device needs to hold these, their
 moments, and what is shared by all. A part of the state is a state of `adapt.domains.sub_model`, and
-is trained by its ordinary step. Experts that rest are not decayed, and
-their moments do not fade: adam is a sparse one for them, where in one step of all experts it would
-not be.
+is trained by its ordinary step. Experts that rest are not decayed, and their moments do not fade:
+adam is a sparse one for them, where in one step of all experts it would not be. All of this is on
+one device.
 """
 
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ def apart(state: State, number: int, host: bool = True) -> Hosted:
     found, tree = jax.tree_util.tree_flatten_with_path(state)
     shared = [None if _is_expert(path) else x for path, x in found]
     banks = [x for path, x in found if _is_expert(path)]
-    groups = [[jnp.split(x, number, axis=1)[d] for x in banks] for d in range(number)]
+    groups = zip(*(jnp.split(x, number, axis=1) for x in banks), strict=True)
     kind = HOST if host else None
     return Hosted(shared, [[_moved(x, kind) for x in group] for group in groups], tree)
 
