@@ -3,6 +3,7 @@
     python -m experiments.laws --config=configs/laws.py:demo    # 3 small cells: 5 minutes, 2 cores
     python -m experiments.laws --config=configs/laws.py:cpu     # 10 core-hours
     python -m experiments.laws --config=configs/laws.py:pilots  # what chose learning rates
+    python -m experiments.laws --config=configs/laws.py:foretold  # a longer run than the laws know
     python -m experiments.laws --config=configs/laws.py:gpu     # one accelerator
 
 Every expert is as wide as the dense feed-forward, top-1, so that a token meets as many parameters,
@@ -33,8 +34,9 @@ FINE = ((32, 2), (64, 4), (128, 8), (256, 16))  # E and K: experts K times as na
 
 
 def get_config(size: str = "demo") -> ConfigDict:
-    """The config of one size: demo, cpu, pilots or gpu."""
-    return schema.after_colon(size, {"demo": demo, "cpu": cpu, "pilots": pilots, "gpu": gpu})
+    """The config of one size: demo, cpu, pilots, foretold or gpu."""
+    sizes = {"demo": demo, "cpu": cpu, "pilots": pilots, "foretold": foretold, "gpu": gpu}
+    return schema.after_colon(size, sizes)
 
 
 def rate(size: str, experts: int = 1, k: int = 1) -> float:
@@ -131,6 +133,20 @@ def pilots() -> ConfigDict:
             variants[f"{size}_e{number}_x4_0"] = {**cell(size, number), "rate": 4.0}
     variants["xs_e1_x8_0"] = {**cell("xs"), "rate": 8.0}
     config.parts = {"rates": part(variants, (1 / 4,), 1, first_seed=100)}
+    return config
+
+
+def foretold() -> ConfigDict:
+    """The largest size, dense and with 16 experts, for nearly a whole epoch of the text.
+
+    That is 7.7 times as long as its longest run in `cpu`, whose laws foretell both before they are
+    run (`experiments.laws --foretell`).
+    """
+    config = study("laws_foretold")
+    config.draws = 0
+    config.timed = False
+    config.recorded = "experiments/results/laws_cpu/cells.csv"
+    config.parts = {"foretold": part(cells("l", (1, 16)), (11_600 / 6000,), 1)}
     return config
 
 

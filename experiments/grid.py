@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import pathlib
 
 from ml_collections import ConfigDict
@@ -71,6 +72,19 @@ def _rows(name, of_part, config, root):
     seeds = study.seeds_of(config.parts[name])
     found = records.collect(of_part, root / name, seeds, root, documents=False)
     return [row(name, of_part[record["variant"]], record) for record in found]
+
+
+def planned(config: ConfigDict) -> list[dict]:
+    """The rows of all cells before they are run: what was not measured is NaN."""
+    unknown = {"seconds": math.nan, "train_routing": {}, "test_nll": math.nan}
+    found = []
+    for name, part in config.parts.items():
+        for run_name, one in runs(config, part).items():
+            known = {"variant": records.variant_of(run_name), "steps": one.train.steps}
+            cost = records.cost(one) | known | unknown
+            seeds = study.seeds_of(part)
+            found += [row(name, one, cost | {"seed": seed}) for seed in seeds]
+    return found
 
 
 def row(part: str, run: RunConfig, record: dict) -> dict:

@@ -4,6 +4,7 @@
     python -m experiments.laws --clark=curves.csv.gz    # our fitter on Clark et al. 2022's runs
     python -m experiments.laws --synthetic=100        # and on laws whose coefficients are known
     python -m experiments.laws --rates=cells.csv      # the rule for learning rates that pilots give
+    python -m experiments.laws --config=configs/laws.py:foretold --foretell   # before it is run
 
 The file is `data/curves.csv.gz` of google-deepmind/scaling_laws_for_routing.
 """
@@ -31,6 +32,7 @@ from moe.analysis.laws import LAWS
 ROOT = pathlib.Path(__file__).parents[1]  # of the clone
 DRAWS = 1000  # of the bootstrap
 JOINT = "ludziejewski"  # the law of size, experts and tokens that optima are read off
+FORETELLING = (JOINT, "abnar")  # laws of size, experts and tokens
 HEAD = ("router", "coefficient", "published", "ours", "95%", "inside")
 
 
@@ -98,6 +100,29 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
         print(root / name)
 
 
+def foretell(config: ConfigDict, root: pathlib.Path, draws: int = DRAWS) -> str:
+    """What laws of the recorded grid say of this config's cells; what came of those that were run.
+
+    Args:
+      config: with `recorded`, the cells.csv of the grid.
+      root: the folder of the config's own runs, of which there may be none.
+      draws: of the bootstrap of each law.
+
+    Raises:
+      UserError: if there is no recorded grid.
+    """
+    path = ROOT / config.recorded
+    schema.require(
+        bool(config.recorded) and path.exists(),
+        f"config.recorded={config.recorded!r} must be the cells.csv of a grid, in the clone",
+    )
+    rows = cells.read(path)
+    own = root / "cells.csv"
+    asked = cells.read(own) if own.exists() else grid.planned(config)
+    answers = [law_tables.answer(name, rows, draws) for name in FORETELLING]
+    return law_tables.foretold_table(answers, asked, cells.noise(rows))
+
+
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains what is not trained yet, writes cells.csv, and reports on it or on a recorded grid."""
     root = pathlib.Path(workdir or f"runs/{config.name}")
@@ -110,15 +135,20 @@ def train(config: ConfigDict, workdir: str) -> None:
         report(cells.read(path), root, config.draws)
 
 
-def main(config: ConfigDict, workdir: str, clark: str, synthetic: int, rates: str = "") -> None:
-    """The oracles or the rule if they are asked for, else the grid."""
+def main(
+    config: ConfigDict, workdir: str, clark: str, synthetic: int, rates: str = "",
+    foretold: bool = False,
+) -> None:  # fmt: skip
+    """The oracles, the rule or what laws foretell if they are asked for, else the grid."""
     if clark:
         print(clark_table(clark))
     if synthetic:
         print(synthetic_table(synthetic))
     if rates:
         print(learning_rates.table(cells.read(rates)))
-    if not (clark or synthetic or rates):
+    if foretold:
+        print(foretell(config, pathlib.Path(workdir or f"runs/{config.name}")))
+    if not (clark or synthetic or rates or foretold):
         train(config, workdir)
 
 
@@ -128,6 +158,9 @@ if __name__ == "__main__":
     CLARK = flags.DEFINE_string("clark", "", "The runs of Clark et al. 2022, a file of yours.")
     SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "So many made-up studies of each law.")
     RATES = flags.DEFINE_string("rates", "", "A pilots' cells.csv, to print the rule it gives.")
+    FORETELL = flags.DEFINE_bool("foretell", False, "What laws of config.recorded say of cells.")
     command.run(
-        lambda: main(CONFIG.value, WORKDIR.value, CLARK.value, SYNTHETIC.value, RATES.value)
+        lambda: main(
+            CONFIG.value, WORKDIR.value, CLARK.value, SYNTHETIC.value, RATES.value, FORETELL.value
+        )
     )

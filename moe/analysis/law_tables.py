@@ -95,6 +95,43 @@ def coefficients_table(answers: Iterable[Answer]) -> str:
     return markdown.table(("law", "coefficient", "fitted", "95%"), rows)
 
 
+def foretold_table(answers: Iterable[Answer], rows: list[dict], noise: float) -> str:
+    """What laws of size, experts and tokens say of runs, beside what came out, if it is known.
+
+    Args:
+      answers: laws fitted to other runs.
+      rows: the runs; a loss that is not known is NaN.
+      noise: the standard deviation of a loss between seeds, nats.
+    """
+    head = (
+        "law",
+        "cell",
+        "tokens",
+        "foretold",
+        "95% of the law",
+        "and of a seed",
+        "came",
+        "off by",
+    )
+    shown = []
+    for one in answers:
+        for row in rows:
+            at = cells.of([row])
+            (said,) = fitting.predict(one.fitted.law, one.fitted.coefficients, at)
+            drawn = [fitting.predict(one.fitted.law, draw, at)[0] for draw in one.draws]
+            low, high = np.quantile(drawn, (0.025, 0.975))
+            own = 1.96 * noise
+            wide = said - np.hypot(said - low, own), said + np.hypot(high - said, own)
+            came = row["test_nll"]
+            shown.append((
+                one.name, row["cell"], f"{row['tokens']:.3g}", f"{said:.4f}",
+                f"{low:.4f} to {high:.4f}", f"{wide[0]:.4f} to {wide[1]:.4f}",
+                "" if np.isnan(came) else f"{came:.4f}",
+                "" if np.isnan(came) else f"{came - said:+.4f}",
+            ))  # fmt: skip
+    return markdown.table(head, shown)
+
+
 def _at_bound(one, name, low, high):
     """Does the interval end where the search does? An amplitude of a term is not below zero."""
     if name not in one.fitted.law.exponents:

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from configs import laws as config_file
-from experiments import horizons, laws, records, study
-from moe import flops
+from experiments import grid, horizons, laws, records, study
+from moe import errors, flops
 from moe.analysis import cells
 from tests.experiments import grids
 
@@ -24,11 +24,13 @@ def test_the_grid_is_as_large_as_it_says():
     assert len({run.model.d_model for run in main}) == 4
     assert {run.train.steps for run in main} == {375, 750, 1500, 3000, 6000}
     assert config.parts.corners.first_seed == 2 and config.parts.small.seeds == 2
-    with pytest.raises(ValueError, match="is not one of 'demo', 'cpu', 'pilots', 'gpu'"):
+    with pytest.raises(
+        ValueError, match="is not one of 'demo', 'cpu', 'pilots', 'foretold', 'gpu'"
+    ):
         config_file.get_config("huge")
 
 
-@pytest.mark.parametrize("size", ["demo", "cpu", "pilots", "gpu"])
+@pytest.mark.parametrize("size", ["demo", "cpu", "pilots", "foretold", "gpu"])
 def test_every_cell_is_read_once_and_handed_on(size):
     """Longer runs are heirs of shorter ones; none reads text twice but those that say so."""
     epoch = 24_000_000  # tokens of the packaged text, at least
@@ -75,6 +77,28 @@ def test_the_report_answers_every_question(tmp_path, capsys):
     assert gains.count("±") == 3 and gains.rstrip().endswith("|  |  |")  # no longer runs
     optima = [line.split("|") for line in text.splitlines() if line.startswith("| executed FLOPs")]
     assert all(re.fullmatch(r" \d+, \d+ to \d+ ", line[4]) for line in optima) and len(optima) == 8
+
+
+def test_a_run_is_foretold(tmp_path, monkeypatch):
+    """From an invented grid, before and after it was run."""
+    monkeypatch.setattr(laws, "ROOT", tmp_path)
+    config = config_file.get_config("foretold")
+    with pytest.raises(errors.UserError, match="must be the cells.csv of a grid"):
+        laws.foretell(config, tmp_path / "own", draws=2)
+    config.recorded = "cells.csv"
+    rows = grids.invented()
+    blank = dict.fromkeys(grid.COLUMNS, "")
+    (tmp_path / "cells.csv").write_text(grid.table([blank | row for row in rows]))
+    before = laws.foretell(config, tmp_path / "own", draws=4).splitlines()[2:]
+    assert [line.split("|")[2].strip() for line in before] == 2 * ["l_e1", "l_e16"]
+    assert all(line.endswith("|  |  |") for line in before)
+    said = float(before[1].split("|")[4])
+    planned = grid.planned(config)
+    (tmp_path / "own").mkdir()
+    text = grid.table([{**row, "test_nll": said + 0.25} for row in planned])
+    (tmp_path / "own" / "cells.csv").write_text(text)
+    after = laws.foretell(config, tmp_path / "own", draws=4).splitlines()[3]
+    assert after.rstrip(" |").endswith("+0.2500")
 
 
 def finished(runs, root, seeds, timed_in, documents):
