@@ -227,7 +227,11 @@ class ModelConfig:
         ranges.check(self, "model", ranges.MODEL)
         one_of("model.activation", self.activation, ffn.ACTIVATIONS)
         one_of("model.dense_activation", self.dense_activation, ("", *ffn.ACTIVATIONS))
-        one_of("model.position", self.position, ("rotary", "relative"))
+        one_of("model.position", self.position, self._positions)
+        require(
+            (self.vocab_size > 0) == (self.patch_width == 0),
+            f"model.vocab_size={self.vocab_size} must be above 0 for text, and 0 for images",
+        )
         one_of("model.dtype", self.dtype, DTYPES)
         require(
             self.d_head % 2 == 0 or self.position != "rotary",
@@ -265,6 +269,16 @@ class ModelConfig:
             self.num_heads % self.kv_heads == 0,
             f"model.num_heads={self.num_heads} must be a multiple of num_kv_heads={self.kv_heads}",
         )
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in a patch of the images that it reads; 0 if it reads ids."""
+        return 0
+
+    @property
+    def _positions(self):
+        """Patches know their place from what is added to them: attention adds none."""
+        return ("none",) if self.patch_width else ("rotary", "relative")
 
     @property
     def kv_heads(self) -> int:

@@ -17,7 +17,7 @@ import jax
 from moe import compat
 from moe.errors import UserError
 
-PARTS = ("attention", "dense_ffn", "experts", "router", "dispatch", "head")
+PARTS = ("embed", "attention", "dense_ffn", "experts", "router", "dispatch", "head")
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 

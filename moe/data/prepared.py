@@ -6,6 +6,8 @@
     <split>.npy        uint16 or uint32 [tokens]: `<doc> ids... <doc> ids...`, with meta["doc_id"]
     <split>_domain.npy uint8 [tokens]: the index of each token's source in meta["source"]
 
+Of images there is no tokenizer, tokens are patches and sources are classes: see `images`.
+
 It is written under a temporary name and renamed when complete, and it is checked when it is
 opened. A damaged one is an error and not rebuilt: data must not change under a running experiment.
 The directory may be moved or carried to another machine; opening it takes numpy and no network.
@@ -14,17 +16,18 @@ The directory may be moved or carried to another machine; opening it takes numpy
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from moe import sealed
-from moe.data import splits
+from moe.data import packages, splits
 from moe.errors import UserError
 
 FORMAT = 1  # of the directory; raise it when the layout above changes
@@ -110,6 +113,22 @@ def _of_today(path, meta):
     if meta["format"] != FORMAT:
         raise UserError(f"{path} has format {meta['format']}; this code reads {FORMAT}.")
     return meta
+
+
+def cached(cache_dir: str, recipe: dict, write: Callable[[pathlib.Path], dict]) -> Prepared:
+    """The data of a recipe: `<cache>/prepared/<its fingerprint>`, made if it is not there.
+
+    Args:
+      cache_dir: as of `packages.resolve_cache_dir`.
+      recipe: all that decides the data, for JSON.
+      write: writes every file but meta.json into a folder; returns what it adds to meta.json.
+    """
+    fingerprint = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    final = packages.resolve_cache_dir(cache_dir) / "prepared" / fingerprint
+    if not final.exists():
+        with writing(final) as directory:
+            write_meta(directory, {"fingerprint": fingerprint, **recipe, **write(directory)})
+    return load(final)
 
 
 @contextlib.contextmanager

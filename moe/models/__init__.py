@@ -12,7 +12,7 @@ import jax
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.execution import Execution
-from moe.models import classifier, contract, decoder, encoder_decoder, pair_ranker
+from moe.models import classifier, contract, decoder, encoder_decoder, pair_ranker, vision
 
 
 class Architecture(NamedTuple):
@@ -20,6 +20,7 @@ class Architecture(NamedTuple):
 
     config: type  # its sizes, a frozen dataclass
     build: Callable[[Any, Execution], contract.Model]
+    reads: str = "text"  # or "images"
 
 
 MODELS = {
@@ -27,6 +28,7 @@ MODELS = {
     "classifier": Architecture(classifier.ClassifierConfig, classifier.build),
     "encoder_decoder": Architecture(encoder_decoder.EncoderDecoderConfig, encoder_decoder.build),
     "pair_ranker": Architecture(pair_ranker.PairRankerConfig, pair_ranker.build),
+    "vision": Architecture(vision.VisionConfig, vision.build, reads="images"),
 }
 
 

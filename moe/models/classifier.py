@@ -44,13 +44,16 @@ class Classifier(decoder.Trunk):
         train: bool,
         domain_BT: jax.Array | None = None,
     ) -> jax.Array:
+        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT)
+        return self.classify(self.embed(info)[0], info, train)
+
+    def classify(self, x_BTD: jax.Array, info: attention.TokenInfo, train: bool) -> jax.Array:
+        """Vectors of tokens, or of patches, to the logits [B, classes]."""
         c = self.config
         D = c.d_model
-        info = attention.TokenInfo(segment_BT, position_BT, tokens_BT, domain_BT)
-        x_BTD, _ = self.embed(info)
         x_BTD = decoder.norm(c, "norm")(self.layers(x_BTD, info, train))
         with jax.named_scope("head"):
-            mean_BD = mean_of_real(x_BTD.astype(jnp.float32), segment_BT > 0)
+            mean_BD = mean_of_real(x_BTD.astype(jnp.float32), info.segment_BT > 0)
             w_DV = weights.weight(self, "head", "D.", (D, c.num_classes), fan_in=D, scale=1.0)
             return jnp.einsum("BD,DV->BV", mean_BD, w_DV)
 

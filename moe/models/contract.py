@@ -84,7 +84,7 @@ def of_network(
       config: the dataclass of its sizes.
       network: (tokens_BT, segment_BT, position_BT, train, domain_BT) -> scores, whose MoE layers
         lie where `router_variables` puts their state. With `config.stacks` beside the decoder's it
-        also takes `encoder`, a `Batch`'s.
+        also takes `encoder`, with `config.patch_width` also `patches_BTI`, those of a `Batch`.
       ideal_flops: see `Model`.
       decoding: see `Model`.
     """
@@ -104,7 +104,11 @@ def parameter_shapes(model: Model) -> dict:
 
 
 def batch_shapes(
-    batch: int, length: int, *encoder: int, layout: jax.sharding.Sharding | None = None
+    batch: int,
+    length: int,
+    *encoder: int,
+    patch_width: int = 0,
+    layout: jax.sharding.Sharding | None = None,
 ) -> Batch:
     """A Batch of [batch, length] as shapes, with their sharding if there is one.
 
@@ -112,6 +116,7 @@ def batch_shapes(
       batch: B.
       length: T.
       encoder: U, if there is an encoder.
+      patch_width: I, if images are read.
       layout: of all of them.
     """
     ids: Any = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=layout)
@@ -119,6 +124,10 @@ def batch_shapes(
     for positions in encoder:
         own: Any = jax.ShapeDtypeStruct((batch, positions), jnp.int32, sharding=layout)
         found = found._replace(encoder=Inputs(own, own, own))
+    if patch_width:
+        shape = batch, length, patch_width
+        patches: Any = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout)
+        found = found._replace(patches_BTI=patches)
     return found
 
 
@@ -236,6 +245,9 @@ def _init(config, network, key):
     experts = config.experts
     shape = sharding.num_devices(sharding.TOKENS), max(2, experts.group_size if experts else 0)
     ids_BT = sharding.reshard(jnp.zeros(shape, jnp.int32), "BT")
+    patches_BTI = sharding.zeros("BT.", (*shape, config.patch_width), jnp.float32)
+    inputs = Inputs(ids_BT, ids_BT, ids_BT)
+    batch = Batch(ids_BT, ids_BT, ids_BT, ids_BT, encoder=inputs, patches_BTI=patches_BTI)
     state = jax.tree.map(jnp.zeros_like, router_state(config))
     _, variables = network.apply(
         router_variables(config, state),
@@ -244,20 +256,24 @@ def _init(config, network, key):
         ids_BT,
         True,
         ids_BT,
-        **_encoded(config, Inputs(ids_BT, ids_BT, ids_BT)),
+        **_beside(config, batch),
         rngs={"params": key, "router": key, "dropout": key},
         mutable=["params"],
     )
     return variables["params"]
 
 
-def _encoded(config, inputs):
-    """What a network with an encoder is given beside the rest."""
-    if len(config.stacks) == 1:
-        return {}
-    if inputs is None:
-        raise UserError("this model has an encoder, and batch.encoder is None: give it its inputs")
-    return {"encoder": inputs}
+def _beside(config, batch):
+    """What a network with an encoder, or one that reads images, is given beside the rest."""
+    found = {}
+    if len(config.stacks) > 1:
+        found["encoder"] = batch.encoder
+    if config.patch_width:
+        found["patches_BTI"] = batch.patches_BTI
+    for name, given in found.items():
+        if given is None:
+            raise UserError(f"this model reads batch.{name}, which is None: give it its inputs")
+    return found
 
 
 def _apply(config, network, params, router_state, batch: Batch, *, key, train, replayed=None):
@@ -275,7 +291,7 @@ def _apply(config, network, params, router_state, batch: Batch, *, key, train, r
         batch.position_BT,
         train,
         batch.domain_BT,
-        **_encoded(config, batch.encoder),
+        **_beside(config, batch),
         rngs={"router": key, "dropout": jax.random.fold_in(key, 1)},
         mutable=[records.COLLECTION],
     )

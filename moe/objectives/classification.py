@@ -1,4 +1,4 @@
-"""Classification of rows: from which source does a row of text come?
+"""Classification of rows: from which source does a row of text come, or what shows an image?
 
 The label of a row is the domain of its first token, so every corpus of several sources is a
 classification task. The model is one that gives one logit per class and row.
@@ -43,10 +43,16 @@ def check(config: ModelConfig, options: contract.Options) -> None:
     del options
     if not hasattr(config, "num_classes"):
         raise UserError(
-            "objective.name='classification' needs a model with classes: architecture='classifier'"
+            "objective.name='classification' needs a model with classes: architecture='classifier',"
+            " or 'vision'"
         )
     if config.experts is not None and config.experts.router == "reinforce":
         raise UserError("experts.router='reinforce' is paid for every token: not for classes")
+    if config.reads_domains:
+        raise UserError(
+            f"experts.router={config.experts and config.experts.router!r} reads the domains that"
+            " objective.name='classification' is to tell: choose another"
+        )
 
 
 OBJECTIVE = contract.Objective(forward, next_token.source, check=check, result="loss")

@@ -133,7 +133,8 @@ class Task(NamedTuple):
         self, batch: int, length: int, layout: jax.sharding.Sharding | None = None
     ) -> Batch:
         """A batch of so many rows of T tokens of text, as shapes."""
-        return batch_shapes(batch, *self.lengths(length), layout=layout)
+        width = self.model.config.patch_width
+        return batch_shapes(batch, *self.lengths(length), patch_width=width, layout=layout)
 
     def ideal_flops(self, length: int) -> dict[str, float]:
         """Ideal FLOPs of a training step by part, per token of the text."""

@@ -10,7 +10,7 @@ import optax
 
 from moe import evaluation, initialisation, models, objectives, ranges, schema, sharding
 from moe.config import ModelConfig
-from moe.data import prepare
+from moe.data import images, prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
 from moe.execution import Execution
@@ -20,6 +20,7 @@ from moe.models import lora as low_rank
 from moe.training import divergence, optimizer
 from moe.training.optimizer import OptimizerConfig
 
+DATA = {"text": prepare.DataConfig, "images": images.ImageConfig}  # what a model reads -> of what
 OF_EXPERTS = ("transport", "implementation", "ep_capacity_factor")  # fields of a mesh
 
 
@@ -106,7 +107,7 @@ class RunConfig:
     model: ModelConfig
     objective: objectives.ObjectiveConfig = field(default_factory=objectives.ObjectiveConfig)
     train: TrainConfig
-    data: prepare.DataConfig = field(default_factory=prepare.DataConfig)
+    data: prepare.DataConfig | images.ImageConfig = field(default_factory=prepare.DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     init_from: initialisation.InitConfig = field(default_factory=initialisation.InitConfig)
@@ -114,19 +115,21 @@ class RunConfig:
 
     @classmethod
     def types(cls, given: Mapping) -> dict[str, Any]:
-        """The type of `model` is that of the architecture."""
+        """The types of `model` and `data` are those of the architecture."""
         name = given.get("architecture", cls.architecture)
         schema.one_of("architecture", name, models.MODELS)
-        return {"model": models.MODELS[name].config}
+        architecture = models.MODELS[name]
+        return {"model": architecture.config, "data": DATA[architecture.reads]}
 
     def __post_init__(self):
         schema.one_of("architecture", self.architecture, models.MODELS)
-        kind = models.MODELS[self.architecture].config
-        schema.require(
-            type(self.model) is kind,
-            f"architecture={self.architecture!r} wants a {kind.__name__} as its model, not a"
-            f" {type(self.model).__name__}",
-        )
+        for name, kind in self.types({"architecture": self.architecture}).items():
+            found = type(getattr(self, name))
+            schema.require(
+                found is kind,
+                f"architecture={self.architecture!r} wants a {kind.__name__} as its {name}, not a"
+                f" {found.__name__}",
+            )
         self.objective.check(self.model)
         steps, o = self.train.steps, self.optimizer
         schema.require(
@@ -135,6 +138,18 @@ class RunConfig:
             f" decays, fewer than optimizer.warmup_steps={o.warmup_steps}: train longer, or lower"
             " warmup_steps or decay_fraction",
         )
+        self._check_data()
+        if self.model.experts:
+            for length in self.positions.values():
+                size = self.model.experts.tokens_per_group(length)
+                groups.check(self.micro_batch, length, size)
+        self._check_idle()
+
+    def _check_data(self):
+        """Refuses a model that does not fit what is read."""
+        if isinstance(self.data, images.ImageConfig):
+            self.data.check(self.model, self.train.seq_len)
+            return
         extra = self.objective.objective.extra_ids(self.objective.options, self.train.seq_len)
         beside = f" + {extra} of objective.name={self.objective.name!r}" if extra else ""
         schema.require(
@@ -142,11 +157,6 @@ class RunConfig:
             f"model.vocab_size={self.model.vocab_size} is not data.vocab_size="
             f"{self.data.vocab_size}{beside}: set both",
         )
-        if self.model.experts:
-            for length in self.positions.values():
-                size = self.model.experts.tokens_per_group(length)
-                groups.check(self.micro_batch, length, size)
-        self._check_idle()
 
     def _check_idle(self):
         """Refuses fields of the mesh that the model does not read."""

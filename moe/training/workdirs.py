@@ -51,7 +51,7 @@ def _of_another(run, workdir, data):
 
 def fingerprint(run: RunConfig) -> dict:
     """What decides a run's result, as config.json holds it."""
-    what = schema.to_dict(run.replace(data={"cache_dir": "", "prepared_dir": ""}))
+    what = schema.to_dict(run.replace(data=dict.fromkeys(run.data.PLACES, "")))
     del what["mesh"]
     what["model"].pop("scan_unroll", None)  # a choice of speed
     del what["train"]["on_divergence"]  # the result counts what it did
