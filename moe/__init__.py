@@ -27,7 +27,7 @@ hlo.py       what a compiled program sends between devices
 chips.py     accelerators by their makers' figures
 plan.py      a training step planned for a pod that is not here
 flops.py     ideal and executed FLOPs, parameters, energy, the equal-FLOPs matcher
-data/        packaged corpora, tokenizer, packing, batches
+data/        packaged corpora and images, tokenizer, packing, batches
 interop/     published checkpoints in and out; FAMILIES is the list
 initialisation/  where the parameters of step 0 come from; RULES is the list
 training/    state, step, loop and what watches it, optimizer, checkpoints, metrics, estimates
@@ -49,6 +49,7 @@ ever means two things:
     L  layers                           M  slots of a group, E * C
     U  positions attended to            P  choices of a group, S * K
     R  rows of a held-out split         X  documents of a held-out split
+    I  numbers in a patch of an image
 
 A lower-case letter is the part of that axis that one device holds.
 
