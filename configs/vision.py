@@ -36,7 +36,7 @@ def get_config(size: str = "demo") -> ConfigDict:
 
 
 def cpu() -> ConfigDict:
-    """Three paired seeds on 3,500 digits of MNIST, each seen 18 times."""
+    """Three paired seeds on 3,500 digits of MNIST, each seen 27 times."""
     return study("vision_cpu", "mnist_5k", 4)
 
 
@@ -83,7 +83,7 @@ def base(source: str, patch: int) -> dict[str, Any]:
         },
         "optimizer": {"learning_rate": 0.002, "schedule": "wsd", "warmup_steps": 100},
         "train": {
-            "steps": 2000,
+            "steps": 3000,
             "batch_size": ROWS,
             "seq_len": patches,
             "eval_every": 200,
