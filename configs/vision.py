@@ -78,7 +78,7 @@ def base(source: str, patch: int) -> dict[str, Any]:
             "d_ff": 256,
             "dtype": "float32",
             "num_patches": patches,
-            "patch": patch,
+            "patch_width": patch**2,
             "num_classes": len(data.images.classes),
         },
         "optimizer": {"learning_rate": 0.002, "schedule": "wsd", "warmup_steps": 100},

@@ -222,16 +222,14 @@ class ModelConfig:
     mask_embedding: bool = False  # has a vector for masked tokens
     allow_noncausal: bool = False  # a router that sees later tokens, though the model predicts them
     experts: MoEConfig | None = None
+    patch_width = 0  # no field: numbers in a patch of the images that it reads; 0: it reads ids
 
     def __post_init__(self) -> None:
-        ranges.check(self, "model", ranges.MODEL)
+        ranges.check(self, "model", ranges.IMAGES if self.patch_width else ranges.MODEL)
         one_of("model.activation", self.activation, ffn.ACTIVATIONS)
         one_of("model.dense_activation", self.dense_activation, ("", *ffn.ACTIVATIONS))
-        one_of("model.position", self.position, self._positions)
-        require(
-            (self.vocab_size > 0) == (self.patch_width == 0),
-            f"model.vocab_size={self.vocab_size} must be above 0 for text, and 0 for images",
-        )
+        known = ("none",) if self.patch_width else ("rotary", "relative")
+        one_of("model.position", self.position, known)
         one_of("model.dtype", self.dtype, DTYPES)
         require(
             self.d_head % 2 == 0 or self.position != "rotary",
@@ -269,16 +267,6 @@ class ModelConfig:
             self.num_heads % self.kv_heads == 0,
             f"model.num_heads={self.num_heads} must be a multiple of num_kv_heads={self.kv_heads}",
         )
-
-    @property
-    def patch_width(self) -> int:
-        """Numbers in a patch of the images that it reads; 0 if it reads ids."""
-        return 0
-
-    @property
-    def _positions(self):
-        """Patches know their place from what is added to them: attention adds none."""
-        return ("none",) if self.patch_width else ("rotary", "relative")
 
     @property
     def kv_heads(self) -> int:

@@ -94,7 +94,7 @@ ATTENTION = {
     "window": from_zero(COUNT),
 }
 MODEL = {
-    "vocab_size": from_zero(COUNT),
+    "vocab_size": above_zero(COUNT),
     "num_layers": above_zero(100_000),
     "moe_every": above_zero(100_000),
     "num_dense_layers": from_zero(100_000),
@@ -108,6 +108,7 @@ MODEL = {
     "init_scale": above_zero(10_000.0),
     "scan_unroll": from_zero(100_000),
 }
+IMAGES = MODEL | {"vocab_size": from_zero(0)}  # of a model that reads them: there are no ids
 TRAIN = {
     "steps": above_zero(COUNT),
     "batch_size": above_zero(COUNT),

@@ -114,7 +114,7 @@ class ImageConfig:
         Raises:
           UserError: with what to set.
         """
-        cut = {"patch": self.patch, "channels": 1, "num_patches": self.num_patches}
+        cut = {"patch_width": self.patch**2, "num_patches": self.num_patches}
         want = {f"model.{name}": value for name, value in cut.items()}
         want |= {"model.num_classes": len(self.images.classes), "train.seq_len": self.num_patches}
         found = {name: getattr(model, name.removeprefix("model."), seq_len) for name in want}

@@ -104,12 +104,9 @@ def parameter_shapes(model: Model) -> dict:
 
 
 def batch_shapes(
-    batch: int,
-    length: int,
-    *encoder: int,
-    patch_width: int = 0,
+    batch: int, length: int, *encoder: int, patch_width: int = 0,
     layout: jax.sharding.Sharding | None = None,
-) -> Batch:
+) -> Batch:  # fmt: skip
     """A Batch of [batch, length] as shapes, with their sharding if there is one.
 
     Args:
@@ -265,11 +262,8 @@ def _init(config, network, key):
 
 def _beside(config, batch):
     """What a network with an encoder, or one that reads images, is given beside the rest."""
-    found = {}
-    if len(config.stacks) > 1:
-        found["encoder"] = batch.encoder
-    if config.patch_width:
-        found["patches_BTI"] = batch.patches_BTI
+    wanted = {"encoder": len(config.stacks) > 1, "patches_BTI": config.patch_width > 0}
+    found = {name: getattr(batch, name) for name, reads in wanted.items() if reads}
     for name, given in found.items():
         if given is None:
             raise UserError(f"this model reads batch.{name}, which is None: give it its inputs")

@@ -26,15 +26,14 @@ class VisionConfig(classifier.ClassifierConfig):
     """The sizes of the trunk, the number of classes, and how images are cut."""
 
     num_patches: int  # T, of an image
-    patch: int  # side of a patch, pixels
-    channels: int = 1  # numbers of a pixel
+    patch_width: int  # I, pixels of a patch, times the numbers of a pixel
     vocab_size: int = 0
     position: str = "none"  # of attention
     scale_embedding: bool = False
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        sizes = dict.fromkeys(("num_patches", "patch", "channels"), ranges.above_zero(65_536))
+        sizes = dict.fromkeys(("num_patches", "patch_width"), ranges.above_zero(ranges.SIZE))
         ranges.check(self, "model", sizes)
         super().__post_init__()
         for name in OF_TEXT:
@@ -48,11 +47,6 @@ class VisionConfig(classifier.ClassifierConfig):
             f"experts.router={experts and experts.router!r} goes by token ids, which patches do not"
             " have: choose another",
         )
-
-    @property
-    def patch_width(self) -> int:
-        """I, the numbers in a patch."""
-        return self.patch**2 * self.channels
 
 
 class Vision(classifier.Classifier):

@@ -43,7 +43,7 @@ def run_config() -> training.RunConfig:
     options = routing.ranked.Options(normalise_gates=False)
     model = VisionConfig(
         num_layers=1, moe_every=1, d_model=tiny.D, num_heads=2, d_head=4, d_ff=16, dtype="float32",
-        num_patches=T, patch=2, num_classes=10,
+        num_patches=T, patch_width=4, num_classes=10,
         experts=tiny.moe_config(
             k=2, group_size=8 * T, options=options, eval_capacity_factor=FEW
         ),
@@ -79,7 +79,7 @@ def test_the_loop_trains_it_and_slots_can_be_few(tmp_path, monkeypatch):
     [
         (
             {"data": {"patch": 4}},
-            "data.patch=4 needs model.patch=4, model.num_patches=4, train.seq",
+            "data.patch=4 needs model.patch_width=16, model.num_patches=4, tr",
         ),
         ({"train": {"seq_len": 8}}, "data.patch=2 needs train.seq_len=16"),
         ({"model": {"num_classes": 2}}, "needs model.num_classes=10"),

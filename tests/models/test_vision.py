@@ -22,7 +22,7 @@ def config(**changes) -> vision.VisionConfig:
     """Two layers, the last with experts."""
     sizes = {"num_layers": 2, "num_dense_layers": 1, "moe_every": 1, "d_model": tiny.D, "d_ff": 16}
     heads = {"num_heads": 2, "d_head": 4, "dtype": "float32"}
-    images = {"num_patches": T, "patch": PATCH, "num_classes": 2}
+    images = {"num_patches": T, "patch_width": PATCH**2, "num_classes": 2}
     experts = {"experts": tiny.moe_config(k=2)}
     return vision.VisionConfig(**{**sizes, **heads, **images, **experts, **changes})
 
@@ -85,10 +85,10 @@ def test_gradients_of_squared_variation_are_finite_without_variance():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 4}, "vocab_size=4 must be above 0 for text, and 0 for images"),
+        ({"vocab_size": 4}, "vocab_size=4 must be at least 0 and at most 0: lower it"),
         ({"position": "rotary"}, "position='rotary' is not one of 'none'"),
         ({"tie_embeddings": True}, "tie_embeddings=True does nothing with images"),
-        ({"patch": 0}, "patch=0 must be above 0"),
+        ({"patch_width": 0}, "patch_width=0 must be above 0"),
         ({"experts": tiny.moe_config(router="hash")}, "'hash' goes by token ids"),
     ],
 )
