@@ -4,7 +4,11 @@
 
 A study as those of `experiments.scaling`, resumable: a dense transformer, V-MoE and Soft MoE at
 equal executed FLOPs. Then every V-MoE is evaluated on the test images at each capacity of the
-config, its slots taken by probability (Riquelme et al. 2021, section 4) and by position.
+config, its slots taken by probability (Riquelme et al. 2021, section 4) and by position. Position
+is the place in the image, the same for all images of a batch (`moe.dispatch.groups`), and both
+choices of a patch come before the next patch. It is no order of the paper's: without priority that
+gives slots image by image, to all first choices before any second one. So what priority gains here
+is due in part to serving first choices first.
 """
 
 import dataclasses

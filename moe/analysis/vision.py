@@ -13,11 +13,11 @@ from moe.analysis import markdown, paired, plots, scaling
 from moe.analysis.paired import Interval
 
 DENSE = "dense"  # the variant that others are set beside
-POSITION, PRIORITY = "position", "priority"  # who is given a slot first
+POSITION = "position"  # who is given a slot first
+PRIORITY = "priority"
 
-Cells = dict[
-    tuple[str, str, float], dict[int, dict]
-]  # (variant, order, factor) -> seed -> its look
+# (variant, order, factor) -> seed -> its look
+Cells = dict[tuple[str, str, float], dict[int, dict]]
 
 
 def table(records: Sequence[dict]) -> str:
@@ -34,14 +34,17 @@ def table(records: Sequence[dict]) -> str:
 
 LEGEND = (
     "FLOPs of dense: those executed in a training step, over the dense model's. validation nats: at"
-    " the last evaluation, which rates are chosen by. right: the share of the test images. Δ dense:"
-    " the paired difference in points, with the 95% interval over seeds."
+    " the last evaluation, which rates are chosen by. right: the share of the test images, at the"
+    " capacity of training. Δ dense: the paired difference in points, with the 95% interval over"
+    " seeds."
 )
 
 
 def _row(name, runs):
-    own, dense = runs[name], runs[DENSE]
-    one, base = scaling.first(own), scaling.first(dense)
+    own = runs[name]
+    dense = runs[DENSE]
+    one = scaling.first(own)
+    base = scaling.first(dense)
     change = paired.interval([100 * (_right(own[s]) - _right(dense[s])) for s in own if s in dense])
     return (
         name,
@@ -93,9 +96,9 @@ def capacity_table(found: Sequence[dict]) -> str:
 CAPACITY_LEGEND = (
     "capacity: slots over choices, in evaluation. FLOPs: of a forward pass, over that at the"
     " largest capacity, where nothing is dropped. position, priority: the share of the accuracy"
-    " there that is left, when slots are taken by position in the batch and by probability; the"
-    " name before is what was trained. Δ: priority less position, points of accuracy, with the"
-    " paired 95% interval over seeds."
+    " there that is left, when slots are taken by place in the image (its lower part goes without)"
+    " and by probability, first choices first; the name before is what was trained. Δ: priority"
+    " less position, points of accuracy, with the paired 95% interval over seeds."
 )
 
 
@@ -136,8 +139,8 @@ def kept(cells: Cells, variant: str, order: str, factor: float) -> Interval:
 def drawn(records: Sequence[dict], found: Sequence[dict]) -> figure.Figure:
     """Accuracy against capacity, a panel for each V-MoE; lines across are of the other models."""
     variants = _in_order(found, "variant") or [""]
-    drawn = plots.blank(figsize=(6 * len(variants), 4.5))
-    panels = drawn.subplots(1, len(variants), sharey=True, squeeze=False)[0]
+    made = plots.blank(figsize=(6 * len(variants), 4.5))
+    panels = made.subplots(1, len(variants), sharey=True, squeeze=False)[0]
     others = {k: v for k, v in scaling.by_variant(list(records)).items() if k not in variants}
     for axis, name in zip(panels, variants, strict=True):
         for order in (POSITION, PRIORITY):
@@ -148,7 +151,7 @@ def drawn(records: Sequence[dict], found: Sequence[dict]) -> figure.Figure:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     panels[0].set(ylabel="share of test images that are right")
-    return drawn
+    return made
 
 
 def _curve(axis, found):

@@ -114,11 +114,14 @@ class ImageConfig:
         Raises:
           UserError: with what to set.
         """
-        cut = {"patch_width": self.patch**2, "num_patches": self.num_patches}
-        want = {f"model.{name}": value for name, value in cut.items()}
-        want |= {"model.num_classes": len(self.images.classes), "train.seq_len": self.num_patches}
-        found = {name: getattr(model, name.removeprefix("model."), seq_len) for name in want}
-        differ = [f"{name}={value}" for name, value in want.items() if found[name] != value]
+        want = {
+            "patch_width": self.patch**2,
+            "num_patches": self.num_patches,
+            "num_classes": len(self.images.classes),
+        }
+        differ = [f"model.{k}={v}" for k, v in want.items() if getattr(model, k) != v]
+        if seq_len != self.num_patches:
+            differ.append(f"train.seq_len={self.num_patches}")
         schema.require(
             not differ,
             f"data.source={self.source!r} with data.patch={self.patch} needs {', '.join(differ)}",

@@ -51,8 +51,13 @@ def source(run: Run, data: Prepared) -> contract.BatchSource:
 
 
 def check(config: ModelConfig, options: contract.Options) -> None:
-    """Refuses a model that sees what it is to predict, or has inputs that nobody gives."""
+    """Refuses a model that predicts no tokens, sees what it is to predict, or lacks inputs."""
     del options
+    if hasattr(config, "num_classes"):
+        raise UserError(
+            "objective.name='next_token' with a model that tells classes, not tokens: use"
+            " 'classification'"
+        )
     if len(config.stacks) > 1:
         raise UserError(
             "objective.name='next_token' gives an encoder nothing to read: use 'span_corruption'"

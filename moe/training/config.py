@@ -21,6 +21,7 @@ from moe.training import divergence, optimizer
 from moe.training.optimizer import OptimizerConfig
 
 DATA = {"text": prepare.DataConfig, "images": images.ImageConfig}  # what a model reads -> of what
+OF_TEXT = ("text", "calibration", "tasks")  # evaluators
 OF_EXPERTS = ("transport", "implementation", "ep_capacity_factor")  # fields of a mesh
 
 
@@ -149,6 +150,12 @@ class RunConfig:
         """Refuses a model that does not fit what is read."""
         if isinstance(self.data, images.ImageConfig):
             self.data.check(self.model, self.train.seq_len)
+            of_text = [name for name in OF_TEXT if name in self.train.evaluator_intervals()]
+            schema.require(
+                not of_text,
+                f"train.evaluators has {', '.join(of_text)}, which reads text, not images: leave"
+                " it out",
+            )
             return
         extra = self.objective.objective.extra_ids(self.objective.options, self.train.seq_len)
         beside = f" + {extra} of objective.name={self.objective.name!r}" if extra else ""
