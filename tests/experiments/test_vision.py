@@ -75,7 +75,7 @@ def test_the_loop_trains_it_and_slots_can_be_few(tmp_path, monkeypatch):
     few = {one["order"]: one for one in found}
     assert few.keys() == vision.ORDERS.keys()
     assert few[tables.POSITION]["accuracy"] == pytest.approx(result["test"]["accuracy"])
-    assert all(0.7 <= one["dropped"] <= 0.75 for one in found)
+    assert all(0.7 <= one["dropped"] <= 0.8 for one in found)
     assert few[tables.PRIORITY]["nll"] != few[tables.POSITION]["nll"]
     assert few[tables.PRIORITY]["flops"] == few[tables.POSITION]["flops"]
 
