@@ -47,8 +47,8 @@ def branches(config: ConfigDict, seed: RunConfig, root: pathlib.Path) -> Runs:
     tokenizer = str(prepare.prepare(seed.data).tokenizer_path)
     found: Runs = {}
     for domain, (merged, mixed) in lengths(config, seed).items():
-        data = dataclasses.replace(seed.data, source=(domain,), tokenizer=tokenizer)
-        run = dataclasses.replace(seed, data=data).replace(
+        run = seed.replace(
+            data={"source": (domain,), "tokenizer": tokenizer},
             train={"steps": merged},
             optimizer=_optimizer(config, "branches"),
             init_from={"workdir": str(root / SEED / "seed{seed}")},
