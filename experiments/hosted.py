@@ -113,9 +113,9 @@ def _rounds(run, data, state, steps, host):
 
 def _part(run: RunConfig, name: str, data: Prepared) -> RunConfig:
     """The run of one domain's experts, in the tokens of all."""
-    own = dataclasses.replace(run.data, source=(name,), tokenizer=str(data.tokenizer_path))
     assert isinstance(run.model, ModelConfig)
-    return dataclasses.replace(run, model=domains.sub_model(run.model), data=own)
+    part = dataclasses.replace(run, model=domains.sub_model(run.model))
+    return part.replace(data={"source": (name,), "tokenizer": str(data.tokenizer_path)})
 
 
 def _bytes(state, others):
