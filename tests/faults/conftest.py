@@ -1,6 +1,7 @@
 """The toy run of tests/training, to be damaged; and processes that train it, to be hurt."""
 
 import contextlib
+import shutil
 
 import pytest
 
@@ -14,3 +15,11 @@ __all__ = ["data", "programs", "runs", "whole"]
 def runs(tmp_path_factory):
     with contextlib.closing(victim.Nursery(tmp_path_factory.mktemp("runs"))) as found:
         yield found
+
+
+@pytest.fixture
+def workdir(whole, tmp_path):
+    """A run that ended, but for its result."""
+    shutil.copytree(whole.workdir, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    return tmp_path / "run"
