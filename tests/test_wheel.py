@@ -77,8 +77,9 @@ def test_it_has_the_package_and_nothing_else(wheel):
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         told = email.message_from_bytes(archive.read(metadata))
     assert {name.split("/")[0] for name in names} == {"moe", metadata.split("/")[0]}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "moe").rglob("*.py")}
-    assert {name for name in names if name.startswith("moe/")} == modules | {"moe/py.typed"}
+    kinds = ("*.py", "*.html", "*.css", "*.js")
+    files = {str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "moe").rglob(kind)}
+    assert {name for name in names if name.startswith("moe/")} == files | {"moe/py.typed"}
     assert f"{metadata.split('/')[0]}/licenses/LICENSE" in names
     assert told["Name"] == project()["name"] != "moe"
     assert told["License-Expression"] == "Apache-2.0"

@@ -64,7 +64,8 @@ def text(traces: Sequence[Traces], spelled: Mapping[int, bytes], domains: Sequen
 
 def known(traces: Sequence[Traces]) -> np.ndarray:
     """The token ids that were read or predicted, in order."""
-    return np.unique(np.concatenate([ids for one in traces for ids in (one.token_N, one.predicted_N)]))
+    met = [ids for one in traces for ids in (one.token_N, one.predicted_N)]
+    return np.unique(np.concatenate(met))
 
 
 def choices(traces: Traces, ids: np.ndarray, experts: int) -> dict:

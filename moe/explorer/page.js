@@ -1,6 +1,6 @@
 // The page: what is selected, where one is, and the keys.
 
-const PAGE = 600; // tokens that are shown at once
+const PAGE = 500; // tokens that are shown at once
 const byId = (id) => document.getElementById(id);
 
 class Page {

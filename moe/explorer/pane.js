@@ -3,7 +3,7 @@
 const HUES = 8; // .c0 to .c7
 const HATCHES = 4; // .h0 to .h3
 const FEWEST = 10; // occurrences of a word whose share is shown, as in OLMoE's analysis
-const LONGEST = 12; // words of a list
+const LONGEST = 10; // words of a list
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 
@@ -92,7 +92,7 @@ class Pane {
   colour() {
     const { run, layer, selected } = this;
     const { here, hits } = this.page;
-    this.output.textContent = `${layer} of 0 to ${run.L - 1}`;
+    this.output.textContent = `${layer} of 0–${run.L - 1}`;
     this.area.setAttribute("aria-label", `text of ${run.name}, MoE layer ${layer}`);
     this.spans.forEach((span, i) => {
       const token = this.shown[i];

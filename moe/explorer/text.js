@@ -1,5 +1,6 @@
 // The text: its documents, what is selected of it, and what is found in it.
 
+const SYMBOLS = { "·": " ", "↵": "\n", "⇥": "\t" }; // of words.py
 const BETWEEN = "\uffff"; // between documents when bytes are searched; no byte
 
 class Text {
@@ -42,9 +43,11 @@ class Text {
   }
 
   // The occurrences of a text as [first token, token after the last], wherever tokens are cut.
+  // Symbols mean what they stand for, so that what is shown can be found.
   find(query) {
     const { all, at } = this.joined();
-    const wanted = Array.from(new TextEncoder().encode(query), (byte) => String.fromCharCode(byte)).join("");
+    const spelled = query.replace(/[·↵⇥]/g, (symbol) => SYMBOLS[symbol]);
+    const wanted = Array.from(new TextEncoder().encode(spelled), (byte) => String.fromCharCode(byte)).join("");
     const found = [];
     let token = 0;
     for (let i = wanted ? all.indexOf(wanted) : -1; i >= 0; i = all.indexOf(wanted, i + 1)) {
