@@ -44,7 +44,7 @@ class Pane {
     option(-1, "all");
     return Array.from({ length: this.run.experts }, (_, expert) => {
       const swatch = make("span", { className: `swatch ${paint(expert, this.run.experts)}`, textContent: expert });
-      const share = make("span");
+      const share = make("span", { className: "share" });
       const bar = make("span", { className: "load" });
       option(expert, swatch, share, bar);
       return { share, bar };
@@ -115,7 +115,7 @@ class Pane {
     const most = Math.max(...loads.subarray(0, run.experts), 1);
     this.loads.forEach(({ share, bar }, expert) => {
       share.textContent = percent(loads[expert] / choices);
-      bar.style.width = `${(5 * loads[expert]) / most}rem`;
+      bar.style.width = `${(2.5 * loads[expert]) / most}rem`;
     });
     this.list();
   }
