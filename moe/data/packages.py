@@ -86,6 +86,12 @@ PACKAGES = {
             ".manylinux_2_28_x86_64.whl",
             sha256="e5d7b18a5b9dca241a74695f3275fa4c895a9dadc72b3d8df5fa9d1083c9b83e",
         ),
+        Package(
+            name="textblob",
+            version="0.20.1",
+            filename="textblob-0.20.1-py3-none-any.whl",
+            sha256="f957699169a3e7b9a03a504883111b7b6973679496b9af959db2f74ee2449977",
+        ),
     )
 }
 
