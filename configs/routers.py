@@ -79,6 +79,7 @@ def decoder_variants() -> dict:
         "rre": fixed("rre", options={"groups": DOMAINS}),
         "domain": fixed("domain", num_experts=DOMAINS, **factors(2.5)),
         "random_1": fixed("random"),
+        "emo_2_running": learned("emo", 2, options={"pool": "running"}),
     }
 
 
@@ -94,6 +95,7 @@ def masked_variants() -> dict:
         "expert_choice_2": learned("expert_choice", 2, **factors(1.0)),
         "expert_choice_2_by_sequence": learned("expert_choice", 2, **factors(1.0), **by_sequence),
         "expert_choice_2_capped": learned("expert_choice", 2, options={"most": 2}, **factors(1.0)),
+        "emo_2": learned("emo", 2),
         "soft_by_sequence": learned(
             "soft", 1, 1.0, dispatcher="einsum", d_ff=64, **factors(1.25), **by_sequence
         ),

@@ -164,7 +164,8 @@ class MoEConfig:
     @property
     def causal(self) -> str:
         """When no token's expert depends on later ones: always, evaluation or never."""
-        return "never" if getattr(self.options, "batch_priority", False) else self.routing.causal
+        assert self.options is not None  # the router's own are put there
+        return self.options.causal or self.routing.causal
 
     def weight(self, loss: str) -> float:
         """The weight of one of the router's losses."""

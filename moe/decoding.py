@@ -56,14 +56,14 @@ def dropless(model: ModelConfig, row: int = 0) -> ModelConfig:
     )
     if model.experts is None:
         return model
-    schema.require(
-        model.experts.routing.causal != "never",
-        f"experts.router={model.experts.router!r} looks at later tokens: it cannot generate",
-    )
     none = {"reroute_rounds": 0, "batch_priority": False}  # what only a capacity needs
     own: Any = model.experts.options
     has = {f.name for f in dataclasses.fields(own)}
     options = dataclasses.replace(own, **{n: v for n, v in none.items() if n in has})
+    schema.require(
+        (options.causal or model.experts.routing.causal) != "never",
+        f"experts.router={model.experts.router!r} looks at later tokens: it cannot generate",
+    )
     experts = model.experts.derived(
         dispatcher="grouped",
         capacity_factor=0.0,

@@ -71,6 +71,7 @@ OPTIONS = {  # of any router
     "expert_groups": from_zero(65_536),
     "groups": from_zero(65_536),
     "groups_used": from_zero(65_536),
+    "least": from_zero(65_536),
     "most": from_zero(65_536),
     "iterations": above_zero(1_000_000),
     "temperature": Range(1e-6, 1e6),

@@ -29,6 +29,12 @@ MODELS = {
         )
     },
     "ids": {"experts": tiny.moe_config(router="hash")},
+    "pools so far": {
+        "experts": tiny.moe_config(
+            router="emo", num_experts=8, k=2,
+            options=routing.emo.Options(pool="running", least=3, most=3),
+        )
+    },
     "n-grams": {"experts": None, "ngram_rows": 16},
     "attention as published": {
         "num_kv_heads": 1, "scale_embedding": False, "norm_epsilon": 1e-5,
@@ -129,8 +135,9 @@ def test_under_capacity_too(mesh):
         generation.generate(config, weights(config), [[1, 2, 3]], 3, row=5)
 
 
-def test_logits_are_those_of_the_forward_pass():
-    config = decoding.dropless(model(EXPERTS))
+@pytest.mark.parametrize("name", [EXPERTS, "pools so far"])
+def test_logits_are_those_of_the_forward_pass(name):
+    config = decoding.dropless(model(name))
     prompt = PROMPTS[0]
     tokens, want = by_forward_passes(config, prompt, 3)
     state = decoding.prefill(

@@ -73,7 +73,7 @@ def _problem(layer, sizes, rng):
         x_BTD[:] = x_BTD[:1, :1]  # all tokens to the same experts
     mask_BT = random_of.random((B, T)) < rng.choice(REAL)
     ids_BT = random_of.integers(0, 9, (B, T))
-    args = x_BTD, mask_BT, ids_BT, np.zeros((B, T), np.int32)
+    args = x_BTD, mask_BT, ids_BT, np.zeros((B, T), np.int32), mask_BT.astype(np.int32)
     config = layer.config
     name = f"{config.router} {config.dispatcher} {layer.dtype}"
     found = [_run(layer.copy(config=c), args) for c in (config, _by_oracle(config))]
@@ -94,7 +94,7 @@ def _weights(layer, shape):
     zeros = jnp.zeros((B, T), jnp.int32)
     rngs = {"params": jax.random.key(0), "router": jax.random.key(1)}
     held = {"router_state": _state(layer.config)}
-    tokens = jnp.zeros(shape), None, True, zeros, zeros
+    tokens = jnp.zeros(shape), None, True, zeros, zeros, zeros
 
     def made() -> dict:
         return layer.apply(held, *tokens, rngs=rngs, mutable=["params"])[1]
@@ -113,9 +113,9 @@ def _state(config):
 
 @functools.lru_cache(maxsize=4)
 def _compiled(layer):
-    def total(weights, held, x_BTD, mask_BT, ids_BT, domain_BT):
+    def total(weights, held, x_BTD, mask_BT, *fields_BT):
         y_BTD = layer.apply(
-            {**weights, **held}, x_BTD, mask_BT, True, ids_BT, domain_BT,
+            {**weights, **held}, x_BTD, mask_BT, True, *fields_BT,
             rngs={"router": jax.random.key(2)},
         )  # fmt: skip
         way_BTD = jnp.cos(jnp.arange(y_BTD.size, dtype=y_BTD.dtype)).reshape(y_BTD.shape)

@@ -37,6 +37,19 @@ def join(x_GS: jax.Array, batch: int, length: int) -> jax.Array:
     return sharding.reshape_tokens(x, (batch, length, *rest))
 
 
+def documents(segment_BT: jax.Array, group_size: int) -> jax.Array:
+    """A number for each document of a group, [G, S]: those of one row ascend.
+
+    Args:
+      segment_BT: the number of each token's document in its row.
+      group_size: S.
+    """
+    B, T = segment_BT.shape
+    together = max(1, group_size // T)
+    row_B1 = (jnp.arange(B) % together)[:, None]
+    return split(segment_BT * together + row_B1, group_size)
+
+
 def check(batch: int, length: int, group_size: int) -> None:
     """Refuses a group size that does not tile B sequences of T tokens."""
     whole = group_size % length == 0 and batch % max(1, group_size // length) == 0

@@ -17,6 +17,7 @@ The layer sows one `records.RouterRecord`. A router's own state comes in as the 
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,11 +28,19 @@ from moe.config import MoEConfig
 from moe.dispatch import grouped, groups, transport
 from moe.errors import UserError
 from moe.execution import Execution
-from moe.layers import feed_forward, records, weights
+from moe.layers import feed_forward, kept, records, weights
 from moe.routing import assignment, contract, stats
 
 Slotted = assignment.Slots | assignment.DispatchMasks
 Dispatched = Slotted | assignment.DispatchResult
+
+
+class Read(NamedTuple):
+    """What some routers read of tokens beside their scores, [B, T]."""
+
+    ids: jax.Array | None
+    domain: jax.Array | None
+    segment: jax.Array | None
 
 
 class MoELayer(nn.Module):
@@ -41,7 +50,8 @@ class MoELayer(nn.Module):
       x_BTD: tokens.
       mask_BT: True for real tokens; all are if it is None.
       train: training or evaluation (capacity factor, jitter, dropout).
-      ids_BT, domain_BT: token ids and document domains, for routers that read them.
+      ids_BT, domain_BT, segment_BT: token ids, document domains and the number of each document in
+        its row, for routers that read them.
     """
 
     config: MoEConfig
@@ -58,6 +68,7 @@ class MoELayer(nn.Module):
         train: bool = False,
         ids_BT: jax.Array | None = None,
         domain_BT: jax.Array | None = None,
+        segment_BT: jax.Array | None = None,
     ) -> jax.Array:
         self.check(x_BTD)
         B, T, _ = x_BTD.shape
@@ -67,7 +78,7 @@ class MoELayer(nn.Module):
         x_GSD = groups.split(x_BTD, S)
         mask_GS = groups.split(mask_BT, S)
         with jax.named_scope("router"):
-            routed = self.route(x_GSD, mask_GS, ids_BT, domain_BT, train)
+            routed = self.route(x_GSD, mask_GS, Read(ids_BT, domain_BT, segment_BT), train)
         y_GSD, slots = self.through_experts(x_GSD, routed, train)
         with jax.named_scope("router"):
             self.record(routed, slots, x_GSD, mask_GS, B, T)
@@ -81,19 +92,19 @@ class MoELayer(nn.Module):
         )
 
     def route(
-        self,
-        x_GSD: jax.Array,
-        mask_GS: jax.Array,
-        ids_BT: jax.Array | None,
-        domain_BT: jax.Array | None,
-        train: bool,
+        self, x_GSD: jax.Array, mask_GS: jax.Array, read: Read, train: bool
     ) -> contract.RouterOutput:
         """Who goes where."""
         config = self.config
         C = config.slots(mask_GS.shape[1], train)
         settings = contract.RouterSettings(config.num_experts, config.k, C, train, config.options)
-        inputs = self.router_inputs(x_GSD, mask_GS, ids_BT, domain_BT, train)
-        return config.routing.route(inputs, settings)
+        carried = kept.carried(self, config, len(mask_GS))
+        values = {name: variable.value for name, variable in carried.items()}
+        inputs = self.router_inputs(x_GSD, mask_GS, read, train)
+        routed = config.routing.route(inputs._replace(carried=values), settings)
+        for name, variable in carried.items():
+            variable.value = routed.carried[name]
+        return routed
 
     def through_experts(
         self, x_GSD: jax.Array, routed: contract.RouterOutput, train: bool
@@ -134,29 +145,12 @@ class MoELayer(nn.Module):
             assert isinstance(choice, assignment.TopKAssignment)  # the config saw to it
             return grouped.apply(
                 x_GSD,
-                self.seated(choice) if self.config.seats else choice,
+                kept.seated(self, self.config, choice) if self.config.seats else choice,
                 expert_weights,
                 self.activation,
                 self.execution.implementation,
                 self.execution.ep_capacity_factor,
             )
-
-    def seated(self, choice: assignment.TopKAssignment) -> assignment.TopKAssignment:
-        """The choices that a row has slots for, in decoding: first come first served, as ever.
-
-        How many of a text's choices each expert has taken is kept in the collection "cache".
-        """
-        E = self.config.num_experts
-        G, S, K = choice.expert_GSK.shape
-        is_GPE = choice.expert_GSK.reshape(G, S * K)[..., None] == jnp.arange(E)[None, None]
-        taken = self.variable("cache", "taken", sharding.zeros, "G.", (G, E))
-        come_GPE = taken.value[:, None] + jnp.cumsum(is_GPE, axis=1)
-        taken.value = come_GPE[:, -1]
-        place_GP = jnp.where(is_GPE, come_GPE, 0).sum(-1)
-        kept_GSK = (place_GP <= self.config.seats).reshape(G, S, K)
-        return assignment.TopKAssignment(
-            jnp.where(kept_GSK, choice.expert_GSK, E), choice.gate_GSK * kept_GSK
-        )
 
     def add_shared_experts(self, y_BTD: jax.Array, x_BTD: jax.Array, train: bool) -> jax.Array:
         """y_BTD and what the experts that see every token add to it."""
@@ -188,23 +182,20 @@ class MoELayer(nn.Module):
         return functools.partial(feed_forward.dropout, rate=rate, key=key, letters=letters)
 
     def router_inputs(
-        self,
-        x_GSD: jax.Array,
-        mask_GS: jax.Array,
-        ids_BT: jax.Array | None,
-        domain_BT: jax.Array | None,
-        train: bool,
+        self, x_GSD: jax.Array, mask_GS: jax.Array, read: Read, train: bool
     ) -> contract.RouterInputs:
         """What the router may read."""
-        S = mask_GS.shape[1]
+        split = functools.partial(groups.split, group_size=mask_GS.shape[1])
+        documents = functools.partial(groups.documents, group_size=mask_GS.shape[1])
         return contract.RouterInputs(
             logits=self.logits(x_GSD, train) if self.config.routing.learned else {},
             mask_GS=mask_GS,
-            ids_GS=None if ids_BT is None else groups.split(ids_BT, S),
-            domain_GS=None if domain_BT is None else groups.split(domain_BT, S),
+            ids_GS=None if read.ids is None else split(read.ids),
+            domain_GS=None if read.domain is None else split(read.domain),
             key=self.make_rng("router") if self.has_rng("router") else None,
             state=self.variables.get("router_state", {}),
             replayed=self.replayed_choices(),
+            document_GS=None if read.segment is None else documents(read.segment),
         )
 
     def replayed_choices(self) -> jax.Array | None:

@@ -198,8 +198,8 @@ class Layer(nn.Module):
             layer = moe_layer.MoELayer(
                 c.experts, c.activation, c.init_scale, c.dtype, self.execution, name="moe"
             )
-            real_BT = info.segment_BT > 0
-            return x_BTD + layer(h_BTD, real_BT, train, info.tokens_BT, info.domain_BT)
+            given = info.segment_BT > 0, train, info.tokens_BT, info.domain_BT, info.segment_BT
+            return x_BTD + layer(h_BTD, *given)
         with jax.named_scope("dense_ffn"):
             activation = c.dense_activation or c.activation
             dense = feed_forward.FeedForwardWeights(

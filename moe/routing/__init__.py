@@ -33,6 +33,7 @@ from moe.routing import (
     base,
     contract,
     domain,
+    emo,
     expert_choice,
     gshard,
     hashed,
@@ -64,6 +65,7 @@ ROUTERS = {
     "rre": rre.ROUTER,
     "domain": domain.ROUTER,
     "random": random.ROUTER,
+    "emo": emo.ROUTER,
     "expert_choice": expert_choice.ROUTER,
     "soft": soft.ROUTER,
 }

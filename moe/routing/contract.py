@@ -25,6 +25,11 @@ if TYPE_CHECKING:  # `stats` reads this contract
 class Options:
     """The options of a router that has none; those of the others derive from it."""
 
+    @property
+    def causal(self) -> str | None:
+        """What `Router.causal` is with these options; None if they do not change it."""
+        return None
+
     @classmethod
     def unknown(cls, fields: Iterable[str]) -> str:
         """What to say of an option that this router does not have."""
@@ -93,6 +98,8 @@ class RouterInputs(NamedTuple):
     key: jax.Array | None = None  # for what it draws
     state: Mapping[str, jax.Array] = {}  # of `Router.state`, of this layer
     replayed: jax.Array | None = None  # expert_GSK to replay, its gates computed anew
+    document_GS: jax.Array | None = None  # a number for each document of a group
+    carried: Mapping[str, jax.Array] = {}  # in decoding, of `Router.carried`, [G, ...]
 
     def need(self, field: str) -> jax.Array:
         """A field that may be None, for a router that cannot do without it.
@@ -106,6 +113,7 @@ class RouterInputs(NamedTuple):
                 "key": "rngs={'router': key}, in init and in apply",
                 "ids_GS": "ids_BT",
                 "domain_GS": "domain_BT",
+                "document_GS": "segment_BT",
             }
             raise UserError(f"this router needs {given[field]}: pass it to the MoE layer")
         return value
@@ -159,6 +167,7 @@ class RouterOutput(NamedTuple):
     priority_GS: jax.Array | None = None  # tokens get their slots by it; None: by position
     sums: Mapping[str, jax.Array] = {}  # over real tokens, for losses of its own
     policy: Policy | None = None
+    carried: Mapping[str, jax.Array] = {}  # as of `RouterInputs`, after these tokens
 
 
 def one_projection(config: Experts) -> dict[str, int]:
@@ -195,6 +204,8 @@ class Router(NamedTuple):
     state: Callable[[Model, int, np.ndarray | None], dict[str, np.ndarray]] | None = None
     # (state, router_stats, options) -> the state after a training step.
     update: Callable[[dict, Any, Any], dict] | None = None
+    # What decoding keeps of a row's earlier tokens: shapes without G.
+    carried: Callable[[Experts], dict[str, jax.ShapeDtypeStruct]] | None = None
     reads_ids: bool = False
     # How many domains it knows; None if it reads none.
     domains: Callable[[Experts], int] | None = None

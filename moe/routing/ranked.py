@@ -35,6 +35,11 @@ class Options(contract.Options):
     # at K = 1 too.
     normalise_gates: bool | None = None
 
+    @property
+    def causal(self) -> str | None:
+        """Later tokens may have priority."""
+        return "never" if self.batch_priority else None
+
 
 def route(
     inputs: contract.RouterInputs,

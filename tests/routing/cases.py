@@ -58,6 +58,8 @@ CASES = {
     "rre": case("rre", options=options("rre", groups=2)),
     "domain": case("domain"),
     "random": case("random", k=2),
+    "emo": case("emo", True, k=2, options=options("emo", most=3)),
+    "emo running": case("emo", k=2, options=options("emo", pool="running", least=3, most=3)),
     "expert_choice": case("expert_choice", True, k=2, **SAME),
     "capped": case("expert_choice", True, k=2, **SAME, options=options("expert_choice", most=2)),
     "soft": case("soft", True, dispatcher="einsum", group_size=T, **SAME),
@@ -70,7 +72,7 @@ for name, router in routing.ROUTERS.items():  # what has no case of its own yet
 CHOICES = [name for name, c in CASES.items() if c.experts.routing.kind is assignment.TopKAssignment]
 LEARNED = [name for name, c in CASES.items() if c.experts.routing.learned]
 TREES = ("hierarchical", "hierarchical in one")
-NOISY = ("noisy_top_k", "gshard", "gshard sampled", *TREES, "reinforce", "random")
+NOISY = ("noisy_top_k", "gshard", "gshard sampled", *TREES, "reinforce", "random", "emo")
 
 
 class Inputs(NamedTuple):
@@ -80,6 +82,7 @@ class Inputs(NamedTuple):
     mask_BT: jax.Array
     ids_BT: jax.Array
     domain_BT: jax.Array
+    segment_BT: jax.Array
 
 
 class Result(NamedTuple):
@@ -99,10 +102,14 @@ def params(config, seed=0):
 
 
 def inputs(seed=0, padded=True) -> Inputs:
-    """Random vectors and ids, two domains in every row."""
+    """Random vectors and ids, two domains and two documents in every row."""
     fields = tiny.inputs(B, T, seed, padded)
     x_BTD = np.random.default_rng(seed).normal(size=(B, T, tiny.D)).astype(np.float32)
-    return Inputs(x_BTD, fields.segment_BT > 0, fields.tokens_BT, fields.domain_BT)
+    mask_BT = fields.segment_BT > 0
+    document_T = np.repeat([1, 2], [T - T // 4, T // 4])  # the first goes over the middle
+    return Inputs(
+        x_BTD, mask_BT, fields.tokens_BT, fields.domain_BT, document_T * np.asarray(mask_BT)
+    )
 
 
 def weight(seed=9):
@@ -120,9 +127,9 @@ def compiled(config, train, **execution):
 
     def weighted(params, x_BTD, read, at_BTD, losses):
         inputs, variables, key = read
-        _, mask_BT, ids_BT, domain_BT = inputs
+        _, mask_BT, *fields_BT = inputs
         y_BTD, aux = layer.apply(
-            {"params": params, **variables}, x_BTD, mask_BT, train, ids_BT, domain_BT,
+            {"params": params, **variables}, x_BTD, mask_BT, train, *fields_BT,
             rngs={"router": key, "dropout": key}, mutable=["router"],
         )  # fmt: skip
         record = aux["router"]["record"]

@@ -71,6 +71,7 @@ SUMS = {
     **dict.fromkeys(("top_1", "base", "batch priority"), "below 1"),
     **dict.fromkeys((*TREES, "top_p", "gshard"), "below 1"),
     **dict.fromkeys(("top_2", "moving on", "limited", "noisy_top_k", "sinkhorn", "merged"), 1),
+    **dict.fromkeys(("emo", "emo running"), 1),
     **dict.fromkeys(("gshard sampled", "sigmoid", "reinforce", "random"), 1),
     **dict.fromkeys(("hash", "rre", "domain"), 1),
     "multihash": 2,
@@ -108,7 +109,7 @@ def test_padding_gets_zeros_and_changes_nothing(name):
     swapped = cases.Inputs(
         np.where(mask_BT[..., None], given.x_BTD, 7 * other.x_BTD), mask_BT,
         np.where(mask_BT, given.ids_BT, other.ids_BT),
-        np.where(mask_BT, given.domain_BT, 1 - given.domain_BT),
+        np.where(mask_BT, given.domain_BT, 1 - given.domain_BT), given.segment_BT,
     )  # fmt: skip
     want = cases.run(CASES[name], given)
     got = cases.run(CASES[name], swapped)
@@ -204,12 +205,18 @@ def test_no_later_token_has_a_gradient(name):
         early_1T1 = (np.arange(T) <= t)[None, :, None]
         got = cases.run(config, given, at=cases.weight() * early_1T1)
         assert not got.dx_BTD[:, t + 1 :].any() and got.dx_BTD[:, : t + 1].any()
-        changed = cases.Inputs(
-            np.where(early_1T1, given.x_BTD, other.x_BTD), given.mask_BT,
-            np.where(early_1T1[..., 0], given.ids_BT, other.ids_BT), given.domain_BT,
-        )  # fmt: skip
+        changed = given._replace(
+            x_BTD=np.where(early_1T1, given.x_BTD, other.x_BTD),
+            ids_BT=np.where(early_1T1[..., 0], given.ids_BT, other.ids_BT),
+        )
         got = cases.run(config, changed)
         np.testing.assert_array_equal(got.y_BTD[:, : t + 1], want.y_BTD[:, : t + 1])
+
+
+def test_a_pool_of_a_whole_document_does_not_pass():
+    """Pools are chosen, so no gradient tells; the bits do."""
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        test_no_later_token_has_a_gradient("emo")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in CAUSAL])

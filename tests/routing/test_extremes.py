@@ -87,7 +87,8 @@ def compiled(name, train):
 
     def run(logits, replayed):
         key = jax.random.key(0)
-        inputs = contract.RouterInputs(logits, mask_GS, ids_GS, ids_GS % 2, key, state, replayed)
+        read = ids_GS, ids_GS % 2, key, state, replayed, ids_GS // 2
+        inputs = contract.RouterInputs(logits, mask_GS, *read)
         routed = router.route(inputs, settings)
         slots = routed.assignment
         gates = routed.assignment[1]

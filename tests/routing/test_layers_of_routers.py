@@ -51,8 +51,9 @@ def test_compilation_changes_nothing(name):
     state = {k: x[0] for k, x in cases.state_of(CASES[name]).items()}
     given = cases.inputs()
     inputs = contract.RouterInputs(
-        logits, given.mask_BT[:2], given.ids_BT[:2], given.domain_BT[:2], jax.random.key(0), state
-    )
+        logits, given.mask_BT[:2], given.ids_BT[:2], given.domain_BT[:2], jax.random.key(0), state,
+        document_GS=given.segment_BT[:2],
+    )  # fmt: skip
     settings = contract.RouterSettings(experts.num_experts, experts.k, 3, True, experts.options)
     if experts.router == "soft":
         settings = settings._replace(slots=routing.soft.slots(experts))
