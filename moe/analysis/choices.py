@@ -10,10 +10,14 @@ import numpy as np
 from scipy import optimize
 
 from moe.analysis import paired, specialisation
+from moe.analysis.paired import Interval
+from moe.analysis.specialisation import Measured
 from moe.evaluation import routing
 
 
-def co_activation(expert_NK: np.ndarray, experts: int, adjacent: bool = False) -> np.ndarray:
+def co_activation(
+    expert_NK: np.ndarray, experts: int, adjacent: bool = False, weight_N: np.ndarray | None = None
+) -> np.ndarray:
     """P(j is chosen | i is chosen), [E, E], 0 on its diagonal (Muennighoff et al. 2024, 5.2).
 
     Args:
@@ -21,50 +25,96 @@ def co_activation(expert_NK: np.ndarray, experts: int, adjacent: bool = False) -
       experts: E.
       adjacent: of all pairs in a token only those of neighbouring ranks count, as in OLMoE's
         script, which so misses most pairs of a large K. At K = 2 there are no others.
+      weight_N: how often each token counts; None: once.
     """
     K = expert_NK.shape[1]
     pairs = [(a, b) for a in range(K) for b in range(a + 1, K) if b == a + 1 or not adjacent]
     together_EE = np.zeros((experts + 1, experts + 1))
     for a, b in pairs:
-        counts = specialisation.counted(expert_NK[:, a], expert_NK[:, b], experts + 1, experts + 1)
+        counts = specialisation.counted(
+            expert_NK[:, a], expert_NK[:, b], experts + 1, experts + 1, weight_N
+        )
         together_EE += counts + counts.T
-    chosen_E = np.bincount(expert_NK.ravel(), minlength=experts + 1)[:experts]
+    weight_X = None if weight_N is None else np.repeat(weight_N, K)
+    chosen_E = np.bincount(expert_NK.ravel(), weight_X, minlength=experts + 1)[:experts]
     return together_EE[:experts, :experts] / np.maximum(chosen_E, 1)[:, None]
+
+
+def companions(
+    expert_NK: np.ndarray, document_N: np.ndarray, experts: int, adjacent: bool, draws: int
+) -> Measured:
+    """The share of an expert's tokens that its most frequent companion has, too; mean over experts.
+
+    The null is of choices that are shuffled over tokens, rank by rank.
+
+    Args:
+      expert_NK, experts, adjacent: as of `co_activation`.
+      document_N: of the tokens.
+      draws: of resampled documents, and of shuffled choices.
+    """
+
+    def most(expert_NK: np.ndarray, weight_N: np.ndarray | None = None) -> float:
+        return float(co_activation(expert_NK, experts, adjacent, weight_N).max(1).mean())
+
+    rng = np.random.default_rng(0)
+    nulls = [most(_strangers(rng, expert_NK)) for _ in range(draws)]
+    drawn = [most(expert_NK, weight_N) for weight_N in specialisation.resamples(document_N, draws)]
+    half = specialisation.HALF * np.std(drawn, ddof=1)
+    high = np.quantile(nulls, 0.95)
+    return Measured(most(expert_NK), float(half), float(np.mean(nulls)), float(high))
+
+
+def _strangers(rng, expert_NK):
+    """Choices shuffled over tokens, without tokens that would be given one expert twice."""
+    mixed_NK = rng.permuted(expert_NK, axis=0)
+    in_order_NK = np.sort(mixed_NK, axis=1)
+    return mixed_NK[(in_order_NK[:, 1:] != in_order_NK[:, :-1]).all(1)]
 
 
 class Matching(NamedTuple):
     """The experts of one run beside those of another."""
 
     order_E: np.ndarray  # the other run's expert of each
-    share: float  # of the tokens that go to matched experts in both
+    share: Interval  # of the tokens that go to matched experts in both, over documents
     null: float  # the same where one run's choices are shuffled over tokens, and matched anew
 
 
-def matched(one_N: np.ndarray, other_N: np.ndarray, experts: int) -> Matching:
+def matched(
+    one_N: np.ndarray, other_N: np.ndarray, document_N: np.ndarray, experts: int
+) -> Matching:
     """Experts that are given the same tokens: their numbers mean nothing across runs.
 
     The assignment that has most tokens in common (Kuhn 1955), on counts of first choices.
 
     Args:
       one_N, other_N: first choices of the same tokens.
+      document_N: of the tokens.
       experts: E, of both.
     """
-    order_E, share = _assigned(one_N, other_N, experts)
+    order_E = _assigned(one_N, other_N, experts)
     mixed_N = np.random.default_rng(0).permutation(other_N)
-    return Matching(order_E, share, _assigned(one_N, mixed_N, experts)[1])
+    null = float((_assigned(one_N, mixed_N, experts)[one_N] == mixed_N).mean())
+    same_N = order_E[one_N] == other_N
+    return Matching(order_E, _share(same_N, np.ones_like(same_N), document_N), null)
 
 
 def _assigned(one_N, other_N, experts):
     counts_EE = specialisation.counted(one_N, other_N, experts, experts)
-    rows, order_E = optimize.linear_sum_assignment(counts_EE, maximize=True)
-    return order_E, float(counts_EE[rows, order_E].sum() / len(one_N))
+    return optimize.linear_sum_assignment(counts_EE, maximize=True)[1]
+
+
+def _share(same_N, all_N, document_N):
+    """The sum of some over that of all, with its interval over documents."""
+    number_N = np.unique(document_N, return_inverse=True)[1]
+    same_D, all_D = (np.bincount(number_N, x_N) for x_N in (same_N, all_N))
+    return paired.difference_over_documents(same_D, np.zeros_like(same_D), all_D)
 
 
 class Saturation(NamedTuple):
     """The share of the later choices that were made before, in every layer."""
 
-    top_k: list[paired.Interval]  # of all choices, whatever their rank
-    top_1: list[paired.Interval]  # of first choices
+    top_k: list[Interval]  # of all choices, whatever their rank
+    top_1: list[Interval]  # of first choices
     top_k_null: list[float]  # where the earlier ones are shuffled over tokens
     top_1_null: list[float]
 
@@ -95,9 +145,7 @@ def _kept(before_NK, after_NK, document_N, experts):
     """Of one layer."""
     made_NK = after_NK < experts
     same_NK = (after_NK[:, :, None] == before_NK[:, None]).any(-1) & made_NK
-    number_N = np.unique(document_N, return_inverse=True)[1]
-    same_D, made_D = (np.bincount(number_N, x_NK.sum(-1)) for x_NK in (same_NK, made_NK))
-    return paired.difference_over_documents(same_D, np.zeros_like(same_D), made_D)
+    return _share(same_NK.sum(-1), made_NK.sum(-1), document_N)
 
 
 def over_time(lines: Sequence[dict]) -> dict[str, list]:

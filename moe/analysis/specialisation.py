@@ -7,7 +7,7 @@ tokens of one document are alike. At many experts, information without its null 
 Letters: X what is counted, a token's first choice or each of its choices; Y labels; R draws.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -154,16 +154,19 @@ def measured(
 def contrast(
     statistic: Statistic,
     sample: Sample,
-    one: tuple[np.ndarray, Shuffle],
-    other: tuple[np.ndarray, Shuffle],
+    pair: Sequence[tuple[np.ndarray, Shuffle]],
     draws: int,
 ) -> list[Interval]:
     """How much more one label tells than another of the same tokens, both less their nulls.
 
     The interval is that of the difference, by a bootstrap over documents.
+
+    Args:
+      statistic, sample, draws: as of `measured`.
+      pair: both labels, each with the way in which it is shuffled.
     """
     means, drawn = [], []
-    for label_X, shuffle in (one, other):
+    for label_X, shuffle in pair:
         null_RL = shuffled(statistic, sample, label_X, shuffle, draws)
         means.append(_of_layers(statistic, sample, label_X) - null_RL.mean(0))
         drawn.append(_resampled(statistic, sample, label_X, draws))
@@ -181,15 +184,19 @@ def shuffled(
 
 
 def _resampled(statistic, sample, label_X, draws):
-    """[R, L], of documents drawn with replacement: the same ones whatever the label."""
+    """[R, L]."""
+    weights = resamples(sample.document_X, draws)
+    return np.array([_of_layers(statistic, sample, label_X, weight_X) for weight_X in weights])
+
+
+def resamples(document_X: np.ndarray, draws: int) -> Iterator[np.ndarray]:
+    """Of documents drawn with replacement, how often each is there, [X]: the same at every call."""
     rng = np.random.default_rng(1)
-    number_X = np.unique(sample.document_X, return_inverse=True)[1]
+    number_X = np.unique(document_X, return_inverse=True)[1]
     documents = int(number_X.max()) + 1
-    found = []
     for _ in range(draws):
         times_D = rng.multinomial(documents, np.full(documents, 1 / documents))
-        found.append(_of_layers(statistic, sample, label_X, times_D[number_X]))
-    return np.array(found)
+        yield times_D[number_X]
 
 
 def _of_layers(statistic, sample, label_X, weight_X=None):

@@ -4,10 +4,15 @@ A label is an integer of every token, -1 where it has none. Kinds, positions and
 the text alone; parts of speech from a lexicon, of English text alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tokenizers
+
+if TYPE_CHECKING:  # who only reads labels needs no tokenizer
+    import tokenizers
 
 from moe.data import lexicon
 from moe.evaluation.traces import Traces

@@ -185,17 +185,16 @@ class MoELayer(nn.Module):
         self, x_GSD: jax.Array, mask_GS: jax.Array, read: Read, train: bool
     ) -> contract.RouterInputs:
         """What the router may read."""
-        split = functools.partial(groups.split, group_size=mask_GS.shape[1])
-        documents = functools.partial(groups.documents, group_size=mask_GS.shape[1])
+        S = mask_GS.shape[1]
         return contract.RouterInputs(
             logits=self.logits(x_GSD, train) if self.config.routing.learned else {},
             mask_GS=mask_GS,
-            ids_GS=None if read.ids is None else split(read.ids),
-            domain_GS=None if read.domain is None else split(read.domain),
+            ids_GS=None if read.ids is None else groups.split(read.ids, S),
+            domain_GS=None if read.domain is None else groups.split(read.domain, S),
             key=self.make_rng("router") if self.has_rng("router") else None,
             state=self.variables.get("router_state", {}),
             replayed=self.replayed_choices(),
-            document_GS=None if read.segment is None else documents(read.segment),
+            document_GS=None if read.segment is None else groups.documents(read.segment, S),
         )
 
     def replayed_choices(self) -> jax.Array | None:

@@ -31,10 +31,10 @@ ALL_DAMAGED = -2
 class Checkpoints:
     """The last checkpoints of a run: the training state and the seconds it took."""
 
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: pathlib.Path, step: int | None = None):
         self._workdir = workdir
         self._root = (workdir / "checkpoints").resolve()
-        self._checked: int | None = None  # what `latest` found
+        self._checked = step  # what `latest` found, or is to be taken for it
         self._writer: orbax.training.Checkpointer | None = None
         self._claimed = False  # by the run whose checkpoints they are
 
@@ -265,8 +265,8 @@ def _quiet_threads():
         logging.set_verbosity(before)
 
 
-def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
-    """What is read from the last checkpoint of a run, which may still train.
+def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T], step: int | None = None) -> T:
+    """What is read from the last checkpoint of a run, or another, while it may still train.
 
     It may replace the checkpoint meanwhile: then the new one is read.
 
@@ -274,14 +274,14 @@ def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T]) -> T:
       UserError: if that happens again and again.
     """
     for _ in range(ATTEMPTS):
-        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        with contextlib.closing(Checkpoints(workdir, step)) as checkpoints:
             number = checkpoints.latest
             try:
                 return read(checkpoints)
             except Exception:
                 if processes.several():  # the others may not have failed: none tries again alone
                     raise
-                with contextlib.closing(Checkpoints(workdir)) as again:
+                with contextlib.closing(Checkpoints(workdir, step)) as again:
                     if again.latest == number:
                         raise
     raise UserError(f"{workdir} replaced its checkpoint {ATTEMPTS} times while it was read")

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from moe import legacy, schema, sealed
 from moe.data import prepare
 from moe.errors import UserError
-from moe.training import checkpoint, files, starting, step, workdirs
+from moe.training import checkpoint, checksums, files, folders, starting, step, workdirs
 from moe.training.config import RunConfig
 
 
 class LoadedRun(NamedTuple):
-    """A run as of its last checkpoint."""
+    """A run as of one checkpoint."""
 
     run: RunConfig
     data: Any  # prepared, the same that it was trained on
@@ -34,18 +34,31 @@ def read_config(workdir: pathlib.Path) -> RunConfig:
     return schema.from_config_dict(RunConfig, legacy.run_config(sealed.read_json(path)))
 
 
-def load_run(workdir: pathlib.Path | str) -> LoadedRun:
+def load_run(workdir: pathlib.Path | str, at: int | None = None) -> LoadedRun:
     """The config, the data and the last state of the run in a folder.
+
+    Args:
+      workdir: the folder.
+      at: the step of an earlier checkpoint, to have that state instead.
 
     Raises:
       UserError: if there is no run or no checkpoint, or the data is not what it was trained on.
     """
     workdir = pathlib.Path(workdir)
+    if at is not None:
+        _require_step(workdir, at)
     run = read_config(workdir)
     data = prepare.prepare(run.data)
     files.require_same(workdir / "data.json", workdirs.identity(data), "data")
     shapes = starting.shapes(run, data)
-    found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(shapes))
+    found = checkpoint.reading(workdir, lambda checkpoints: checkpoints.restore(shapes), at)
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return LoadedRun(run, data, found[0])
+
+
+def _require_step(workdir, at):
+    kept = folders.steps_in(workdir)
+    schema.require(at in kept, f"{workdir} has checkpoints of steps {kept}, none of step {at}")
+    damage = checksums.damage(workdir, at)
+    schema.require(not damage, f"the checkpoint of step {at} in {workdir}: {damage}")

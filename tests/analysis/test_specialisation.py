@@ -72,10 +72,10 @@ def test_one_label_against_another():
     shuffle = inside(own.document_X)
     noisy_X = np.where(drawn(4, 2) > 0, own.expert_LX[0], drawn(5))
     (change,) = specialisation.contrast(
-        information, own, (own.expert_LX[0], shuffle), (noisy_X, shuffle), 40
+        information, own, [(own.expert_LX[0], shuffle), (noisy_X, shuffle)], 40
     )
     assert change.mean - change.half > 0.3
-    (none,) = specialisation.contrast(information, own, *[(noisy_X, shuffle)] * 2, 10)
+    (none,) = specialisation.contrast(information, own, [(noisy_X, shuffle)] * 2, 10)
     assert none == (0, 0)
 
 
@@ -98,11 +98,25 @@ def test_co_activation_of_all_pairs_and_of_neighbours():
     assert near_EE[0, 2] == near_EE[2, 0] == 0 and near_EE[0, 1] == 1
 
 
+def test_companions():
+    """Experts 0 and 1 go together, and so do 2 and 3; or whoever comes."""
+    document_N = np.arange(1000) // LONG
+    first_N = drawn(7)
+    pairs = choices.companions(
+        np.stack([first_N, first_N ^ 1], 1), document_N, E, adjacent=False, draws=10
+    )
+    assert pairs.value == 1 and pairs.half == 0 and pairs.null < pairs.null_high < 0.45
+    other_N = (first_N + drawn(8, E - 1) + 1) % E
+    none = choices.companions(np.stack([first_N, other_N], 1), document_N, E, True, 10)
+    assert none.value < none.null_high + none.half and none.half > 0
+
+
 def test_experts_of_two_runs_find_each_other():
     one_N = drawn(6)
     other_N = np.array([2, 0, 3, 1])[one_N]
-    found = choices.matched(one_N, other_N, E)
-    assert found.order_E.tolist() == [2, 0, 3, 1] and found.share == 1
+    document_N = np.arange(len(one_N)) // LONG
+    found = choices.matched(one_N, other_N, document_N, E)
+    assert found.order_E.tolist() == [2, 0, 3, 1] and found.share == (1, 0)
     assert 1 / E < found.null < 0.4
 
 

@@ -90,6 +90,15 @@ def test_a_reader_goes_back_to_the_sound_one_and_moves_nothing(workdir, capsys):
     assert "is left out" in capsys.readouterr().err
 
 
+def test_an_earlier_one_is_read_if_it_is_asked_for(workdir):
+    assert runs.load_run(workdir, EVERY).state.step == EVERY
+    with pytest.raises(ValueError, match="has checkpoints of steps .6, 3., none of step 4"):
+        runs.load_run(workdir, 4)
+    flip(contents(folder(workdir, EVERY))[0])
+    with pytest.raises(ValueError, match=f"the checkpoint of step {EVERY} in "):
+        runs.load_run(workdir, EVERY)
+
+
 def test_what_vanishes_while_a_reader_looks_is_not_damaged(workdir, capsys, monkeypatch):
     """Its run has replaced both: the newer ones are looked at, and nothing is said."""
     looked = checksums.damage
