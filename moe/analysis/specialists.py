@@ -85,9 +85,10 @@ LABELS = (
     "What a label tells of a token's first expert: mutual information over the smaller of the two"
     " entropies, 1 if one tells the other. null: labels shuffled, those of tokens inside their"
     " document, those of documents (domain, topic, language) over documents. same ids: labels"
-    " shuffled among the occurrences of an id: what the vocabulary alone tells. Parts of speech"
-    " and topics are of English text, languages of the three encyclopedias. ±: 95%, of documents"
-    " and, with several seeds, of seeds."
+    " shuffled among the occurrences of an id: what the vocabulary alone tells, all of it if an id"
+    " decides the label, as kinds of token, punctuation and number. Parts of speech and topics are"
+    " of English text, languages of the three encyclopedias. ±: 95%, of documents and, with several"
+    " seeds, of seeds."
 )
 CHOICES = (
     "Measures of OLMoE (Muennighoff et al. 2024, section 5). vocabulary: the share of an id's"
@@ -156,12 +157,14 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
         for index, (model, own) in enumerate(table.items()):
             _points(axis, [own[name] for name in labels], layer, index, model, len(table))
         axis.set_title(f"MoE layer {layer}", fontsize=16)
-        axis.set_xlabel("normalised information", fontsize=16)
+        axis.set_xlabel("information of a label (cut at the frame)", fontsize=16)
+        axis.set_xlim(-0.05, 1.05)
         axis.tick_params(labelsize=15)
         axis.grid(alpha=0.4)
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=14, loc="lower right")
+    handles, names = axes[0].get_legend_handles_labels()
+    made.legend(handles, names, fontsize=15, loc="outside upper center", ncols=len(table))
     return made
 
 
