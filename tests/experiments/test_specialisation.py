@@ -143,7 +143,7 @@ def test_where_earlier_checkpoints_lie(tmp_path):
     assert model.earlier(0) == {}
 
 
-def test_pools_differ_from_top_k_in_the_router_alone():
+def test_pools_have_the_rate_and_the_experts_of_top_k():
     config = configs.cpu()
     top = config.pretrained.variants.e32_top2
     for name, causal in (("e32_emo", "never"), ("e32_emo_running", "always")):
