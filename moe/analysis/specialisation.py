@@ -38,11 +38,6 @@ class Measured(NamedTuple):
     null: float  # its mean over shuffled labels
     null_high: float  # 95% of them lie below
 
-    @property
-    def excess(self) -> float:
-        """What is not chance."""
-        return self.value - self.null
-
 
 def counted(
     expert_X: np.ndarray, label_X: np.ndarray, experts: int, labels: int,
