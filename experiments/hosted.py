@@ -92,7 +92,8 @@ def _rounds(run, data, state, steps, host):
     del state
     read = np.zeros(len(names), int)
     program = None
-    found, times = {}, []
+    found: dict = {}
+    times = []
     shares = np.bincount(data.domains["train"], minlength=len(names)) / len(data.domains["train"])
     for domain in tqdm.tqdm(turns(shares, run.train.steps // steps), mininterval=5):
         began = time.perf_counter()

@@ -94,6 +94,6 @@ def only(batch: Batch, domains: Sequence[int]) -> Batch:
 def renumbered(batch: Batch, domains: Sequence[int]) -> Batch:
     """The batch of `only` for the model of `of`: a domain is its place in the list."""
     place_X = np.zeros(max(domains) + 1, np.int32)
-    for place, domain in reversed(list(enumerate(domains))):
-        place_X[domain] = place
+    for domain in set(domains):
+        place_X[domain] = domains.index(domain)
     return batch._replace(domain_BT=place_X[np.minimum(np.asarray(batch.domain_BT), max(domains))])

@@ -35,9 +35,7 @@ def apart(state: State, number: int, host: bool = True) -> Hosted:
       number: of domains.
       host: experts go to the host's memory; else they stay where they are.
     """
-    found, tree = jax.tree_util.tree_flatten_with_path(state)
-    shared = [None if _is_expert(path) else x for path, x in found]
-    banks = [x for path, x in found if _is_expert(path)]
+    shared, banks, tree = _parted(state)
     groups = zip(*(jnp.split(x, number, axis=1) for x in banks), strict=True)
     kind = HOST if host else None
     return Hosted(shared, [[_moved(x, kind) for x in group] for group in groups], tree)
@@ -54,13 +52,11 @@ def stored(hosted: Hosted, domain: int, state: State) -> Hosted:
 
     What was known before is spent: a step gives its state's memory to the next.
     """
-    found, _ = jax.tree_util.tree_flatten_with_path(state)
-    shared = [None if _is_expert(path) else x for path, x in found]
+    shared, banks, tree = _parted(state)
     kinds = [x.sharding.memory_kind for x in hosted.groups[domain]]
-    banks = [x for path, x in found if _is_expert(path)]
     moved = [_moved(x, kind) for x, kind in zip(banks, kinds, strict=True)]
     groups = [moved if d == domain else group for d, group in enumerate(hosted.groups)]
-    return Hosted(shared, groups, hosted.tree)
+    return Hosted(shared, groups, tree)
 
 
 def whole(hosted: Hosted) -> State:
@@ -77,6 +73,13 @@ def held(tree: Any) -> dict[str, int]:
         kind = x.sharding.memory_kind
         found[kind] = found.get(kind, 0) + x.nbytes
     return found
+
+
+def _parted(state):
+    """(leaves, None in the place of experts; those of experts; how leaves make a state)."""
+    found, tree = jax.tree_util.tree_flatten_with_path(state)
+    shared = [None if _is_expert(path) else x for path, x in found]
+    return shared, [x for path, x in found if _is_expert(path)], tree
 
 
 def _joined(hosted, experts):
