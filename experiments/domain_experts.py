@@ -13,7 +13,6 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -79,9 +78,8 @@ def lengths(config: ConfigDict, seed: RunConfig) -> dict[str, tuple[int, int]]:
         f"steps={config.steps.to_dict()} leave {left} steps for branches of merging, and"
         f" {shorter:.0f} for those of mixing: lower seed or mix, or raise whole",
     )
-    domain_X = prepare.prepare(seed.data).domains["train"]
     names = seed.data.source
-    shares = np.bincount(domain_X, minlength=len(names)) / len(domain_X)
+    shares = prepare.prepare(seed.data).shares
     return {
         name: (round(left * share), round(shorter * share))
         for name, share in zip(names, shares, strict=True)

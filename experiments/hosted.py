@@ -94,8 +94,7 @@ def _rounds(run, data, state, steps, host):
     program = None
     found: dict = {}
     times = []
-    shares = np.bincount(data.domains["train"], minlength=len(names)) / len(data.domains["train"])
-    for domain in tqdm.tqdm(turns(shares, run.train.steps // steps), mininterval=5):
+    for domain in tqdm.tqdm(turns(data.shares, run.train.steps // steps), mininterval=5):
         began = time.perf_counter()
         state = hosted.fetched(at_rest, domain)
         if program is None:

@@ -48,6 +48,12 @@ class Prepared:
     meta: dict
 
     @property
+    def shares(self) -> np.ndarray:
+        """The share of the training tokens that each domain has."""
+        domain_X = self.domains["train"]
+        return np.bincount(domain_X, minlength=len(self.domain_names)) / len(domain_X)
+
+    @property
     def tokenizer_path(self) -> pathlib.Path:
         """The tokenizer, as `tokenizers` saves it."""
         return self.path / "tokenizer.json"
