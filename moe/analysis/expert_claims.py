@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe.analysis import markdown, paired, specialists
+from moe.analysis import claims, markdown, paired, specialists
 from moe.analysis.paired import Interval
 from moe.analysis.specialists import Measures
 
@@ -36,6 +36,7 @@ CLAIMS = (
     Claim("in pools topic tells more than syntax", EMO, SYNTAX, above=False, pools=True),
     Claim("in pools domains tell more", EMO, specialists.DOMAINS, pools=True, change=True),
 )
+SAID = {"yes": "agrees", "no": "disagrees", "open": "open"}
 LEGEND = (
     "ours: a measure less its null; the difference between two labels of the same tokens (parts of"
     " speech and topics in English, kinds of token and languages in the encyclopedias), each less"
@@ -84,6 +85,4 @@ def _excess(one):
 
 def verdict(found: Interval, above: bool) -> str:
     """Does an interval lie on the claimed side of 0?"""
-    if abs(found.mean) <= found.half:
-        return "open"
-    return "agrees" if (found.mean > 0) == above else "disagrees"
+    return SAID[claims.verdict(*found.ends, claims.ABOVE if above else claims.BELOW)]

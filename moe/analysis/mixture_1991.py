@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
@@ -62,7 +63,7 @@ def ratio(own: dict, other: dict) -> str:
     return ratio_text(logs)
 
 
-def ratio_text(logs: Sequence[float]) -> str:
+def ratio_text(logs: ArrayLike) -> str:
     """The geometric mean of ratios of which these are the logarithms, with its 95% interval."""
     mean, half = paired.interval(logs)
     if math.isnan(half):

@@ -68,9 +68,8 @@ def _started(one, method, found, tolerance):
     change = np.subtract(found["end"], found["em_end"])
     same = np.abs(change) < SAME
     passes = found["to"][tolerance]
-    steps = np.maximum(np.divide(passes["em"], one["passes"]), 1)
-    em = steps * one["passes"]
-    over_em = np.log(passes["other"]) - np.log(em)
+    em = _passes_of_em(one, passes)
+    more = over_em(one, method, tolerance)
     return (
         one["table"],
         one["starts"],
@@ -79,10 +78,27 @@ def _started(one, method, found, tolerance):
         f"{paired.interval(change)}",
         f"{same.mean():.0%}",
         tolerance,
-        f"{np.median(steps):,.0f}",
+        f"{np.median(em / one['passes']):,.0f}",
         f"{np.median(em):,.0f}",
         f"{np.median(passes['other']):,.0f}",
-        ratio_text(over_em),
-        ratio_text(over_em[same]) if same.any() else "",
-        ratio_text(over_em + np.log(one["passes"])),
+        ratio_text(more),
+        ratio_text(more[same]) if same.any() else "",
+        ratio_text(more + np.log(one["passes"])),
     )
+
+
+def over_em(one: dict, method: str, tolerance: str) -> np.ndarray:
+    """The logarithm of a method's passes over EM's, from each start.
+
+    Args:
+      one: the record of a table and a kind of starts.
+      method: of its methods.
+      tolerance: of the end that both reach.
+    """
+    passes = one["methods"][method]["to"][tolerance]
+    return np.log(passes["other"]) - np.log(_passes_of_em(one, passes))
+
+
+def _passes_of_em(one, passes):
+    """Whole steps, one at least."""
+    return np.maximum(np.divide(passes["em"], one["passes"]), 1) * one["passes"]

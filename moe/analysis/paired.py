@@ -23,6 +23,11 @@ class Interval(NamedTuple):
     mean: float
     half: float
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value; NaN when one value is all there is."""
+        return self.mean - self.half, self.mean + self.half
+
     def __str__(self):
         return (
             f"{self.mean:+.4f} ± {self.half:.4f}" if self.half == self.half else f"{self.mean:+.4f}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe.analysis import markdown, paired, scaling
+from moe.analysis.claims import Region, verdict
 
 
 class Claim(NamedTuple):
@@ -51,6 +52,11 @@ def difference(
     both = scaling.shared(runs[name], runs[than])
     half = paired.seeds_half(_pool(runs, both), name, than)
     return scaling.over_documents(both, runs[than]), half, len(both)
+
+
+def together(documents: paired.Interval, half: float) -> paired.Interval:
+    """The interval over documents and seeds, of what `difference` returns."""
+    return documents._replace(half=math.hypot(documents.half, half))
 
 
 def _pool(runs, seeds):
@@ -147,8 +153,8 @@ def _can_be_judged(claim, runs):
 def _judge(claim, runs):
     documents, half, seeds = difference(runs, claim.better, claim.than)
     both = scaling.shared(runs[claim.better], runs[claim.than])
-    whole = math.hypot(documents.half, half)
-    shown = f"± {documents.half:.4f} (documents)" if math.isnan(half) else f"± {whole:.4f}"
+    whole = together(documents, half)
+    shown = f"± {documents.half:.4f} (documents)" if math.isnan(half) else f"± {whole.half:.4f}"
     ours = f"{claim.better} less {claim.than}: {documents.mean:+.4f} {shown}"
     drops = [_dropped(runs[name]) for name in (claim.better, claim.than)]
     ours += f" ({drops[0]} against {drops[1]} dropped)"
@@ -158,10 +164,10 @@ def _judge(claim, runs):
         ours += f"; {np.mean(speeds):.2f} times the speed" if least else "; never gets there"
     if seeds < 2 or math.isnan(half):
         return ours, "one seed"
-    worse = documents.mean - claim.within
-    if abs(worse) <= whole:
-        return ours, "open"
-    if worse > 0 or (claim.faster and least <= 1):
+    found = verdict(*whole.ends, Region(high=claim.within))
+    if found != "yes":
+        return ours, found
+    if claim.faster and least <= 1:
         return ours, "no"
     return ours, "less so" if claim.faster and least < claim.faster else "yes"
 

@@ -1,0 +1,11 @@
+"""What papers claim, study by study, each beside what `experiments/results/` has of it.
+
+recorded          reads what is recorded
+scaling           experts against dense at equal FLOPs: loss, steps, seconds, data
+encoder_decoder   Switch against T5
+routers           routers, what keeps experts busy, capacity, precision
+abilities         tasks
+compression       one model made smaller
+mixture_1991      the mixture of 1991, and EM
+machines          times on one machine, plans
+"""
