@@ -10,21 +10,24 @@ text, that of the first, so they need one tokenizer.
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from absl import flags
 
-from experiments import command, sources
+from experiments import command, sources, traced
 from moe import flops, schema, sealed
 from moe.batch import Batch
 from moe.data import spelling, tokenizer
 from moe.errors import UserError
 from moe.evaluation import traces
 from moe.evaluation.traces import Traces
-from moe.explorer import data, page
+from moe.explorer import data, page, takers
+from moe.explorer.takers import Chosen
 from moe.training import metrics, runs
 from moe.training.config import RunConfig
 from moe.training.runs import LoadedRun
 
 TOKENS = 50_000
+RUNNING = ("next_token", "masked_token")  # objectives whose rows are cut from running text
 # Of result.json's "test": what each is called on the page.
 ROUTING = {
     "dropped": "choices dropped",
@@ -46,13 +49,13 @@ def main(workdir: str, other: str, out: str, tokens: int) -> None:
     loaded = [runs.load_run(folder) for folder in folders]
     require_same_words(folders, loaded)
     missing = "" if other else dense(loaded[0])
-    explored = None if missing else explorer(folders, loaded, tokens)
+    explored, taken = (None, "") if missing else explorer(folders, loaded, tokens)
     shown = [
         described(name, folder, one.run)
         for name, folder, one in zip(names(folders), folders, loaded, strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    sealed.write(path, page.made(shown, explored, missing))
+    sealed.write(path, page.made(shown, explored, missing, taken))
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB{missing and '; ' + missing}")
 
 
@@ -82,19 +85,31 @@ def require_same_words(folders: Sequence[pathlib.Path], loaded: Sequence[LoadedR
 
 def explorer(
     folders: Sequence[pathlib.Path], loaded: Sequence[LoadedRun], tokens: int
-) -> dict[str, object]:
-    """What the page explores: the text, and what each run chose."""
+) -> tuple[dict[str, object], str]:
+    """What the page explores, the text and what each run chose; and which expert takes what."""
     text = list(held_out(loaded[0], tokens))
-    found = [traced(f, one, text) for f, one in zip(folders, loaded, strict=True)]
+    found = [collected(f, one, text) for f, one in zip(folders, loaded, strict=True)]
     first = loaded[0].data
     spelled = spelling.spelled(tokenizer.load(first.tokenizer_path))
     ids = data.known(found)
     chosen = [
-        {"name": name} | data.choices(one, ids, of.run.model.experts.num_experts)
+        Chosen(name, one, of.run.model.experts.num_experts)
         for name, one, of in zip(names(folders), found, loaded, strict=True)
         if of.run.model.experts
     ]
-    return {"text": data.text(found, spelled, first.domain_names), "runs": chosen}
+    kinds = traced.kinds(found[0], first)
+    shown = {
+        "text": data.text(found, spelled, first.domain_names) | {"kinds": takers.packed(kinds)},
+        "runs": [{"name": c.name} | data.choices(c.traces, ids, c.experts) for c in chosen],
+    }
+    return shown, takers.section(kinds, chosen, documents(loaded[0], text, found[0]))
+
+
+def documents(loaded: LoadedRun, text: Sequence[Batch], found: Traces) -> np.ndarray:
+    """The number of each token's document; rows of running text hold parts of documents."""
+    if loaded.run.objective.name in RUNNING:
+        return traced.documents(loaded.run, loaded.data, text)
+    return found.document_N
 
 
 def held_out(loaded: LoadedRun, tokens: int) -> Iterator[Batch]:
@@ -104,7 +119,7 @@ def held_out(loaded: LoadedRun, tokens: int) -> Iterator[Batch]:
     return run.source(loaded.data).held_out("test", number)
 
 
-def traced(folder: pathlib.Path, loaded: LoadedRun, text: Sequence[Batch]) -> Traces:
+def collected(folder: pathlib.Path, loaded: LoadedRun, text: Sequence[Batch]) -> Traces:
     """What a run chose.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,11 @@ from moe import schema
 from moe.adapt import banks
 from moe.analysis import token_labels
 from moe.analysis.token_labels import NONE
+from moe.batch import Batch
 from moe.data import batches, lexicon, prepared, tokenizer
+from moe.errors import UserError
 from moe.evaluation import traces
+from moe.explorer.takers import Kinds
 from moe.training import runs as folders
 from moe.training.config import RunConfig
 
@@ -56,12 +60,18 @@ def of_run(path: pathlib.Path, number: int, at: int | None = None) -> Traced:
         bool((found.expert_LNK < experts).all()),
         f"in {path} tokens choose different numbers of experts: leave this router out",
     )
-    return Traced(found, _documents(loaded.run, loaded.data, text, number), experts, loaded.data)
+    return Traced(found, documents(loaded.run, loaded.data, text), experts, loaded.data)
 
 
-def _documents(run: RunConfig, data, text, number):
-    """The number, in its split, of each token's document."""
-    rows = batches.eval_rows(data, "test", run.train.seq_len, number * run.micro_batch)
+def documents(run: RunConfig, data: prepared.Prepared, text: Sequence[Batch]) -> np.ndarray:
+    """The number, in the test split, of each token's document.
+
+    Args:
+      run: of an objective that reads rows of running text.
+      data: of the run.
+      text: batches of `held_out`.
+    """
+    rows = batches.eval_rows(data, "test", run.train.seq_len, len(text) * run.micro_batch)
     first_R = batches.document_of(data, "test", rows, run.train.seq_len)
     segment_RT = np.concatenate([np.asarray(batch.segment_BT) for batch in text])[: len(rows)]
     return (first_R[:, None] + segment_RT - 1)[segment_RT > 0]
@@ -93,6 +103,29 @@ def labels(traced: Traced) -> dict[str, Label]:
     return {name: Label(of, False) for name, of in of_tokens.items()} | {
         name: Label(of, True) for name, of in of_documents.items()
     }
+
+
+def kinds(tokens: traces.Traces, data: prepared.Prepared) -> list[Kinds]:
+    """The ways to sort tokens that their text allows: by kind, by part of speech, by domain."""
+    spelled = token_labels.spellings(tokenizer.load(data.tokenizer_path), data.vocab_size)
+    kind_N = token_labels.kinds(spelled)[tokens.token_N]
+    found = [Kinds("kind of token", token_labels.KINDS, kind_N)]
+    english = [i for i, name in enumerate(data.domain_names) if name in ENGLISH]
+    if english and (known := _lexicon()):
+        part_N = token_labels.parts_of_speech(tokens, spelled, known, english)
+        names = ["" if part in token_labels.KINDS else part for part in lexicon.PARTS]
+        found.append(Kinds("part of speech, of English text", names, part_N))
+    if len(data.domain_names) > 1:
+        found.append(Kinds("domain", data.domain_names, tokens.domain_N, of_documents=True))
+    return found
+
+
+def _lexicon():
+    try:
+        return lexicon.read()
+    except UserError as error:
+        print(f"parts of speech are left out: {error}")
+        return {}
 
 
 def _places(data, names):

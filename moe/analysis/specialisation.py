@@ -15,7 +15,7 @@ from scipy import stats
 
 from moe.analysis.paired import Interval
 
-Statistic = Callable[[np.ndarray], float]  # of counts_EY
+Statistic = Callable[[np.ndarray], float | np.ndarray]  # of counts_EY
 Shuffle = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # of label_X
 
 HALF = float(stats.norm.ppf(0.975))  # standard errors in the half of a 95% interval
@@ -37,6 +37,11 @@ class Measured(NamedTuple):
     half: float  # of its 95% interval, by a bootstrap over documents
     null: float  # its mean over shuffled labels
     null_high: float  # 95% of them lie below
+
+    @property
+    def above_chance(self) -> bool:
+        """Does the whole interval lie above what 95% of the shuffled labels give?"""
+        return self.value - self.half > self.null_high
 
 
 def counted(
@@ -133,17 +138,38 @@ def measured(
       shuffle: `over` or `inside` documents, as the label is of documents or of tokens.
       draws: R, of shuffled labels and of resampled documents.
     """
-    value_L = _of_layers(statistic, sample, label_X)
+    numbers = _numbers(statistic, sample, label_X, shuffle, draws)
+    return [Measured(*map(float, layer)) for layer in zip(*numbers, strict=True)]
+
+
+def of_each(
+    sample: Sample, label_X: np.ndarray, shuffle: Shuffle, draws: int
+) -> list[list[Measured]]:
+    """In every layer, of every label: the `information` of having it or another.
+
+    Args:
+      sample, label_X, shuffle, draws: as of `measured`.
+    """
+    layers = zip(*_numbers(_each, sample, label_X, shuffle, draws), strict=True)
+    return [[Measured(*map(float, own)) for own in zip(*layer, strict=True)] for layer in layers]
+
+
+def _each(counts_EY):
+    """[Y]."""
+    all_E = counts_EY.sum(1)
+    return np.array([information(np.stack([own_E, all_E - own_E], 1)) for own_E in counts_EY.T])
+
+
+def _numbers(statistic, sample, label_X, shuffle, draws):
+    """The fields of `Measured`, each with an axis of layers and the axes of the statistic."""
     null_RL = shuffled(statistic, sample, label_X, shuffle, draws)
     drawn_RL = _resampled(statistic, sample, label_X, draws)
-    numbers = zip(
-        value_L,
+    return (
+        _of_layers(statistic, sample, label_X),
         HALF * drawn_RL.std(0, ddof=1),
         null_RL.mean(0),
         np.quantile(null_RL, 0.95, axis=0),
-        strict=True,
     )
-    return [Measured(*map(float, layer)) for layer in numbers]
 
 
 def contrast(

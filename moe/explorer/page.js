@@ -27,6 +27,10 @@ class Page {
     on("previous", "click", () => this.step(-1));
     on("next", "click", () => this.step(1));
     on("numbered", "change", () => this.number());
+    for (const button of document.querySelectorAll(".takers button")) {
+      const at = button.dataset.at.split(" ").map(Number);
+      button.addEventListener("click", () => this.take(button.ariaLabel, ...at));
+    }
     for (const pane of this.panes) {
       pane.area.addEventListener("mouseover", (event) => this.point(pane, event.target));
       pane.area.addEventListener("focusin", (event) => this.point(pane, event.target));
@@ -135,6 +139,16 @@ class Page {
   findWord(word) {
     this.findings(this.text.findWord(word), this.text.shown[word]);
     this.step(1);
+  }
+
+  // Goes to what an expert takes of a kind of token.
+  take(label, number, layer, expert, way, kind) {
+    const pane = this.panes[number];
+    pane.turnTo(layer, expert);
+    const own = this.text.ofKind(way, kind).filter((token) => pane.run.at(layer, 0, token) === expert);
+    this.findings(own.map((token) => [token, token + 1]), label);
+    this.step(1);
+    pane.spans[this.place[this.here] - this.first].focus();
   }
 
   findings(found, label) {

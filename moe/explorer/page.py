@@ -26,13 +26,14 @@ class Run(NamedTuple):
     records: list[dict]  # of metrics.jsonl
 
 
-def made(runs: Sequence[Run], explored: dict | None, missing: str = "") -> str:
+def made(runs: Sequence[Run], explored: dict | None, missing: str = "", takers: str = "") -> str:
     """The page.
 
     Args:
       runs: one or two.
       explored: "text" and "runs", of `moe.explorer.data`; None if nothing can be explored.
       missing: why not, if so.
+      takers: the section of `moe.explorer.takers`, if something is explored.
     """
     script = "\n".join(map(_own, SCRIPTS))
     parts = {
@@ -43,6 +44,7 @@ def made(runs: Sequence[Run], explored: dict | None, missing: str = "") -> str:
         "curves": curves(runs),
         "loads": "".join(loads(run, named=len(runs) > 1) for run in runs),
         "explorer": _own("explorer.html") if explored else f"<p>{html.escape(missing)}</p>",
+        "takers": takers,
         "data": embedded(explored),
         "script": script,
     }

@@ -40,14 +40,15 @@ class Pane {
       const radio = make("input", { type: "radio", name, value: expert, checked: expert < 0 });
       radio.addEventListener("change", () => this.select(expert));
       parent.append(make("label", {}, radio, ...said));
+      return radio;
     };
     option(-1, "all");
     return Array.from({ length: this.run.experts }, (_, expert) => {
       const swatch = make("span", { className: `swatch ${paint(expert, this.run.experts)}`, textContent: expert });
       const share = make("span", { className: "share" });
       const bar = make("span", { className: "load" });
-      option(expert, swatch, share, bar);
-      return { share, bar };
+      const radio = option(expert, swatch, share, bar);
+      return { radio, share, bar };
     });
   }
 
@@ -81,6 +82,13 @@ class Pane {
     this.colour();
     this.count();
     this.tell();
+  }
+
+  // As if the layer and the expert had been chosen by hand.
+  turnTo(layer, expert) {
+    this.slider.value = layer;
+    this.toLayer(layer);
+    this.loads[expert].radio.click();
   }
 
   select(expert) {

@@ -68,6 +68,12 @@ class Text {
     return found;
   }
 
+  // The tokens of a kind, in one of the ways to sort them.
+  ofKind(way, kind) {
+    const own = this.kinds.subarray(way * this.N, (way + 1) * this.N);
+    return Array.from(own.keys()).filter((token) => own[token] === kind + 1);
+  }
+
   // All bytes, a letter each, and where the bytes of each token begin.
   joined() {
     if (this.cache) return this.cache;

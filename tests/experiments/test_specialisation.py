@@ -121,7 +121,7 @@ def test_documents_are_whole_ones_over_rows():
     """The toy's test stream in rows of 8: a row goes on with the document of the row before."""
     run, data = toys.run_config(), toys.data()
     text = list(run.source(data).held_out("test", 2))
-    found_N = traced._documents(run, data, text, 2)
+    found_N = traced.documents(run, data, text)
     stream = data.tokens["test"].astype(int)
     number_X = np.cumsum(stream == 0) - 1
     rows = traced.batches.eval_rows(data, "test", 8, 16)

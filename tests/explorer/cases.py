@@ -3,7 +3,8 @@
 import numpy as np
 
 from moe.evaluation.traces import Traces
-from moe.explorer import data, page
+from moe.explorer import data, page, takers
+from moe.explorer.takers import Chosen, Kinds
 
 EVIL = (
     "</script><script>document.title='broken'</script>", "<!--", "&lt;b&gt;", "\"'", "{{data}}",
@@ -32,6 +33,19 @@ def traces(tokens=2000, layers=3, k=2, experts=8, seed=0) -> Traces:
     )  # fmt: skip
 
 
+def taken(expert: int, **size) -> Traces:
+    """Layer 1 sends every `OFTEN` to this expert, as the first choice; all else is at random."""
+    found = traces(**size)
+    found.expert_LNK[1, found.token_N == OFTEN, 0] = expert
+    return found
+
+
+def sorted_by(found: Traces) -> list[Kinds]:
+    """Is it the word that comes often? And its domain."""
+    often_N = np.where(found.token_N == OFTEN, 0, 1)
+    return [Kinds("<u>", ("<i>", "other"), often_N), Kinds("of", DOMAINS, found.domain_N, True)]
+
+
 def explored(*some: tuple[Traces, int]) -> dict:
     """Of traces and their numbers of experts."""
     found = [one for one, _ in some]
@@ -40,7 +54,15 @@ def explored(*some: tuple[Traces, int]) -> dict:
         {"name": f"run {i} <b>"} | data.choices(one, ids, experts)
         for i, (one, experts) in enumerate(some)
     ]
-    return {"text": data.text(found, dict(enumerate(WORDS)), DOMAINS), "runs": runs}
+    text = data.text(found, dict(enumerate(WORDS)), DOMAINS)
+    return {"text": text | {"kinds": takers.packed(sorted_by(found[0]))}, "runs": runs}
+
+
+def section(*some: tuple[Traces, int]) -> str:
+    """Which experts take what of them."""
+    first, _ = some[0]
+    runs = [Chosen(f"run {i} <b>", *one) for i, one in enumerate(some)]
+    return takers.section(sorted_by(first), runs, first.document_N)
 
 
 def written(path, *some: tuple[Traces, int]) -> str:
@@ -51,5 +73,6 @@ def written(path, *some: tuple[Traces, int]) -> str:
         for split in ("train", "validation")
     ]
     runs = [page.Run(f"run {i} <b>", {"a fact": "<1>"}, records) for i in range(len(some) or 1)]
-    path.write_text(page.made(runs, explored(*some) if some else None, "no <experts>"), "utf-8")
+    shown = (explored(*some), "", section(*some)) if some else (None, "no <experts>")
+    path.write_text(page.made(runs, *shown), "utf-8")
     return path.as_uri()

@@ -10,6 +10,7 @@ from tests.explorer import cases
 
 ONE = (cases.traces(), 8)
 OTHER = (cases.traces(layers=2, k=1, experts=40, seed=1), 40)
+TAKEN = (cases.taken(5), 8)
 # ms of each of nine moves of the slider, with the layout that follows.
 MOVES = """
 const slider = document.querySelector('.layer input');
@@ -80,7 +81,7 @@ class Page:
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    some = {"one": (ONE,), "both": (ONE, OTHER), "dense": ()}
+    some = {"one": (ONE,), "both": (ONE, OTHER), "taken": (TAKEN,), "dense": ()}
     return {name: cases.written(folder / f"{name}.html", *runs) for name, runs in some.items()}
 
 
@@ -189,6 +190,26 @@ def test_the_words_of_an_expert(opened):
     page.all(".tops button")[0].click()
     assert often[0][0] == "·the" == page.text(".text .here")
     assert page.text("#found") == f"1 of {(ONE[0].token_N == cases.OFTEN).sum()}"
+
+
+def test_which_expert_takes_what(opened):
+    """Of chance in layer 0; in layer 1 expert 5 takes a word. Keys show it in the text."""
+    page = opened("taken")
+    rows = page.each(".takers tbody tr", "Array.from(x.cells, cell => cell.textContent)")
+    (often,) = (row for row in rows if row[0].startswith("<i>"))
+    is_often_N = TAKEN[0].token_N == cases.OFTEN
+    share = (TAKEN[0].expert_LNK[1, :, 0] == 5).mean()
+    assert often[0] == f"<i>{is_often_N.sum()} tokens"
+    assert often[2].startswith(f"expert 5 takes 100% of it, {share:.0%} of all: more than chance")
+    others = [row[layer] for row in rows if len(row) == 4 for layer in (1, 3)]
+    assert len(others) == 8 and all("of all: not more than chance" in cell for cell in others)
+    page.tab_to(".takers button")
+    page.press(Keys.TAB, Keys.ENTER)
+    assert page.text(".layer output") == "1 of 0–2"
+    assert page.text(".tops p").startswith("Expert 5 in MoE layer 1")
+    assert page.each(TOKENS, "x.matches('.hit')") == is_often_N[:500].tolist()
+    assert page.text("#found") == f"1 of {is_often_N.sum()}"
+    assert page.focused() == page.all(TOKENS)[cases.OFTEN]
 
 
 def test_a_text_is_found_wherever_tokens_are_cut(opened):
