@@ -98,7 +98,7 @@ def explorer(
         if of.run.model.experts
     ]
     kinds = traced.kinds(found[0], first)
-    shown = {
+    shown: dict[str, object] = {
         "text": data.text(found, spelled, first.domain_names) | {"kinds": takers.packed(kinds)},
         "runs": [{"name": c.name} | data.choices(c.traces, ids, c.experts) for c in chosen],
     }

@@ -130,23 +130,15 @@ def few_shot_figure(found: list[dict], trained: list[dict]) -> figure.Figure:
         table = by_run(one for one in found if one["shots"] == k)
         for i, variant in enumerate(dict.fromkeys(variant for variant, _ in table)):
             own = {key: over_seeds(runs, bits) for key, runs in table.items() if key[0] == variant}
-            flops = [spent[key] for key in own]
+            flops = [spent[key] / 1e12 * 1.04**i for key in own]
             means, halves = zip(*own.values(), strict=True)
-            axis.errorbar(
-                flops,
-                means,
-                np.nan_to_num(halves),
-                fmt="o-",
-                color=f"C{i}",
-                capsize=3,
-                label=variant,
-            )
-        axis.set_xscale("log")
-        axis.tick_params(axis="x", which="minor", labelbottom=False)
-        axis.set(title=f"{k}-shot", xlabel="executed FLOPs of training")
+            bars = np.nan_to_num(halves)
+            axis.errorbar(flops, means, bars, **plots.style(i), capsize=3, label=variant)
+        plots.doubling(axis)
+        axis.set(title=f"{k}-shot", xlabel="executed TFLOPs of training, moved apart")
         axis.grid(alpha=0.3)
     drawn.axes[0].set_ylabel("bits per byte of the gold answers")
-    drawn.axes[0].legend()
+    plots.legend_above(drawn, 4)
     return drawn
 
 

@@ -149,8 +149,8 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     for place, way in enumerate(ways):
         apart = difference(found, way, BEST)
         half = apart.documents if math.isnan(apart.half) else apart.half
-        colour = "C0" if way in found[0]["validation"] else "C1"
-        axis.errorbar(apart.mean, place, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
+        look = plots.style(0 if way in found[0]["validation"] else 1) | {"ls": "none"}
+        axis.errorbar(apart.mean, place, xerr=half, **look, ms=5, capsize=3)
     axis.axvline(0, color="0.5", lw=1, ls="--")
     axis.set_yticks(range(len(ways)), ways)
     axis.set(xlabel=f"chrF less that of the best single model, {best_single(found)}")

@@ -14,7 +14,6 @@ from moe.analysis import markdown, paired, plots
 
 WHOLE = "whole"  # the model as it was trained
 DENSE = "dense"  # its baseline
-MARKERS = "osD^v<>PhdX"
 
 
 def by_method(found: Sequence[dict]) -> dict[str, dict[int, dict]]:
@@ -76,7 +75,8 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     _lines(axes[0], families, lambda one: one["bytes"] / 2**20)
     _lines(axes[1], families, lambda one: one.get("tokens_per_second"))
     _sizes(axes[0], families)
-    axes[0].set(xlabel="MiB (above: experts that are left)", xscale="log")
+    plots.doubling(axes[0])
+    axes[0].set(xlabel="MiB (above: experts that are left)")
     axes[0].set(ylabel="test loss, nats per token")
     axes[1].set(xlabel="tokens a second, writing")
     axes[1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
@@ -105,8 +105,8 @@ def _lines(axis, families, of: Callable[[dict], float | None]):
         x = [np.mean([of(one) for one in some]) for some in runs]
         bars = [plots.spread([one["nll"] for one in some]) for some in runs]
         mean, spread = zip(*bars, strict=True)
-        style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
-        axis.errorbar(x, mean, yerr=np.hstack(spread), ms=5, lw=1, label=kind, **style)
+        look = plots.style(index) | {"ms": 8, "mfc": "none", "lw": 1.2}
+        axis.errorbar(x, mean, yerr=np.hstack(spread), label=kind, **look)
 
 
 def _sizes(axis, families):

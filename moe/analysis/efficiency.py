@@ -105,14 +105,14 @@ def figure_of(records: list[dict]) -> figure.Figure:
     drawn = plots.blank(figsize=(7, 4.6))
     axis = drawn.subplots()
     for i, (name, runs) in enumerate(scaling.by_variant(records).items()):
-        own = [[(o["steps"] * o["tokens_per_step"], o["test_nll"]) for o in lengths(run)]
+        own = [[(o["steps"] * o["tokens_per_step"] / 1e6, o["test_nll"]) for o in lengths(run)]
                for run in runs.values()]  # fmt: skip
         if len({len(points) for points in own}) == 1:
-            axis.plot(*np.mean(own, axis=0).T, color=f"C{i}", label=name)
+            axis.plot(*np.mean(own, axis=0).T, **plots.style(i), label=name)
         for points in own:
             axis.plot(*zip(*points, strict=True), ".", color=f"C{i}", ms=4)
-    axis.set_xscale("log")
-    axis.set(xlabel="training tokens", ylabel="test loss, nats per target")
+    plots.doubling(axis)
+    axis.set(xlabel="training tokens, millions", ylabel="test loss, nats per target")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    plots.legend_above(drawn, 4)
     return drawn

@@ -173,7 +173,8 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
         of_model = models.index(model)
         place = subsets.index(subset) + 0.6 * (of_model + 0.5) / len(models) - 0.3
         label = model if subset == ALL else None
-        _point(axes[tasks.index(task)], seeds, place, f"C{of_model}", label)
+        look = plots.style(of_model) | {"ls": "none"}
+        _point(axes[tasks.index(task)], seeds, place, look, label)
     for axis, task in zip(axes, tasks, strict=True):
         axis.set(title=task, xlabel="test loss, nats per token of the answers")
         axis.set_yticks(range(len(subsets)), subsets)
@@ -183,6 +184,6 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     return drawn
 
 
-def _point(axis, seeds, place, colour, label):
+def _point(axis, seeds, place, look, label):
     mean, spread = plots.spread([_test(one) for one in seeds.values()])
-    axis.errorbar(mean, place, xerr=spread, fmt="o", ms=5, capsize=3, color=colour, label=label)
+    axis.errorbar(mean, place, xerr=spread, **look, capsize=3, label=label)

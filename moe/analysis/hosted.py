@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
@@ -73,8 +73,9 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     for place, way in enumerate(SAID):
         one = next(one for one in found if one["way"] == way)
         device, host = one["device"] / 2**20, one["host"] / 2**20
+        look: dict[str, Any] = {"color": "C1", "hatch": "//", "edgecolor": "0.2"}
         axis.barh(place, device, color="C0", label="" if place else "on the device")
-        axis.barh(place, host, left=device, color="C1", label="" if place else "with the host")
+        axis.barh(place, host, left=device, label="" if place else "with the host", **look)
     axis.set(xlabel="MiB of parameters and moments", yticks=range(len(SAID)))
     axis.set_yticklabels(SAID.values())
     axis.invert_yaxis()

@@ -166,8 +166,8 @@ def drawn(found: Sequence[dict], groups: Groups) -> figure.Figure:
     made = plots.blank(figsize=(3.4 * len(groups), 4))
     panels = made.subplots(1, len(groups), squeeze=False)[0]
     for axis, (name, tasks) in zip(panels, groups.items(), strict=True):
-        for model in _models(found):
-            _line(axis, found, model, tasks)
+        for number, model in enumerate(_models(found)):
+            _line(axis, found, model, tasks, plots.style(number))
         axis.set(title=name)
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("nats a token of test answers")
@@ -175,8 +175,8 @@ def drawn(found: Sequence[dict], groups: Groups) -> figure.Figure:
     return made
 
 
-def _line(axis, found, model, tasks):
+def _line(axis, found, model, tasks, look):
     cells = _cells(found, tasks)
     losses = [list(by_seed(found, model, cell, tasks, nll).values()) for cell in cells]
     means, spreads = zip(*map(plots.spread, losses), strict=True)
-    axis.errorbar(cells, means, np.hstack(spreads), fmt="o-", ms=5, capsize=3, label=model)
+    axis.errorbar(cells, means, np.hstack(spreads), **look, ms=5, capsize=3, label=model)

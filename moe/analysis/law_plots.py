@@ -27,11 +27,11 @@ def experts_figure(one: law_tables.Answer) -> figure.Figure:
             draws = np.array([[f.loss for f in choose(c)] for c in one.draws[:BANDS]])
             low, high = np.percentile(draws, [2.5, 97.5], axis=0)
             axis.fill_between(numbers, low, high, color=f"C{i}", alpha=0.2, lw=0)
-            axis.plot(numbers, losses, "o-", color=f"C{i}", ms=4, label=f"{budget:.1e}")
+            axis.plot(numbers, losses, **plots.style(i), ms=4, label=f"{budget:.1e}")
             least = int(np.argmin(losses))
             axis.plot(numbers[least], losses[least], "*", color=f"C{i}", ms=14)
-        axis.set_xscale("log", base=2)
-        axis.set(xlabel="experts (1: dense)", title=f"equal {name}")
+        plots.doubling(axis)
+        axis.set(xlabel="experts (1: dense; star: the best)", title=f"equal {name}")
         axis.legend(title=name, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"least test loss by {one.name}'s law, nats")
@@ -49,14 +49,15 @@ def gains_figure(rows: list[dict]) -> figure.Figure:
         dense = {(r["tokens"], r["seed"]): r["test_nll"] for r in here if r["experts"] == 1}
         for i, number in enumerate(sorted({row["experts"] for row in here} - {1})):
             mine = [r for r in here if r["experts"] == number and (r["tokens"], r["seed"]) in dense]
-            tokens = [row["tokens"] for row in mine]
+            tokens = [row["tokens"] / 1e6 for row in mine]
             gains = [dense[row["tokens"], row["seed"]] - row["test_nll"] for row in mine]
-            panel.plot(tokens, gains, "o", color=f"C{i}", ms=4, alpha=0.5)
+            panel.plot(tokens, gains, ".", color=f"C{i}", ms=4, alpha=0.5)
             lengths = sorted(set(tokens))
             means = [np.mean(np.array(gains)[np.array(tokens) == n]) for n in lengths]
-            panel.plot(lengths, means, "-", color=f"C{i}", label=f"{number:g} experts")
+            panel.plot(lengths, means, **plots.style(i), label=f"{number:g} experts")
         panel.axhline(0, color="black", ls=":", lw=1)
-        panel.set(xscale="log", xlabel="tokens", title=f"D = {width:g}")
+        plots.doubling(panel)
+        panel.set(xlabel="tokens, millions", title=f"D = {width:g}")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     panels[0].set_ylabel("gain over dense, nats per token")
@@ -94,7 +95,8 @@ def best_figure(one: law_tables.Answer, memories: tuple[float, ...]) -> figure.F
             middle, low, high = np.array(found).T
             label = "any number of parameters" if np.isinf(memory) else f"{memory:.1e} parameters"
             axis.fill_between(places, low, high, color=f"C{i}", alpha=0.15, step="mid", lw=0)
-            axis.step(places, middle, where="mid", color=f"C{i}", label=label)
+            look = plots.style(i) | {"ms": 4}
+            axis.step(places, middle, where="mid", **look, label=label)
         axis.set_xscale("log")
         axis.set_yscale("log", base=2)
         axis.set(xlabel=name)

@@ -163,21 +163,24 @@ def drawn(records: Sequence[dict]) -> figure.Figure:
         own = {key: sweep for key, sweep in found.items() if key[0] == reading}
         for i, ((_, model, loss), sweep) in enumerate(own.items()):
             label = model if loss == COMPETITIVE else f"{model}, {loss}"
-            _line(axis, sweep, f"C{i}", label)
-        axis.set(title=reading, xlabel="learning rate", xscale="log", yscale="log")
+            _line(axis, sweep, plots.style(i), label)
+        plots.doubling(axis)
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set(title=reading, xlabel="learning rate")
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("epochs to the criterion")
     return made
 
 
-def _line(axis, sweep, colour, label):
+def _line(axis, sweep, look, label):
     """Means over seeds with their intervals."""
     seeds = next(iter(sweep.values()))["seeds"]
     means = [paired.interval(one["epochs"][:seeds]) for one in sweep.values()]
     halves = np.nan_to_num([mean.half for mean in means])
     at = [mean.mean for mean in means]
-    axis.errorbar(list(sweep), at, halves, color=colour, capsize=2, label=label)
+    axis.errorbar(list(sweep), at, halves, **look, capsize=2, label=label)
     for rate, one, mean in zip(sweep, sweep.values(), at, strict=True):
-        full = all(one["reached"][:seeds])
-        axis.plot(rate, mean, "o", ms=5, color=colour, mfc=colour if full else "white")
+        if not all(one["reached"][:seeds]):
+            axis.plot(rate, mean, **look, mfc="white", zorder=3)

@@ -31,7 +31,7 @@ class Region(NamedTuple):
 
 
 def drawn(found: vowels.Vowels, models: Sequence[Region]) -> figure.Figure:
-    """A panel for each model, with the training cases as signs of the IPA.
+    """A panel for each model, with the training cases.
 
     Shaded where the answer is above 1/2. Black lines: where the gate's first expert changes.
     Coloured lines: where an expert says 1/2, drawn where it is the gate's first.
@@ -41,10 +41,13 @@ def drawn(found: vowels.Vowels, models: Sequence[Region]) -> figure.Figure:
     first_R = found.speaker_R <= vowels.TRAINING
     for axis, one in zip(axes, models, strict=True):
         _panel(axis, one, found.formant_RI)
-        for row, sign in zip(found.formant_RI[first_R], found.vowel_R[first_R], strict=True):
-            axis.text(*row, list(vowels.VOWELS)[sign], fontsize=8, ha="center", va="center")
+        for place, sign in enumerate(vowels.VOWELS):
+            look = plots.style(place) | {"ls": "none", "mfc": "none", "ms": 5}
+            own_RI = found.formant_RI[first_R & (found.vowel_R == place)]
+            axis.plot(*own_RI.T, **look, label=sign)
         axis.set(title=one.name, xlabel="first formant, kHz")
     axes[0].set_ylabel("second formant, kHz")
+    plots.legend_above(made, len(vowels.VOWELS))
     return made
 
 
@@ -64,7 +67,8 @@ def _panel(axis, one, formant_RI):
         own = np.where(first == i, out_REO[:, i, 0].reshape(across.shape), np.nan)
         axis.contour(across, up, first == i, levels=[0.5], colors="black", linewidths=1)
         if np.nanmin(own) < 0.5 < np.nanmax(own):
-            axis.contour(across, up, own, levels=[0.5], colors=f"C{i}", linewidths=2)
+            look = {"colors": f"C{i}", "linestyles": plots.LINES[i % len(plots.LINES)]}
+            axis.contour(across, up, own, levels=[0.5], linewidths=2, **look)
 
 
 @functools.partial(jax.jit, static_argnames="model")

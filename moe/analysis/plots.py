@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # imported where a figure is drawn: no --help should wait for it
     from matplotlib import figure
+    from matplotlib.axes import Axes
 
 from moe.analysis import dispatching, routers, scaling
 
@@ -22,7 +23,6 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
     runs = scaling.by_variant(records)
     drawn = blank(figsize=(14, 8.5))
     axes = drawn.subplots(2, 2)
-    colours = _colours()
     for i, (name, seeds) in enumerate(runs.items()):
         one = scaling.first(seeds)
         steps = np.array(one["curve_steps"])
@@ -33,12 +33,12 @@ def scaling_figure(records: list[dict]) -> figure.Figure:
         }
         curves = np.array([r["curve_nll"] for r in seeds.values()])
         for axis, (label, scale) in zip(axes.flat, per_step.items(), strict=False):
-            _curve(axis, steps * scale, curves, colours(i), name)
+            _curve(axis, steps * scale, curves, i, name)
             axis.set(xlabel=label, ylabel="validation loss, nats per token")
     for axis in axes.flat[:3]:
         _baseline(axis, runs)
         _zoom(axis, runs)
-    axes.flat[0].legend(fontsize=8)
+    legend_above(drawn, 5)
     _against_experts(axes.flat[3], runs)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
@@ -49,24 +49,22 @@ def weak_scaling_figure(rows: list[dict]) -> figure.Figure:
     """Bytes that leave a device for a token, and its memory, over devices along `expert`."""
     drawn = blank(figsize=(11, 4.2))
     sent, memory = drawn.subplots(1, 2)
-    for way in dict.fromkeys(r["by"] for r in rows):
+    for i, way in enumerate(dict.fromkeys(r["by"] for r in rows)):
         some = [r for r in rows if r["by"] == way]
         devices = [r["devices"] for r in some]
-        line = "--" if way == "arithmetic" else "-"
-        for key in ("all_to_all_bytes_per_token", "other_bytes_per_token"):
+        for j, key in enumerate(("all_to_all_bytes_per_token", "other_bytes_per_token")):
             label = f"{key.split('_bytes')[0].replace('_', '-')}, {way}"
-            sent.plot(devices, [r[key] for r in some], line, marker="o", ms=4, label=label)
-        for key in ("parameters", "temporary"):
+            sent.plot(devices, [r[key] / 1e3 for r in some], **style(2 * i + j), label=label)
+        for j, key in enumerate(("parameters", "temporary")):
             size = [r[key] / 2**20 for r in some]
-            memory.plot(devices, size, line, marker="o", ms=4, label=f"{key}, {way}")
-    sent.set(ylabel="bytes that leave a device, per token and step")
+            memory.plot(devices, size, **style(2 * i + j), label=f"{key}, {way}")
+    sent.set(ylabel="kB that leave a device, per token and step")
     memory.set(ylabel="MiB on a device")
     for axis in (sent, memory):
-        axis.set_xscale("log", base=2)
-        axis.set(xlabel="devices along the expert axis", ylim=(0, None))
+        doubling(axis)
+        axis.set(xlabel="devices along the expert axis", ylim=(0, 1.1 * axis.dataLim.ymax))
         axis.grid(alpha=0.3)
-    sent.legend(fontsize=8, loc="lower right")
-    memory.legend(fontsize=8, loc="center right")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
     return drawn
 
 
@@ -81,21 +79,24 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
     for i, name in enumerate(order):
         documents, seeds, _ = routers.difference(runs, name, baseline)
         half = 0 if name == baseline else np.hypot(documents.half, np.nan_to_num(seeds))
-        colour = _colour(name, baseline)
-        losses.errorbar(_test(runs[name]), i, xerr=half, fmt="o", ms=5, capsize=3, color=colour)
+        colour, marker, hatch = _look(name, baseline)
+        losses.errorbar(_test(runs[name]), i, xerr=half, fmt=marker, capsize=3, color=colour)
+        bar = {"color": colour, "alpha": 0.5, "hatch": hatch, "edgecolor": "0.2"}
         if routed := _routing(runs[name]):
-            loads.barh(i, routed["max_load"], color=colour, alpha=0.5)
-            loads.annotate(f"{routed['dropped']:.1%} dropped", (0.05, i), va="center", fontsize=7)
+            loads.barh(i, routed["max_load"], **bar)
+            said = f" {routed['dropped']:.1%} dropped"
+            loads.annotate(said, (routed["max_load"], i), va="center", fontsize=8)
         seconds = scaling.first(runs[name]).get("step_seconds", np.nan)
-        times.barh(i, 1e3 * seconds, color=colour)
+        times.barh(i, 1e3 * seconds, **bar)
     least = _test(runs[order[0]])
     most = _test(runs[order[-1]])
     room = 0.15 * (most - least) or 0.1
-    losses.set(xlabel=f"test loss, nats (95% from {baseline}, cut at the frame)", yticks=place)
+    losses.set(xlabel=f"test loss, nats\n(95% from {baseline}, cut at the frame)", yticks=place)
     losses.set(xlim=(least - room, most + room), ylim=(-0.7, i + 0.7))
     losses.set_yticklabels(order, fontsize=8)
     losses.invert_yaxis()
     loads.set(xlabel="largest load over mean")
+    loads.margins(x=0.6)
     times.set(xlabel="ms a step, side by side")
     for axis in (losses, loads, times):
         axis.grid(alpha=0.3)
@@ -105,17 +106,16 @@ def routers_figure(records: list[dict], baseline: str) -> figure.Figure:
 def capacity_figure(records: list[dict]) -> figure.Figure:
     """Test loss and drops over the realised capacity, slots a choice, and over time a step."""
     runs = scaling.by_variant(records)
-    drawn = blank(figsize=(13, 4.2))
+    drawn = blank(figsize=(13, 4.8))
     axes = drawn.subplots(1, 3)
-    for name, seeds in runs.items():
+    for i, (name, seeds) in enumerate(runs.items()):
         if not (routed := _routing(seeds)):
             continue
         x = routed["realised_capacity"]
         seconds = scaling.first(seeds).get("step_seconds", np.nan)
         points = ((x, _test(seeds)), (x, 100 * routed["dropped"]), (1e3 * seconds, _test(seeds)))
         for axis, (a, b) in zip(axes, points, strict=True):
-            axis.plot(a, b, "o", ms=5, color="C0" if name.startswith("top_1") else "C1")
-            axis.annotate(name, (a, b), fontsize=7, xytext=(4, 3), textcoords="offset points")
+            axis.plot(a, b, **style(i) | {"ls": "none", "ms": 9}, label=name)
     labels = (
         ("slots a choice", "test loss, nats per token"),
         ("slots a choice", "choices dropped, %"),
@@ -123,8 +123,9 @@ def capacity_figure(records: list[dict]) -> figure.Figure:
     )
     for axis, (x, y) in zip(axes, labels, strict=True):
         axis.set(xlabel=x, ylabel=y)
-        axis.margins(x=0.4)
+        axis.margins(0.1)
         axis.grid(alpha=0.3)
+    legend_above(drawn, 4)
     return drawn
 
 
@@ -154,26 +155,31 @@ def dispatch_figure(rows: list[dict]) -> figure.Figure:
     names = list(dict.fromkeys(name for cell in cells for name in cell if name != "dense"))
     drawn = blank(figsize=(14, 0.42 * len(cells) + 1.8))
     axes = drawn.subplots(1, 2, sharey=True)
-    for axis, key in zip(axes, ("ratio_to_dense", "ratio_to_floor"), strict=True):
+    labels = {
+        "ratio_to_dense": "time over dense of equal FLOPs",
+        "ratio_to_floor": "time over the floor: products and memory traffic alone",
+    }
+    for axis, (key, label) in zip(axes, labels.items(), strict=True):
         for i, name in enumerate(names):
             points = [(c[name][key], y) for y, c in enumerate(cells) if key in c.get(name, {})]
             if points:
-                axis.plot(*zip(*points, strict=True), "os^vD*Px"[i % 8], label=name, ms=6)
+                axis.plot(*zip(*points, strict=True), **style(i) | {"ls": "none"}, label=name)
         axis.axvline(1, color="black", ls=":", lw=1)
-        axis.set(xlabel=key.replace("_", " "), xscale="log")
+        axis.set(xlabel=label)
         axis.grid(alpha=0.3)
+    doubling(axes[0])
     words = "E={experts} K={k} {activation} {loads} {tokens} tokens {dtype} x{factor:g}"
     axes[0].set_yticks(range(len(cells)), [words.format(**c["dense"]) for c in cells], fontsize=8)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=8)
+    legend_above(drawn, 8)
     return drawn
 
 
-def _colour(name, baseline):
-    """The baseline stands out, and so does the dense model."""
+def _look(name, baseline):
+    """Colour, marker and hatch: the baseline stands out, and so does the dense model."""
     if name == baseline:
-        return "C1"
-    return "grey" if name == scaling.BASELINE else "C0"
+        return "C1", "D", "//"
+    return ("grey", "s", "..") if name == scaling.BASELINE else ("C0", "o", "")
 
 
 def _test(runs):
@@ -186,23 +192,45 @@ def _routing(runs):
     return {key: np.mean([r[key] for r in all_of_them]) for key in all_of_them[0]}
 
 
-def blank(**size: Any) -> figure.Figure:
-    """A figure of this size without anything in it."""
+MARKERS = "os^Dv*PX<>dh"
+LINES = ("-", "--", "-.", ":")
+
+
+def style(number: int) -> dict[str, Any]:
+    """Of a line and its points: what is told apart by colour is told apart in grey, too."""
+    line = LINES[number % len(LINES)]
+    return {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)], "ls": line}
+
+
+def doubling(axes: Axes, ticks: Sequence[float] = ()) -> None:
+    """Makes x logarithmic, with ticks at these places or powers of two, which are written out."""
+    axes.set_xscale("log", base=2)
+    if ticks:
+        axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def legend_above(drawn: figure.Figure, columns: int) -> None:
+    """One legend for all panels, above them, of what the first one has."""
+    handles, names = drawn.axes[0].get_legend_handles_labels()
+    drawn.legend(handles, names, fontsize=9, loc="outside upper center", ncols=columns)
+
+
+def blank(figsize: tuple[float, float]) -> figure.Figure:
+    """A figure without anything in it, inches wide and high of `SHRUNK` ones."""
     from matplotlib import figure
 
-    return figure.Figure(**size, layout="constrained")
+    width, height = figsize
+    return figure.Figure((SHRUNK * width, SHRUNK * height), layout="constrained")
 
 
-def _colours():
-    """The function from 0, 1, 2... to colours."""
-    import matplotlib
-
-    return matplotlib.colormaps["tab10"]
+SHRUNK = 0.8  # so that text can be read when a figure is shown at half its size
+DPI = 140
 
 
 def save(drawn: figure.Figure, path: pathlib.Path) -> None:
     """Writes a PNG."""
-    drawn.savefig(path, dpi=110)
+    drawn.savefig(path, dpi=DPI)
 
 
 def spread(values: Sequence[float]) -> tuple[float, list[list[float]]]:
@@ -211,9 +239,11 @@ def spread(values: Sequence[float]) -> tuple[float, list[list[float]]]:
     return mean, [[mean - min(values)], [max(values) - mean]]
 
 
-def _curve(axis, x, curves, colour, name):
-    axis.plot(x, curves.mean(0), color=colour, label=name, lw=1.6)
-    axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
+def _curve(axis, x, curves, number, name):
+    look = style(number)
+    every = max(1, len(x) // 8)
+    axis.plot(x, curves.mean(0), **look, ms=5, markevery=every, label=name, lw=1.4)
+    axis.fill_between(x, curves.min(0), curves.max(0), color=look["color"], alpha=0.2, lw=0)
 
 
 def _baseline(axis, runs):
@@ -232,18 +262,12 @@ def _zoom(axis, runs):
 
 
 def _against_experts(axis, runs):
-    """Every variant as a labelled point over its number of experts, dense at 1."""
-    most = max(r["experts"] for seeds in runs.values() for r in seeds.values())
-    for name, seeds in runs.items():
-        losses = [r["test_nll"] for r in seeds.values()]
-        experts = next(iter(seeds.values()))["experts"]
-        mean, above_and_below = spread(losses)
-        place = (max(experts, 1), mean)
-        colour = "black" if experts else "grey"
-        axis.errorbar(*place, yerr=above_and_below, fmt="o", ms=5, capsize=3, color=colour)
-        inward = ("right", -6) if experts == most > 0 else ("left", 6)
-        beside = {"ha": inward[0], "xytext": (inward[1], 3), "textcoords": "offset points"}
-        axis.annotate(name, place, fontsize=8, **beside)
-    axis.set_xscale("log", base=2)
+    """Every variant as a point over its number of experts, dense at 1; neighbours stand apart."""
+    for i, seeds in enumerate(runs.values()):
+        mean, above_and_below = spread([r["test_nll"] for r in seeds.values()])
+        experts = max(scaling.first(seeds)["experts"], 1)
+        look = style(i) | {"ls": "none"}
+        axis.errorbar(experts * 1.1 ** (i % 3 - 1), mean, above_and_below, **look, capsize=3)
+    doubling(axis)
     axis.margins(x=0.2)
-    axis.set(xlabel="experts (1: dense)", ylabel="test loss, nats per token")
+    axis.set(xlabel="experts (1: dense), points moved apart", ylabel="test loss, nats per token")

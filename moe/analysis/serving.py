@@ -209,7 +209,7 @@ def drawn(found: list[dict]) -> figure.Figure:
     made = plots.blank(figsize=(15, 4.6))
     for axis, (label, key) in zip(made.subplots(1, 3), panels.items(), strict=True):
         _lines(axis, runs, key)
-        axis.set_xscale("log", base=2)
+        plots.doubling(axis)
         axis.set(xlabel="texts at once", ylabel=label)
         axis.grid(alpha=0.3)
     made.axes[0].set_yscale("log")
@@ -226,7 +226,7 @@ def _lines(axis, runs, key):
     for i, names in enumerate(sizes.values()):
         for j, name in enumerate(names):
             own = {batch: one for (batch, model), one in runs.items() if model == name}
-            style = {"color": f"C{i}", "ls": ("-", "--", ":")[j % 3], "marker": "os^"[j % 3]}
+            style = plots.style(3 * i + j) | {"color": f"C{i}"}
             _line(axis, own, key, ms=4, capsize=2, label=name, **style)
 
 

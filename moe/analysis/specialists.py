@@ -156,15 +156,15 @@ def drawn(found: Sequence[dict]) -> figure.Figure:
     for layer, axis in enumerate(axes):
         for index, (model, own) in enumerate(table.items()):
             _points(axis, [own[name] for name in labels], layer, index, model, len(table))
-        axis.set_title(f"MoE layer {layer}", fontsize=16)
-        axis.set_xlabel("information of a label (cut at the frame)", fontsize=16)
+        axis.set_title(f"MoE layer {layer}", fontsize=13)
+        axis.set_xlabel("information of a label (cut at the frame)", fontsize=13)
         axis.set_xlim(-0.05, 1.05)
-        axis.tick_params(labelsize=15)
+        axis.tick_params(labelsize=12)
         axis.grid(alpha=0.4)
     axes[0].set_yticks(range(len(labels)), labels)
     axes[0].invert_yaxis()
     handles, names = axes[0].get_legend_handles_labels()
-    made.legend(handles, names, fontsize=15, loc="outside upper center", ncols=len(table))
+    made.legend(handles, names, fontsize=12, loc="outside upper center", ncols=len(table))
     return made
 
 

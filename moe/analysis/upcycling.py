@@ -221,9 +221,11 @@ def drawn(records: Sequence[dict]) -> figure.Figure:
     axes[0].set(ylabel="test loss, nats")
     for axis, name in zip(axes, names, strict=True):
         before = name.split("_")[1]
-        for other in (name, *(n for n in runs if n.endswith(f"_{before}") and n != name), SCRATCH):
-            _line(axis, other, runs[other])
-        axis.set(title=f"parent of {before} steps", xlabel="FLOPs after it", xscale="log")
+        ways = (name, *(n for n in runs if n.endswith(f"_{before}") and n != name), SCRATCH)
+        for number, other in enumerate(ways):
+            _line(axis, other, runs[other], number)
+        plots.doubling(axis)
+        axis.set(title=f"parent of {before} steps", xlabel="TFLOPs after it")
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     return found
@@ -233,16 +235,17 @@ def _drawn_pilots(runs):
     found = plots.blank(figsize=(6, 4))
     axis = found.subplots()
     rated = [r for r in _each(runs) if "_lr_" in r["variant"]]
-    for name in dict.fromkeys(r["variant"].partition("_lr_")[0] for r in rated):
+    for number, name in enumerate(dict.fromkeys(r["variant"].partition("_lr_")[0] for r in rated)):
         own = [r for r in rated if r["variant"].startswith(f"{name}_lr_")]
-        axis.plot(
-            [r["learning_rate"] for r in own], [_validation(r) for r in own], "o-", label=name
-        )
-    axis.set(xlabel="learning rate", xscale="log", ylabel="validation loss, nats")
+        rates, losses = [r["learning_rate"] for r in own], [_validation(r) for r in own]
+        axis.plot(rates, losses, **plots.style(number), label=name)
+    plots.doubling(axis, sorted({r["learning_rate"] for r in rated}))
+    axis.set(xlabel="learning rate", ylabel="validation loss, nats per token")
     axis.legend()
     return found
 
 
-def _line(axis, name, steps):
-    at = [_flops(next(iter(own.values()))) for own in steps.values()]
-    axis.plot(at, [_mean(_losses(own)) for own in steps.values()], "o-", ms=4, label=name)
+def _line(axis, name, steps, number):
+    at = [_flops(next(iter(own.values()))) / 1e12 for own in steps.values()]
+    losses = [_mean(_losses(own)) for own in steps.values()]
+    axis.plot(at, losses, **plots.style(number), ms=5, label=name)

@@ -143,10 +143,12 @@ def drawn(records: Sequence[dict], found: Sequence[dict]) -> figure.Figure:
     panels = made.subplots(1, len(variants), sharey=True, squeeze=False)[0]
     others = {k: v for k, v in scaling.by_variant(list(records)).items() if k not in variants}
     for axis, name in zip(panels, variants, strict=True):
-        for order in (POSITION, PRIORITY):
-            _curve(axis, [one for one in found if (one["variant"], one["order"]) == (name, order)])
+        for i, order in enumerate((POSITION, PRIORITY)):
+            own = [one for one in found if (one["variant"], one["order"]) == (name, order)]
+            _curve(axis, own, plots.style(i))
         for i, (other, runs) in enumerate(others.items()):
-            axis.axhline(_mean(runs, _right), ls="--", lw=1, color=f"C{2 + i}", label=other)
+            look = plots.style(2 + i) | {"marker": None}
+            axis.axhline(_mean(runs, _right), lw=1, **look, label=other)
         axis.set(title=name, xlabel="capacity in evaluation")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -154,7 +156,7 @@ def drawn(records: Sequence[dict], found: Sequence[dict]) -> figure.Figure:
     return made
 
 
-def _curve(axis, found):
+def _curve(axis, found, look):
     """Of one order, with 95% intervals over seeds."""
     at = functools.partial(_at, found)
     factors = [factor for factor in _in_order(found, "factor") if factor <= 1]
@@ -163,7 +165,7 @@ def _curve(axis, found):
     values = [at(factor) for factor in factors]
     halves = [value.half if value.half == value.half else 0.0 for value in values]
     means = [value.mean for value in values]
-    axis.errorbar(factors, means, yerr=halves, marker="o", ms=4, capsize=3, label=found[0]["order"])
+    axis.errorbar(factors, means, halves, **look, ms=5, capsize=3, label=found[0]["order"])
 
 
 def _at(found, factor):

@@ -40,7 +40,7 @@ class Row(NamedTuple):
     """A kind of token that the text has."""
 
     kind: int  # its place
-    count: int
+    tokens: int
     layers: list[Taken]
 
 
@@ -126,14 +126,14 @@ def _table(sorted_by, number, run, document_N):
 
 def _group(group, kinds, number, found):
     lines = []
-    for kind, count, layers in found:
+    for kind, tokens, layers in found:
         name = html.escape(kinds.names[kind])
         cells = [
             _cell(taken, name, (number, layer, taken.expert, group, kind))
             for layer, taken in enumerate(layers)
         ]
         lines.append(
-            f'<tr><th scope="row">{name}<small>{count:,} tokens</small></th>{"".join(cells)}</tr>'
+            f'<tr><th scope="row">{name}<small>{tokens:,} tokens</small></th>{"".join(cells)}</tr>'
         )
     title = f'<tr><th scope="rowgroup">{html.escape(kinds.title)}</th></tr>'
     return f"<tbody>{title}{''.join(lines)}</tbody>" if found else ""

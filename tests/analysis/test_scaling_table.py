@@ -178,7 +178,8 @@ def test_figure_draws_every_variant(tmp_path, timed):
         for r in records:
             del r["step_seconds"]
     drawn = plots.scaling_figure(records)
-    labels = {t.get_text() for t in drawn.axes[0].get_legend().get_texts()}
+    (legend,) = drawn.legends
+    labels = {t.get_text() for t in legend.get_texts()}
     assert labels == {"dense", "e8", "last loss of dense"}
     plots.save(drawn, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000

@@ -29,7 +29,7 @@ def test_an_expert_that_takes_all_commas():
     kind_N = np.where(token_N == 5, -1, token_labels.kinds(SPELLED)[token_N])
     found = rows(Kinds("kind", token_labels.KINDS, kind_N), expert_LN)
     assert [*found] == [*token_labels.KINDS[:-1]]
-    assert found["punctuation"].count == (token_N == 0).sum()
+    assert found["punctuation"].tokens == (token_N == 0).sum()
     by_chance, own, nothing = found["punctuation"].layers
     assert own.expert == COMMAS and own.of_kind == 1 and own.told.above_chance
     assert own.of_all == (expert_LN[1, kind_N >= 0] == COMMAS).mean()
