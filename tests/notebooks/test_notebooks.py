@@ -21,7 +21,8 @@ from tests.experiments import grids
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BY_HAND, SCALING, EXPERTS, IMPORT = NOTEBOOKS
+BY_HAND, SCALING, EXPERTS, IMPORT = NOTEBOOKS[:4]
+LESSONS = NOTEBOOKS[4:]  # each draws one figure
 V = 300
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -165,6 +166,19 @@ def test_is_kept_without_outputs(path):
         if cell.cell_type == "code":
             assert not cell.outputs, f"cell {cell.id} has outputs: {clear}"
             assert cell.execution_count is None, f"cell {cell.id} has a number: {clear}"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Where notebooks keep text and runs, which are short here and opened by several."""
+    root = tmp_path_factory.mktemp("lessons")
+    return {"MOE_CACHE": root / "cache", "MOE_RUNS": root / "runs", "MOE_STEPS": 8}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_draws_its_figure(kernel, folders, path):
+    notebook = execute(kernel, path, path.parent, **folders)
+    assert set(outputs(notebook, "image/png")) == {"figure"}
 
 
 def test_routing_by_hand_runs(kernel):
