@@ -13,7 +13,7 @@ import pytest
 
 from experiments import grid, records
 from moe import objectives, routing
-from moe.data import prepare
+from moe.data import prepare, vowels
 from moe.routing import assignment, stats
 from moe.training import config, files, metrics
 from tests import tiny
@@ -39,13 +39,37 @@ os.chdir({start!r})
 """
 
 
+PRAAT = """
+import types
+
+import numpy as np
+
+
+def call(*words):
+    \"\"\"A table of four vowels of 75 speakers.\"\"\"
+    rng = np.random.default_rng(0)
+    signs = {{"i": (300, 2500), r"\\ic": (450, 2100), r"\\as": (900, 1100), r"\\vt": (650, 1300)}}
+    lines = [{head!r}]
+    for speaker in range(1, 76):
+        for sign, means in signs.items():
+            first, second = (mean + 10 * rng.normal() for mean in means)
+            lines.append("\\t".join(map(str, ("m", "m", speaker, "", sign, 160, first, second, 0))))
+    return "\\n".join(lines)
+
+
+praat = types.SimpleNamespace(call=call)
+"""
+
+
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
     """A kernel as strict about shapes as the tests, with nothing from the home directory.
 
     Notebooks run in it one after another: each begins with no names and no module of ours, but need
-    not import JAX again.
+    not import JAX again. In the place of Praat is a module with a table of made-up vowels.
     """
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "parselmouth.py").write_text(PRAAT.format(head="\t".join(vowels.COLUMNS)))
     home = tmp_path_factory.mktemp("jupyter")
     folders = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
     client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=300)
@@ -53,6 +77,7 @@ def kernel(tmp_path_factory):
         patch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
         for name in folders:
             patch.setenv(name, str(home / name))
+        patch.setenv("PYTHONPATH", str(modules))
         for name in ("JUPYTER_PATH", "MPLBACKEND"):
             patch.delenv(name, raising=False)
         with client.setup_kernel():
