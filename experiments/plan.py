@@ -3,11 +3,13 @@
     python -m experiments.plan --model=glam_64b_64e --topology=v5p:8x8x16 \
         --mesh=data=16,expert=64 --zero --batch_size=1024 --tokens=600e9
     python -m experiments.plan --model=mixtral_8x7b --topology=h200:64 --mesh=expert=8
+    python -m experiments.plan --model=olmoe_1b_7b --topology=h100:8 --search
 
 With `pip install -r requirements-plan.txt` the TPU compiler compiles the whole step (minutes) and
 the report is about that program; without it, for a chip that is no TPU, or with --arithmetic, it is
 arithmetic on shapes and says so. `moe/presets` lists the models; `--out` adds the report to a
-JSON-lines file.
+JSON-lines file. `--search` tries all meshes, with and without ZeRO, ways to recompute and batch
+sizes by arithmetic, compiles the best and prints the table.
 """
 
 import dataclasses
@@ -19,12 +21,14 @@ from collections.abc import Iterator
 import jax
 from absl import flags
 
-from experiments import command
+from experiments import command, plan_search
 from moe import plan, presets, schema, sharding
 from moe.analysis import planning
 from moe.errors import UserError
 from moe.training.config import MeshConfig, RunConfig, TrainConfig
 from moe.training.optimizer import OptimizerConfig
+
+SHOWN = 12  # rows of --search
 
 
 def define(values: flags.FlagValues) -> None:
@@ -38,6 +42,14 @@ def define(values: flags.FlagValues) -> None:
         "zero", False, "Parameters and optimizer state also over data.", flag_values=values
     )
     text("transport", "all_to_all", "See moe/dispatch/transport.py.", flag_values=values)
+    text(
+        "remat_policy",
+        "full",
+        "Of blocks, see moe/execution.py; none: not recomputed.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("search", False, "Try all meshes and print the best.", flag_values=values)
+    number("compile", 2, "So many of the best are compiled by --search.", flag_values=values)
     number("batch_size", 0, "Sequences a step; 0 is one a device.", flag_values=values)
     number("seq_len", 0, "Tokens of a sequence; 0 is the preset's.", flag_values=values)
     number("accumulate", 1, "Micro-batches a step.", flag_values=values)
@@ -53,9 +65,11 @@ def main(ask: flags.FlagValues) -> None:
     """Plans, and prints the report."""
     jax.config.update("jax_platforms", "cpu")
     preset = presets.preset(ask.model)
-    mesh = parse_mesh(ask.mesh)
-    mesh = dataclasses.replace(mesh, zero=ask.zero, transport=ask.transport)
-    run = make_run(ask, preset, mesh)
+    mesh = dataclasses.replace(parse_mesh(ask.mesh), zero=ask.zero, transport=ask.transport)
+    run = plan_search.recomputed(make_run(ask, preset, mesh), ask.remat_policy)
+    if ask.search:
+        print(planning.choices(searched(ask, run), ask.topology))
+        return
     tokens = ask.tokens or preset.tokens or 300e9
     twins = list(twin_rows(ask, preset, run, tokens))  # before the compiler takes its minutes
     planned = make_plan(run, ask.topology, compile_it=not ask.arithmetic)
@@ -64,6 +78,19 @@ def main(ask: flags.FlagValues) -> None:
     if ask.out:
         with pathlib.Path(ask.out).open("a") as file:
             file.writelines(json.dumps({"topology": ask.topology, **row}) + "\n" for row in rows)
+
+
+def searched(ask: flags.FlagValues, run: RunConfig) -> list[plan_search.Tried]:
+    """The best of `plan_search.search`, the first of them by the compiler if there is one."""
+    devices = device_count(ask.topology)
+    choices = plan_search.runs(run, devices, ask.batch_size)
+    best = plan_search.search(choices, ask.topology.split(":")[0], devices)[:SHOWN]
+    schema.require(bool(best), f"{ask.model} fits {ask.topology} on no mesh: use more devices")
+    made = [
+        plan_search.Tried(run, make_plan(run, ask.topology, compile_it=not ask.arithmetic))
+        for run, _ in best[: ask.compile]
+    ]
+    return made + best[ask.compile :]
 
 
 def twin_rows(

@@ -56,8 +56,8 @@ def variants(config: ConfigDict) -> Runs:
 
 def _model(name, variant, base, config, others):
     t = base.train
-    size = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
-    size["by"] = config.match
+    size: dict = {"batch": t.batch_size, "length": t.seq_len, "accumulate": t.accumulate}
+    size |= {"by": config.match, "remat_policy": base.mesh.remat_policy}
     model = dataclasses.replace(base.model, **variant.get("model", {}))
     if "flops" in variant:
         return flops.dense_of(base.model, variant.flops, shape=model, **size)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from moe import matmul, sharding, target
+from moe import execution, matmul, sharding, target
 
 ACTIVATIONS = {  # name -> (function, gated)
     "relu": (jax.nn.relu, False),
@@ -76,7 +77,10 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     function, gated = ACTIVATIONS[activation]
     into = f"{tokens}D,{experts}DF->{tokens}F"
     out_of = f"{tokens}F,{experts}FD->{tokens}D"
-    inner = [jnp.einsum(into, x, w) for w in (weights.w_in, weights.w_gate)[: 1 + gated]]
+    matrices = (weights.w_in, weights.w_gate)[: 1 + gated]
+    inner: list[jax.Array] = [
+        checkpoint_name(jnp.einsum(into, x, w), execution.PRODUCT) for w in matrices
+    ]
     product: Callable = functools.partial(jnp.einsum, out_of, out_sharding=layout)
     (*_, S, F) = (1, *inner[0].shape)
     if target.platform() == "cpu" and S >= F:
@@ -88,7 +92,7 @@ def _apply_to_rows(x, weights, activation, tokens, experts, hidden_fn, layout):
     # On CPUs hidden units are made again for the gradient: cheaper than to keep them. Where it is
     # compiled for TPUs the same would cost experts twice the memory (experiments/RESULTS.md).
     again = jax.checkpoint(out) if target.platform() == "cpu" else out
-    return again(weights.w_out, *inner)
+    return checkpoint_name(again(weights.w_out, *inner), execution.PRODUCT)
 
 
 def hidden(

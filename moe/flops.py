@@ -16,6 +16,7 @@ import jax
 from moe import counting, models, objectives, paths, schema
 from moe.batch import Batch
 from moe.config import ModelConfig
+from moe.execution import Execution
 from moe.layers import ngrams
 from moe.models import contract, lora
 from moe.training import gradients
@@ -88,6 +89,7 @@ def executed(
     objective: objectives.ObjectiveConfig | None = None,
     frozen: tuple[str, ...] = (),
     low_rank: lora.LoraConfig = lora.LoraConfig(),  # noqa: B008, immutable
+    remat_policy: str = "full",
 ) -> counting.Flops:
     """Executed FLOPs of one training step's loss and gradient, on `batch` x `length` tokens.
 
@@ -103,8 +105,10 @@ def executed(
       frozen: patterns of parameters that are not trained, and need no gradient. Experts of the
         grouped dispatcher are counted as if they did: its gradients are one function.
       low_rank: changes of weights.
+      remat_policy: what is kept of blocks that `model.remat` recomputes, see `moe.execution`.
     """
-    task = objectives.task(model, objective, frozen, low_rank=low_rank)
+    execution = Execution(remat_policy=remat_policy)
+    task = objectives.task(model, objective, frozen, execution, low_rank)
 
     def step(
         params: dict, router_state: dict, inputs: Batch, key: jax.Array
@@ -135,7 +139,7 @@ def evaluating(
 def of_run(run: "RunConfig") -> counting.Flops:
     """Executed FLOPs of one training step of a run, as `executed` counts them."""
     t = run.train
-    what = run.objective, run.frozen, run.lora
+    what = run.objective, run.frozen, run.lora, run.mesh.remat_policy
     return executed(run.model, t.batch_size, t.seq_len, t.accumulate, *what)
 
 
@@ -147,12 +151,20 @@ def _count(function, task, batch, length):
     return counting.count(function, params, task.model.router_state(), inputs, key)
 
 
-def per_token(model: ModelConfig, batch: int, length: int, by: str, accumulate: int = 1) -> float:
+def per_token(
+    model: ModelConfig,
+    batch: int,
+    length: int,
+    by: str,
+    accumulate: int = 1,
+    remat_policy: str = "full",
+) -> float:
     """FLOPs per token of a training step, `by` "ideal" or "executed"."""
     schema.one_of("by", by, ("ideal", "executed"))
     if by == "ideal":
         return sum(ideal(model, length).values())
-    return executed(model, batch, length, accumulate).total / (batch * length)
+    counted = executed(model, batch, length, accumulate, remat_policy=remat_policy)
+    return counted.total / (batch * length)
 
 
 def match(
@@ -162,6 +174,7 @@ def match(
     batch: int,
     length: int,
     accumulate: int = 1,
+    remat_policy: str = "full",
     by: str = "executed",
     adjust: str = "experts",
     tolerance: float = 0.01,
@@ -173,6 +186,7 @@ def match(
     Args:
       batch, length, accumulate: B and T of a training step and its micro-batches, which set the
         experts' capacity and what is recomputed.
+      remat_policy: of `moe.execution`, which sets it, too.
       by: "executed" (capacity padding, router and dispatch are charged) or "ideal".
       adjust: "experts" sets the MoE's expert width, "dense" the dense model's d_ff.
       tolerance: largest residual |sparse / dense - 1|.
@@ -181,7 +195,11 @@ def match(
       UserError: if no positive width exists, or rounding it leaves more than the tolerance.
     """
     schema.one_of("adjust", adjust, ("experts", "dense"))
-    cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
+    how: dict[str, Any] = {"by": by, "accumulate": accumulate, "remat_policy": remat_policy}
+
+    def cost(model: ModelConfig) -> float:
+        return per_token(model, batch, length, **how)
+
     if adjust == "experts":
         sparse = _solve(functools.partial(_widen_experts, sparse), cost, cost(dense), dense.d_ff)
     else:
@@ -204,13 +222,18 @@ def dense_of(
     length: int,
     by: str,
     accumulate: int = 1,
+    remat_policy: str = "full",
     shape: ModelConfig | None = None,
 ) -> ModelConfig:
     """A dense model of `times` the FLOPs per token of `dense`, counted by `per_token`.
 
     It is `shape`, or else `dense` itself, with another d_ff.
     """
-    cost = functools.partial(per_token, batch=batch, length=length, by=by, accumulate=accumulate)
+    how: dict[str, Any] = {"by": by, "accumulate": accumulate, "remat_policy": remat_policy}
+
+    def cost(model: ModelConfig) -> float:
+        return per_token(model, batch, length, **how)
+
     make = functools.partial(_widen, shape or dense)
     return _solve(make, cost, times * cost(dense), dense.d_ff)
 

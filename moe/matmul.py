@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from moe import sharding
+from moe import execution, sharding
 
 
 def with_float32_output(product: Callable) -> Callable:
@@ -78,7 +79,11 @@ def einsum(
     layout = sharding.out_sharding(short.split("->")[1])
     product: Callable = functools.partial(jnp.einsum, short, out_sharding=layout, **how)
     product = with_float32_output(product) if float32 else product
-    return flatten_tokens(lambda x: product(x, w), x, tokens, of_x, gives)
+
+    def named(x: jax.Array) -> jax.Array:
+        return checkpoint_name(product(x, w), execution.PRODUCT)
+
+    return flatten_tokens(named, x, tokens, of_x, gives)
 
 
 def flatten_tokens(fn: Callable, x: jax.Array, tokens: str, takes: str, gives: str) -> jax.Array:

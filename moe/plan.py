@@ -81,6 +81,13 @@ class Plan(NamedTuple):
         }
         return alone | {"overlapped": max(alone.values()), "serial": sum(alone.values())}
 
+    @property
+    def mfu(self) -> dict[str, float]:
+        """Ideal FLOPs of a step over what the chips could do in it: bounds, as of `seconds`."""
+        peak = self.devices * self.chip.flops
+        bounds = ("overlapped", "serial")
+        return {bound: self.ideal_flops / peak / self.seconds[bound] for bound in bounds}
+
 
 def run_of(
     preset: Preset, train: TrainConfig, optimizer: OptimizerConfig, mesh: MeshConfig

@@ -93,7 +93,7 @@ def spec(letters: str, claims: dict = CLAIMS) -> P:
 
 def at_rest(letters: str) -> P:
     """The PartitionSpec of a parameter between its uses."""
-    return spec(letters, CLAIMS | {"D": TOKENS} if _ZERO.value else CLAIMS)
+    return spec(letters, CLAIMS | {"D": TOKENS[::-1]} if _ZERO.value else CLAIMS)
 
 
 def local() -> contextlib.AbstractContextManager:
@@ -149,6 +149,34 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(letters)) if current() else x
 
 
+def gathered(x: jax.Array, letters: str) -> jax.Array:
+    """A parameter as it lies at rest, laid out for its use.
+
+    Under ZeRO by all-gathers, whose gradient is summed by reduce-scatters: the use is typed
+    `reduced`, which leaves the sum to be done there. Else it would be an all-reduce, of twice the
+    bytes, and so would TPUs gather over two axes at once. 'data' is first: then most bytes cross
+    'expert', whose devices are neighbours.
+    """
+    if not current() or layout(x) == spec(letters):
+        return reshard(x, letters)
+    rest = at_rest(letters)
+    at = letters.index("D")
+    axes = _axes(rest[at])
+
+    def whole(x: jax.Array) -> jax.Array:
+        for axis in reversed(axes):
+            x = jax.lax.all_gather(x, axis, axis=at, tiled=True, to="reduced")
+        return x
+
+    use = P(*spec(letters), reduced=set(axes))
+    return jax.shard_map(whole, in_specs=rest, out_specs=use)(x)
+
+
+def _axes(entry):
+    """The mesh axes of one entry of a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
 def zeros(letters: str, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.Array:
     """Zeros laid out as their letters say."""
     return reshard(jnp.zeros(shape, dtype), letters)
@@ -181,7 +209,27 @@ def shard_mapped(fn: Callable, given: Any, gives: Any, checked: bool = True) -> 
     if not current():
         return fn
     given, gives = jax.tree.map(spec, (given, gives))
-    return jax.shard_map(fn, in_specs=given, out_specs=gives, check_vma=checked)
+
+    def local(*own: Any) -> Any:
+        return fn(*jax.tree.map(_unreduced, own))
+
+    def whole(*arrays: Any) -> Any:
+        specs = jax.tree.map(_also_reduced, given, arrays)
+        return jax.shard_map(local, in_specs=specs, out_specs=gives, check_vma=checked)(*arrays)
+
+    return whole
+
+
+def _also_reduced(place, tree):
+    """The specs of arrays that lie so, some of them `gathered`."""
+    return jax.tree.map(lambda x: P(*place, reduced=layout(x).reduced), tree)
+
+
+def _unreduced(x):
+    """Inside `shard_mapped`: what was `gathered`, as each device's own copy."""
+    reduced = jax.typeof(x).manual_axis_type.reduced
+    axes = tuple(axis for axis in AXES if axis in reduced)
+    return jax.lax.pcast(x, axes, to="varying") if axes else x
 
 
 def layout(x: jax.Array) -> P:

@@ -116,6 +116,10 @@ def test_remat_recomputes_the_blocks():
     assert remat.products["attention"] == plain.products["attention"] * 4 / 3
     assert remat.products["dense_ffn"] == 6 * FFN + 2 * FFN / 2
     assert remat.products["head"] == plain.products["head"]
+    kept = executed(dense(moe_every=1, remat=True), remat_policy="products")
+    assert kept.products["dense_ffn"] == plain.products["dense_ffn"]
+    scores = kept.products["attention"] - plain.products["attention"]
+    assert 0 < scores < remat.products["attention"] - plain.products["attention"]
 
 
 def test_accumulation_recomputes_a_forward_pass():

@@ -89,23 +89,28 @@ def test_the_gathering_transport():
     assert sent["all-gather", "expert"].bytes == sent["reduce-scatter", "expert"].bytes
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_traffic_is_that_of_the_compiled_program(remat):
-    """All-to-alls, in number and bytes, as the CPU's compiler has them."""
+@pytest.mark.parametrize(("remat", "policy"), [(False, "full"), (True, "full"), (True, "products")])
+def test_traffic_is_that_of_the_compiled_program(remat, policy):
+    """In bytes, as the CPU's compiler has it; ZeRO gathers and scatters, and sums only the rest."""
     model = tiny.model(
-        vocab_size=V, num_layers=4, remat=remat, experts=tiny.moe_config(num_experts=8, k=2)
-    )
-    run = run_config(model, length=8, data=2, expert=4)
-    want = plan.arithmetic(run, "v5e", 8).traffic["all-to-all", "expert"]
-    with tiny.on("2x4"):
-        batch = tiny.put(tiny.inputs(16))
-        text = (
-            tiny.compiled_gradients(model)
-            .lower(tiny.params(model), batch, jax.random.key(0))
-            .compile()
-        )
-    found = hlo.traffic(text.as_text(), {"data": 2, "expert": 4, "model": 1})
-    assert found["all-to-all", "expert"] == want
+        vocab_size=V, num_layers=4, remat=remat, scan_unroll=1,
+        experts=tiny.moe_config(num_experts=8, k=2),
+    )  # fmt: skip
+    run = run_config(model, length=8, data=2, expert=4, zero=True, remat_policy=policy)
+    want = plan.arithmetic(run, "v5e", 8).traffic
+    mesh = sharding.make_mesh(2, 4)
+    with sharding.on(mesh, zero=True):
+        program = step.of_run(run).lower(plan.state_shapes(run), shapes(run, mesh)).compile()
+    found = hlo.traffic(program.as_text(), {"data": 2, "expert": 4, "model": 1})
+    summed = sum(t.bytes for (kind, _), t in found.items() if kind == "all-reduce")
+    for kind in ("all-gather", "reduce-scatter", "all-to-all"):
+        for axis in ("data", "expert"):
+            assert (kind, axis) not in want or found[kind, axis].bytes == want[kind, axis].bytes
+    assert ("all-gather", "data") in want and ("reduce-scatter", "expert") in want
+    assert {kind for kind, axes in found} - {"all-reduce"} == {kind for kind, _ in want} - {
+        "all-reduce"
+    }
+    assert summed - want["all-reduce", "data+expert"].bytes < 1000  # of statistics
 
 
 def test_both_stacks_of_an_encoder_decoder_travel():

@@ -71,8 +71,8 @@ def test_at_rest_d_claims_what_is_left_under_zero():
         assert sharding.at_rest("EDF") == sharding.spec("EDF")
     with tiny.on("2x2x2", zero=True):
         assert sharding.at_rest("EDF") == P("expert", "data", "model")
-        assert sharding.at_rest("NHD") == P("model", None, ("data", "expert"))
-        assert sharding.at_rest("VD") == P("model", ("data", "expert"))
+        assert sharding.at_rest("NHD") == P("model", None, ("expert", "data"))
+        assert sharding.at_rest("VD") == P("model", ("expert", "data"))
         assert sharding.spec("EDF") == P("expert", None, "model")
     with tiny.on("2x2x2"):
         assert sharding.at_rest("EDF") == sharding.spec("EDF")
@@ -208,14 +208,16 @@ EVERYTHING = tiny.model(
 
 
 @pytest.mark.parametrize(
-    ("name", "transport"), [("gather", "all_gather"), ("einsum", "constraint")]
+    ("name", "transport", "policy"),
+    [("gather", "all_gather", "full"), ("einsum", "constraint", "products")],
 )
-def test_nor_on_how_parameters_lie_and_tokens_travel(name, transport):
+def test_nor_on_how_parameters_lie_and_tokens_travel(name, transport, policy):
     """ZeRO, groups of two sequences, jitter, relative positions, gates, remat, a dense layer."""
     config = dataclasses.replace(
         EVERYTHING, experts=dataclasses.replace(EVERYTHING.experts, dispatcher=name)
     )
-    assert_mesh_changes_nothing(config, "2x2x2", zero=True, transport=transport)
+    how = {"transport": transport, "remat_policy": policy}
+    assert_mesh_changes_nothing(config, "2x2x2", zero=True, **how)
 
 
 def test_nor_on_micro_batches_on_a_mesh():

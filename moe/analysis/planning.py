@@ -1,6 +1,8 @@
 """A plan as a row of numbers, and rows as a report that people read."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 
 from moe import chips, flops, plan
 from moe.analysis import markdown
@@ -91,6 +93,43 @@ def report(rows: list[dict], topology: str) -> str:
             " the ratio of energies on equal chips, equally used."
         )
     return "\n".join(lines)
+
+
+def choices(tried: Iterable[tuple[RunConfig, plan.Plan]], topology: str) -> str:
+    """Plans of one model, best first, as a table.
+
+    Args:
+      tried: runs with their plans.
+      topology: that they are for.
+    """
+    rows = [_choice(run, planned) for run, planned in tried]
+    return (
+        f"{topology}, best first by a step in which nothing overlaps:\n\n"
+        f"{markdown.table(rows[0], (row.values() for row in rows))}\n\n"
+        "Steps and MFU are bounds, see docs/pods.md: of a step in which nothing overlaps, to one in"
+        " which all does. MFU is of ideal FLOPs. GiB are those that leave a device in a step."
+    )
+
+
+def _choice(run, planned):
+    mesh = ", ".join(f"{axis}={n}" for axis, n in planned.mesh.items() if n > 1)
+    memory, seconds, mfu = planned.memory, planned.seconds, planned.mfu
+    short = f", short by {_gib(memory.short)}" if memory.short else ""
+    sent: Counter[str] = Counter()
+    for (_, axes), traffic in planned.traffic.items():
+        sent[axes] += traffic.bytes
+    return {
+        "by": planned.how,
+        "mesh": mesh + ", zero" * run.mesh.zero,
+        "recomputed": run.mesh.remat_policy if run.model.remat else "nothing",
+        "batch": f"{run.train.batch_size:,} x {run.train.seq_len:,}",
+        "memory": f"{_gib(memory.peak)} of {_gib(memory.limit)}{short}",
+        "compute": f"{seconds['compute']:.3g} s",
+        "HBM": f"{seconds['memory']:.3g} s",
+        "links": f"{seconds['interconnect']:.3g} s",
+        "MFU": f"{mfu['serial']:.0%} to {mfu['overlapped']:.0%}",
+        "sent along": ", ".join(f"{axes} {_gib(size)}" for axes, size in sorted(sent.items())),
+    }
 
 
 def _traffic(row):

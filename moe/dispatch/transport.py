@@ -19,8 +19,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
-from moe import sharding
+from moe import execution, sharding
 from moe.routing import assignment
 
 Slots = assignment.Slots | assignment.DispatchMasks
@@ -51,12 +52,19 @@ def receive(combine: Dispatch, y_EGCD: jax.Array, slots: Slots, transport: str) 
     return TRANSPORTS[transport].receive(combine, y_EGCD, slots)
 
 
+def _cross(x_EGCD, there):
+    """EgCD of all experts to eGCD of a device's own, or back."""
+    split, joined = (0, 1) if there else (1, 0)
+    y = jax.lax.all_to_all(x_EGCD, "expert", split_axis=split, concat_axis=joined, tiled=True)
+    return checkpoint_name(y, execution.CROSSED)
+
+
 def _send_all_to_all(dispatch, x_GSD, slots):
     def local(x_gSD: jax.Array, slots: Slots) -> jax.Array:
         x_EgCD = dispatch(x_gSD, slots).swapaxes(0, 1)
         if not sharding.current():
             return x_EgCD
-        return jax.lax.all_to_all(x_EgCD, "expert", split_axis=0, concat_axis=1, tiled=True)
+        return _cross(x_EgCD, there=True)
 
     return sharding.shard_mapped(local, ("G", "G"), "EGCD")(x_GSD, slots)
 
@@ -64,7 +72,7 @@ def _send_all_to_all(dispatch, x_GSD, slots):
 def _receive_all_to_all(combine, y_EGCD, slots):
     def local(y_EGCD: jax.Array, slots: Slots) -> jax.Array:
         if sharding.current():
-            y_EGCD = jax.lax.all_to_all(y_EGCD, "expert", split_axis=1, concat_axis=0, tiled=True)
+            y_EGCD = _cross(y_EGCD, there=False)
         return combine(y_EGCD.swapaxes(0, 1), slots)
 
     return sharding.shard_mapped(local, ("EGCD", "G"), "G")(y_EGCD, slots)

@@ -53,4 +53,4 @@ def weight(
             key, -2, 2, shape, jnp.float32, out_sharding=layout
         )
 
-    return sharding.reshard(module.param(name, init).astype(dtype), letters)
+    return sharding.gathered(module.param(name, init).astype(dtype), letters)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from moe import ffn
 from moe.config import ModelConfig
-from moe.execution import Execution
+from moe.execution import REMAT_POLICIES, Execution
 from moe.layers import (
     attention,
     embedding,
@@ -114,7 +114,8 @@ class Trunk(nn.Module):
             for i in range(length):
                 x_BTD, _ = Block(config, self.execution, name=f"{name}_{i}")(x_BTD, info, train)
             return x_BTD
-        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,))
+        policy = REMAT_POLICIES[self.execution.remat_policy]
+        remat = functools.partial(nn.remat, prevent_cse=False, static_argnums=(3,), policy=policy)
         collections = ("params", records.COLLECTION, "router_state", "replayed")
         scanned = nn.scan(
             remat(Block) if config.remat else Block,

@@ -13,7 +13,7 @@ from moe.config import ModelConfig
 from moe.data import images, prepare
 from moe.data.prepared import Prepared
 from moe.dispatch import grouped, groups, transport
-from moe.execution import Execution
+from moe.execution import REMAT_POLICIES, Execution
 from moe.layers import attention_kernels
 from moe.models import contract
 from moe.models import lora as low_rank
@@ -92,10 +92,12 @@ class MeshConfig:
     implementation: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
     ep_capacity_factor: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
     attention: str = "auto"  # what computes it, see `moe.layers.attention_kernels`
+    remat_policy: str = "full"  # of blocks that are recomputed, see `moe.execution`
 
     def __post_init__(self):
         schema.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
         schema.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
+        schema.one_of("mesh.remat_policy", self.remat_policy, REMAT_POLICIES)
         schema.one_of("mesh.attention", self.attention, attention_kernels.KERNELS)
         ranges.check(self, "mesh", ranges.MESH)
 
@@ -167,8 +169,7 @@ class RunConfig:
 
     def _check_idle(self):
         """Refuses fields of the mesh that the model does not read."""
-        idle, why = self._idle_fields()
-        for name in idle:
+        for name, why in self._idle_fields().items():
             value = getattr(self.mesh, name)
             default = getattr(MeshConfig, name)
             schema.require(
@@ -177,18 +178,21 @@ class RunConfig:
             )
 
     def _idle_fields(self):
-        """The fields of the mesh that do nothing, and why."""
+        """The fields of the mesh that do nothing -> why."""
+        recomputing = {} if self.model.remat else {"remat_policy": "without model.remat=True"}
         if not self.model.experts:
-            return OF_EXPERTS, "in a dense model"
+            return recomputing | dict.fromkeys(OF_EXPERTS, "in a dense model")
         if self.model.experts.dropless:
-            return OF_EXPERTS[:1], "with experts.dispatcher='grouped'"
-        return OF_EXPERTS[1:], "without experts.dispatcher='grouped'"
+            return recomputing | dict.fromkeys(OF_EXPERTS[:1], "with experts.dispatcher='grouped'")
+        return recomputing | dict.fromkeys(OF_EXPERTS[1:], "without experts.dispatcher='grouped'")
 
     @property
     def task(self) -> objectives.contract.Task:
         """The model and what it learns."""
         m = self.mesh
-        execution = Execution(m.transport, m.implementation, m.ep_capacity_factor, m.attention)
+        execution = Execution(
+            m.transport, m.implementation, m.ep_capacity_factor, m.attention, m.remat_policy
+        )
         return objectives.task(self.model, self.objective, self.frozen, execution, self.lora)
 
     def source(self, data: Prepared) -> objectives.contract.BatchSource:

@@ -5,8 +5,6 @@ always a mesh's axis -> size, `state` a `step.State` of shapes with shardings.
 """
 
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,17 +13,11 @@ import jax.numpy as jnp
 
 from moe import hlo, paths, sharding
 from moe.config import ModelConfig
-from moe.errors import UserError
 from moe.layers import dot_product
-from moe.models import contract
-from moe.training import processes, step
+from moe.training import step
 from moe.training.config import RunConfig
 
 Sizes = Mapping[str, int]  # of the mesh: axis -> devices along it
-CONTAINER = (  # what Linux lets a container use, by its cgroup of version 2 or 1
-    pathlib.Path("/sys/fs/cgroup/memory.max"),
-    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 def bytes_per_device(tree: Any) -> float:
@@ -36,80 +28,10 @@ def bytes_per_device(tree: Any) -> float:
     )
 
 
-def check_state(run: RunConfig, mesh: jax.sharding.Mesh) -> None:
-    """Refuses a training state that no memory here holds, before an array of it is made.
-
-    Counted are parameters, the gradients of those that are trained and the optimizer's state;
-    activations come on top.
-
-    Raises:
-      UserError: with both sizes.
-    """
-    with sharding.on(mesh, run.mesh.zero):
-        params = contract.parameter_shapes(run.task.model)
-        moments = jax.eval_shape(run.tx.init, params)
-    gradients = bytes_per_device(trained(run, params))
-    needed = bytes_per_device(params) + gradients + bytes_per_device(moments)
-    _check(
-        needed,
-        mesh.local_devices,
-        "the model needs {} GiB a device for parameters, gradients and optimizer state, and {}:"
-        " make model.d_model, model.d_ff, experts.d_ff or experts.num_experts smaller, or spread"
-        " them over more devices with mesh",
-    )
-
-
-def check_step(program: jax.stages.Compiled) -> None:
-    """Refuses a compiled step that no memory here holds, before it is run.
-
-    A host without such a limit of its own would let the system kill the run without a word.
-
-    Raises:
-      UserError: with both sizes.
-    """
-    _check(
-        hlo.held_bytes(program),
-        jax.local_devices(),
-        "a training step needs {} GiB a device for the state, activations and what lies between,"
-        " and {}: lower train.batch_size or train.seq_len, raise train.accumulate, set"
-        " model.remat=True, make the model smaller, or use more devices with mesh",
-    )
-
-
-def _check(needed, devices, message):
-    limit, where = _memory(devices)
-    if needed > limit:
-        raise UserError(message.format(_gib(needed), f"{where} has {_gib(limit)} GiB"))
-
-
-def _gib(size):
-    """A size in GiB with the digits that matter."""
-    gib = size / 2**30
-    return f"{gib:,.1f}" if gib >= 1 else f"{gib:.3g}"
-
-
 def trained(run: RunConfig, params: dict) -> dict[str, Any]:
     """The parameters that get a gradient, by path."""
     frozen = run.frozen
     return {p: x for p, x in paths.named(params).items() if not paths.matches(frozen, p)}
-
-
-def _memory(devices):
-    """(bytes for one device, whose): its own, or an equal share of the host's."""
-    stats = devices[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"], "it"
-    if devices[0].platform != "cpu":
-        return math.inf, "it"  # its allocator does not say, and refuses by itself
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    number = len(devices) * processes.on_this_host()
-    return min((host, *_given())) / number, "its share of the host"
-
-
-def _given():
-    """What a container may use, where it says a number and not "max"."""
-    said = [path.read_text().strip() for path in CONTAINER if path.exists()]
-    return [int(text) for text in said if text.isdecimal()]
 
 
 class _Part(NamedTuple):
@@ -167,7 +89,12 @@ def activations(run: RunConfig, sizes: Sizes) -> float:
         m = part.model
         layers, block = _layers(part, sizes["model"], width)
         blocks.append(block)
-        kept += m.num_layers / m.moe_every * part.tokens * m.d_model * width if m.remat else layers
+        if not run.model.remat:
+            kept += layers
+        elif run.mesh.remat_policy == "products":
+            kept += layers - m.num_layers * _scores(part, sizes["model"], width)
+        else:
+            kept += m.num_layers / m.moe_every * part.tokens * m.d_model * width
     if run.model.remat:
         kept += max(blocks)
     head = parts[0].tokens * run.model.vocab_size / sizes["model"] * (4 + 4)
@@ -177,11 +104,8 @@ def activations(run: RunConfig, sizes: Sizes) -> float:
 def _layers(part, model, width):
     """Bytes that all layers of a stack keep, and those of one block."""
     m, t = part.model, part.tokens
-    T = part.length
-    pairs = T * T if not m.causal else sum((b - a) * b for a, b in dot_product.blocks(T))
-    scores = t * (pairs / T + part.read) * m.num_heads / model * (4 + width)
     heads = m.num_heads * m.d_head / model
-    attend = t * (3 * m.d_model + 4 * heads) * width + scores
+    attend = t * (3 * m.d_model + 4 * heads) * width + _scores(part, model, width)
     if part.read:
         keys = 2 * m.kv_heads * m.d_head / model
         attend += (t * (m.d_model + 2 * heads) + part.rows * part.read * keys) * width
@@ -195,9 +119,17 @@ def _layers(part, model, width):
     return layers, block
 
 
+def _scores(part, model, width):
+    """Bytes of what attention of one layer weighs values by."""
+    m, T = part.model, part.length
+    pairs = T * T if not m.causal else sum((b - a) * b for a, b in dot_product.blocks(T))
+    return part.tokens * (pairs / T + part.read) * m.num_heads / model * (4 + width)
+
+
 def _passes(run):
     """How often a layer's products run in a step: forward, again if recomputed, backward."""
-    return (3 if run.model.remat else 2) + (run.train.accumulate > 1)
+    again = run.model.remat and run.mesh.remat_policy == "full"
+    return 2 + again + (run.train.accumulate > 1)
 
 
 class _Leaf(NamedTuple):
@@ -286,11 +218,14 @@ def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, 
         add("all-reduce", ("model",), crossings, slots)
         ends = 1 if part.name == "encoder" else 2  # embedding, and its gradient in the head
         add("all-reduce", ("model",), ends, part.tokens * m.d_model * 4)
-    gathers = passes - 1  # the backward pass uses what the one before it gathered
     for leaf in _leaves(run, sizes, state):
-        rest = leaf.in_use / math.prod(sizes[axis] for axis in leaf.shared)
-        add("all-gather", leaf.shared, gathers, leaf.in_use)
+        size = leaf.in_use
+        again = run.model.remat and not leaf.top
+        for axis in reversed(leaf.shared):  # see `sharding.gathered`
+            # The backward pass uses what the pass before it gathered.
+            add("all-gather", (axis,), 1 + again + (n > 1), size)
+            size /= sizes[axis]
+            add("reduce-scatter", (axis,), leaf.trained, size)
         if leaf.trained:
-            add("reduce-scatter", leaf.shared, leaf.times, rest)
-            add("all-reduce", leaf.copies, leaf.times, rest)
+            add("all-reduce", leaf.copies, leaf.times, size)
     return found

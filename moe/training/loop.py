@@ -19,12 +19,12 @@ from moe.dispatch import grouped
 from moe.training import (
     checkpoint,
     divergence,
-    estimate,
     files,
     folders,
     metrics,
     observing,
     processes,
+    room,
     signals,
     starting,
     step,
@@ -107,7 +107,7 @@ def setup(run: RunConfig, data: Prepared | None = None) -> tuple[Mesh, Prepared]
       UserError: if it cannot be run to its end on them.
     """
     mesh = mesh_of(run)
-    estimate.check_state(run, mesh)
+    room.check_state(run, mesh)
     data = data or prepare.prepare(run.data)
     for split, least in (("train", run.train.batch_size), ("validation", 1), ("test", 1)):
         batches.check(data, split, run.train.seq_len, least)
@@ -244,7 +244,7 @@ def compiled(run: RunConfig, state: step.State, data: Prepared) -> jax.stages.Co
       UserError: if no memory here holds it.
     """
     program = step.of_run(run).lower(state, batch(run, data, 0)).compile()
-    estimate.check_step(program)
+    room.check_step(program)
     return program
 
 

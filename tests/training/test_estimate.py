@@ -6,7 +6,7 @@ import pytest
 
 from moe import hlo, sharding
 from moe.errors import UserError
-from moe.training import estimate, loop, processes, starting
+from moe.training import estimate, loop, processes, room, starting
 from tests.training import toys
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -19,7 +19,7 @@ def test_a_step_that_no_memory_holds_is_refused_before_it_runs(tmp_path, data, m
         state = starting.scratch(run, data)
         held = hlo.held_bytes(loop.compiled(run, state, data))
     assert held > 2 * estimate.bytes_per_device(state)
-    monkeypatch.setattr(estimate, "_memory", lambda devices: (held - 1, "it"))
+    monkeypatch.setattr(room, "_memory", lambda devices: (held - 1, "it"))
     with pytest.raises(
         UserError, match=r"a training step needs .* GiB a device .* train.batch_size"
     ):
@@ -47,11 +47,11 @@ def test_a_container_has_less_than_its_host(tmp_path, monkeypatch, said):
     """What Linux lets it use counts, if that is a number."""
     path = tmp_path / "memory.max"
     path.write_text(said)
-    monkeypatch.setattr(estimate, "CONTAINER", (path, tmp_path / "none"))
-    limit, _ = estimate._memory(jax.devices()[:1])
+    monkeypatch.setattr(room, "CONTAINER", (path, tmp_path / "none"))
+    limit, _ = room._memory(jax.devices()[:1])
     assert limit == 1000 if said == "1000\n" else limit > 1e8
     processes.on_this_host.cache_clear()
     monkeypatch.setenv(processes.JOBS, "2")
-    shared, _ = estimate._memory(jax.devices()[:1])
+    shared, _ = room._memory(jax.devices()[:1])
     processes.on_this_host.cache_clear()
     assert shared == limit / 2

@@ -12,7 +12,7 @@ import pytest
 from moe import flops, initialisation, models, paths, sharding
 from moe.data import prepare
 from moe.errors import UserError
-from moe.training import checkpoint, estimate, loop, signals, starting, step, workdirs
+from moe.training import checkpoint, estimate, loop, room, signals, starting, step, workdirs
 from tests import tiny
 from tests.training import toys
 
@@ -264,10 +264,10 @@ def test_what_is_frozen_needs_no_memory_for_gradients(monkeypatch):
     run = dense_run()
     mesh = loop.mesh_of(run)
     held = estimate.bytes_per_device(models.parameter_shapes(run.model))
-    monkeypatch.setattr(estimate, "_memory", lambda devices: (1.5 * held, "it"))
+    monkeypatch.setattr(room, "_memory", lambda devices: (1.5 * held, "it"))
     with pytest.raises(ValueError, match=r"needs 3.67e-05 GiB a device .* it has 1.38e-05 GiB"):
-        estimate.check_state(run, mesh)
-    estimate.check_state(frozen_run(("embed", "block/.*")), mesh)
+        room.check_state(run, mesh)
+    room.check_state(frozen_run(("embed", "block/.*")), mesh)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""Which mesh, recomputation and batch? Every choice by arithmetic, and the best by the compiler.
+
+The part of `experiments.plan` that `--search` asks for.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from moe import plan
+from moe.config import ModelConfig
+from moe.errors import UserError
+from moe.training.config import RunConfig
+
+ROWS = (1, 2, 4, 8)  # sequences on the devices that share one along 'model'
+MODEL = (1, 2, 4, 8)
+ROOM = 0.9  # of a device's memory; the rest is the compiler's
+
+
+class Tried(NamedTuple):
+    """A run and its plan."""
+
+    run: RunConfig
+    planned: plan.Plan
+
+
+def runs(first: RunConfig, devices: int, batch_size: int) -> Iterator[RunConfig]:
+    """The run on every mesh of so many devices, with every way to recompute.
+
+    Args:
+      first: the run whose mesh says all else.
+      devices: of the mesh.
+      batch_size: sequences of a step; 0 tries `ROWS` of them on each device.
+    """
+    for expert, model in itertools.product(_divisors(first.model, devices), MODEL):
+        data, rest = divmod(devices, expert * model)
+        if rest:
+            continue
+        for zero, policy in itertools.product((False, True), ("none", "full", "products")):
+            size = {"data": data, "expert": expert, "model": model, "zero": zero}
+            one = recomputed(first.replace(mesh=size), policy)
+            for rows in (0,) if batch_size else ROWS:
+                yield one.replace(train={"batch_size": batch_size or rows * data * expert})
+
+
+def recomputed(run: RunConfig, policy: str) -> RunConfig:
+    """The run with blocks that are recomputed by a policy of `moe.execution`; "none": are not."""
+    remat = policy != "none"
+    model = dataclasses.replace(run.model, remat=remat)
+    mesh = dataclasses.replace(run.mesh, remat_policy=policy if remat else "full")
+    return dataclasses.replace(run, model=model, mesh=mesh)
+
+
+def _divisors(model: ModelConfig, devices):
+    """Sizes of the axis of experts."""
+    experts = model.experts.num_experts if model.experts else 1
+    return [n for n in range(1, experts + 1) if experts % n == 0 and devices % n == 0]
+
+
+def search(choices: Iterable[RunConfig], chip: str, devices: int) -> list[Tried]:
+    """What fits, best first: by the time of a step in which nothing overlaps, a token."""
+    found = []
+    for run in tqdm(list(choices), desc="plans"):
+        try:
+            planned = plan.arithmetic(run, chip, devices)
+        except UserError:  # the mesh does not divide it
+            continue
+        if planned.memory.peak <= ROOM * planned.memory.limit:
+            found.append(Tried(run, planned))
+    return sorted(found, key=lambda tried: tried.planned.seconds["serial"] / tried.planned.tokens)
