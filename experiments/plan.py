@@ -82,9 +82,9 @@ def main(ask: flags.FlagValues) -> None:
 
 def searched(ask: flags.FlagValues, run: RunConfig) -> list[plan_search.Tried]:
     """The best of `plan_search.search`, the first of them by the compiler if there is one."""
-    devices = device_count(ask.topology)
-    choices = plan_search.runs(run, devices, ask.batch_size)
-    best = plan_search.search(choices, ask.topology.split(":")[0], devices)[:SHOWN]
+    sides = sides_of(ask.topology)
+    choices = plan_search.runs(run, sides, ask.batch_size)
+    best = plan_search.search(choices, ask.topology.split(":")[0], math.prod(sides))[:SHOWN]
     schema.require(bool(best), f"{ask.model} fits {ask.topology} on no mesh: use more devices")
     made = [
         plan_search.Tried(run, make_plan(run, ask.topology, compile_it=not ask.arithmetic))
@@ -148,13 +148,18 @@ def make_plan(run: RunConfig, topology: str, compile_it: bool) -> plan.Plan:
 
 
 def device_count(topology: str) -> int:
-    """Devices of "v5p:8x8x16".
+    """Devices of "v5p:8x8x16"."""
+    return math.prod(sides_of(topology))
+
+
+def sides_of(topology: str) -> list[int]:
+    """[8, 8, 16] of "v5p:8x8x16".
 
     Raises:
       UserError: if it is not of this form.
     """
     try:
-        return math.prod(int(size) for size in topology.split(":")[1].split("x"))
+        return [int(size) for size in topology.split(":")[1].split("x")]
     except (IndexError, ValueError) as error:
         raise UserError(f"--topology={topology!r}: expected v5p:8x8x16 or h200:64") from error
 

@@ -5,7 +5,8 @@ The part of `experiments.plan` that `--search` asks for.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from moe.errors import UserError
 from moe.training.config import RunConfig
 
 ROWS = (1, 2, 4, 8)  # sequences on the devices that share one along 'model'
-MODEL = (1, 2, 4, 8)
+MODEL = (1, 2, 4, 8, 16)
 ROOM = 0.9  # of a device's memory; the rest is the compiler's
 
 
@@ -27,23 +28,35 @@ class Tried(NamedTuple):
     planned: plan.Plan
 
 
-def runs(first: RunConfig, devices: int, batch_size: int) -> Iterator[RunConfig]:
-    """The run on every mesh of so many devices, with every way to recompute.
+def runs(first: RunConfig, sides: Sequence[int], batch_size: int) -> Iterator[RunConfig]:
+    """The run on every mesh of these devices, with every way to recompute.
 
     Args:
       first: the run whose mesh says all else.
-      devices: of the mesh.
+      sides: of the torus of devices, each of which one axis of the mesh must fill; (n,) is any n.
       batch_size: sequences of a step; 0 tries `ROWS` of them on each device.
     """
+    devices = math.prod(sides)
     for expert, model in itertools.product(_divisors(first.model, devices), MODEL):
         data, rest = divmod(devices, expert * model)
-        if rest:
+        if rest or not _fills((data, expert, model), sides):
             continue
         for zero, policy in itertools.product((False, True), ("none", "full", "products")):
             size = {"data": data, "expert": expert, "model": model, "zero": zero}
             one = recomputed(first.replace(mesh=size), policy)
             for rows in (0,) if batch_size else ROWS:
                 yield one.replace(train={"batch_size": batch_size or rows * data * expert})
+
+
+def _fills(axes, sides):
+    """Can each side lie along one axis?"""
+    if len(sides) == 1:
+        return True
+    for owners in itertools.product(range(len(axes)), repeat=len(sides)):
+        own = [[n for n, owner in zip(sides, owners, strict=True) if owner == i] for i in range(3)]
+        if tuple(map(math.prod, own)) == axes:
+            return True
+    return False
 
 
 def recomputed(run: RunConfig, policy: str) -> RunConfig:

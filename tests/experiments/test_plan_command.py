@@ -6,8 +6,11 @@ import pytest
 from absl import flags
 
 from experiments import plan as command
-from moe import plan
+from experiments import plan_search
+from moe import chips, plan
+from moe.analysis import planning
 from moe.training.config import MeshConfig
+from tests import test_plan
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +72,37 @@ def test_reading_the_topology():
     for text in ("v5p", "v5p:", "v5p:axb"):
         with pytest.raises(ValueError, match="expected v5p:8x8x16 or h200:64"):
             command.device_count(text)
+
+
+def test_a_search_tries_meshes_and_ways_to_recompute_and_puts_the_best_first():
+    run = test_plan.run_config()
+    choices = list(plan_search.runs(run, (2, 2), 16))
+    meshes = {(one.mesh.data, one.mesh.expert, one.mesh.model) for one in choices}
+    assert meshes == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)}
+    kinds = {(one.mesh.zero, one.model.remat, one.mesh.remat_policy) for one in choices}
+    assert len(choices) == len(meshes) * len(kinds) == 6 * 6
+    some = [one for one in choices if one.mesh.expert == 2]
+    found = plan_search.search(some, "v5e", 4)
+    seconds = [planned.seconds["serial"] for _, planned in found]
+    assert len(found) == len(some) and seconds == sorted(seconds) and seconds[0] < seconds[-1]
+    text = planning.choices(found, "v5e:2x2")
+    assert "data=2, expert=2, zero | products" in text and "| nothing | 16 x 64 |" in text
+
+
+def test_what_no_memory_holds_is_not_found(monkeypatch):
+    small = chips.CHIPS["v5e"]._replace(memory=2.0**10)
+    monkeypatch.setitem(chips.CHIPS, "v5e", small)
+    assert not plan_search.search([test_plan.run_config()], "v5e", 1)
+
+
+@pytest.mark.parametrize(
+    ("axes", "sides", "fill"),
+    [
+        ((16, 64, 1), (8, 8, 16), True),
+        ((8, 16, 8), (8, 8, 16), True),
+        ((4, 64, 4), (8, 8, 16), False),  # would have to cut the side of 16
+        ((4, 64, 4), (1024,), True),
+    ],
+)
+def test_axes_fill_whole_sides(axes, sides, fill):
+    assert plan_search._fills(axes, sides) == fill
