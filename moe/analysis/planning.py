@@ -37,6 +37,7 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
         "mesh": planned.mesh,
         "zero": run.mesh.zero,
         "transport": run.mesh.transport,
+        "recomputed": _recomputed(run),
         "optimizer": run.optimizer.name,
         "batch_size": run.train.batch_size,
         "seq_len": run.train.seq_len,
@@ -57,6 +58,7 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
         "compile_seconds": planned.compile_seconds,
         "tokens": tokens,
         "watts": planned.chip.watts,
+        "mfu": planned.mfu,
         "tokens_per_second": {k: planned.tokens / seconds[k] for k in bounds},
         "days": {k: steps * seconds[k] / 86_400 for k in bounds},
         "megawatt_hours": {k: flops.energy_kwh(steps * seconds[k], watts) / 1e3 for k in bounds},
@@ -121,7 +123,7 @@ def _choice(run, planned):
     return {
         "by": planned.how,
         "mesh": mesh + ", zero" * run.mesh.zero,
-        "recomputed": run.mesh.remat_policy if run.model.remat else "nothing",
+        "recomputed": _recomputed(run),
         "batch": f"{run.train.batch_size:,} x {run.train.seq_len:,}",
         "memory": f"{_gib(memory.peak)} of {_gib(memory.limit)}{short}",
         "compute": f"{seconds['compute']:.3g} s",
@@ -130,6 +132,11 @@ def _choice(run, planned):
         "MFU": f"{mfu['serial']:.0%} to {mfu['overlapped']:.0%}",
         "sent along": ", ".join(f"{axes} {_gib(size)}" for axes, size in sorted(sent.items())),
     }
+
+
+def _recomputed(run):
+    """Which blocks are: "nothing", or the policy of what they keep."""
+    return run.mesh.remat_policy if run.model.remat else "nothing"
 
 
 def _traffic(row):
@@ -166,6 +173,7 @@ _CELLS = {
     "mesh": lambda r: (
         ", ".join(f"{a}={n}" for a, n in r["mesh"].items()) + (", zero" if r["zero"] else "")
     ),
+    "recomputed": lambda r: r["recomputed"],
     "batch": lambda r: f"{r['batch_size']:,} x {r['seq_len']:,}",
     "parameters": lambda r: _against(r["total_parameters"], r["published_total"]),
     "active": lambda r: _against(r["active_parameters"], r["published_active"]),
@@ -180,6 +188,7 @@ _CELLS = {
     "step: compute alone": lambda r: f"{r['seconds']['compute']:.3g} s",
     "step: memory alone": lambda r: f"{r['seconds']['memory']:.3g} s",
     "step: interconnect alone": lambda r: f"{r['seconds']['interconnect']:.3g} s",
+    "MFU, at most": lambda r: f"{r['mfu']['serial']:.1%} to {r['mfu']['overlapped']:.1%}",
     "tokens a second, at most": _bounds("tokens_per_second", ""),
     "tokens to train": lambda r: f"{r['tokens']:,.3g}",
     "days, at least": _bounds("days", ""),
