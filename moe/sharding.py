@@ -153,9 +153,9 @@ def gathered(x: jax.Array, letters: str) -> jax.Array:
     """A parameter as it lies at rest, laid out for its use.
 
     Under ZeRO by all-gathers, whose gradient is summed by reduce-scatters: the use is typed
-    `reduced`, which leaves the sum to be done there. Else it would be an all-reduce, of twice the
-    bytes, and so would TPUs gather over two axes at once. 'data' is first: then most bytes cross
-    'expert', whose devices are neighbours.
+    `reduced`, so that the sum is left to be done there. TPUs would write an all-reduce, of twice
+    the bytes, over two axes at once, and along any other dimension than the first. 'data' comes
+    first: then most bytes cross 'expert', whose devices are neighbours.
     """
     if not current() or layout(x) == spec(letters):
         return reshard(x, letters)
@@ -164,9 +164,10 @@ def gathered(x: jax.Array, letters: str) -> jax.Array:
     axes = _axes(rest[at])
 
     def whole(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, at, 0)
         for axis in reversed(axes):
-            x = jax.lax.all_gather(x, axis, axis=at, tiled=True, to="reduced")
-        return x
+            x = jax.lax.all_gather(x, axis, tiled=True, to="reduced")
+        return jnp.moveaxis(x, 0, at)
 
     use = P(*spec(letters), reduced=set(axes))
     return jax.shard_map(whole, in_specs=rest, out_specs=use)(x)
