@@ -31,9 +31,8 @@ What papers claim of experts, beside what came out here. `python -m experiments.
 file from [results](results/); how each study was made, and more of why, is in
 [RESULTS.md](RESULTS.md)."""
 LEFT_OUT = """Tested, too, but no recorded file has the numbers, so that RESULTS.md alone has them:
-how sparse models are calibrated (Srivastava et al. 2022), the coefficients of Clark et al. 2022
-fitted again to their own runs, and QMoE's rate without its grids. What was withdrawn there is not
-here."""
+the coefficients of Clark et al. 2022 fitted again to their own runs, and QMoE's rate without its
+grids. What was withdrawn there is not here."""
 
 
 def rows() -> list[claims.Row]:

@@ -79,6 +79,7 @@ DRAWINGS = (
         abilities.few_shot_figure,
         ("abilities_cpu/few_shot.jsonl", "abilities_cpu/results.jsonl"),
     ),
+    _one("abilities_cpu/calibration.png", abilities.reliability_figure, "calibration.jsonl"),
     Drawing(
         "compression_cpu/compression.png",
         _compressed,

@@ -1,11 +1,11 @@
-"""Few-shot tasks at equal training FLOPs."""
+"""Few-shot tasks and calibration at equal training FLOPs."""
 
 import math
 
 from experiments.claimed import recorded
 from experiments.claimed.scaling import GLAM, SWITCH
-from moe.analysis import abilities
-from moe.analysis.claims import ABOVE, BELOW, Finding, Row, difference, points
+from moe.analysis import abilities, paired
+from moe.analysis.claims import ABOVE, BELOW, Finding, Region, Row, difference, points
 
 COMMAND = recorded.command_of("few_shot", "abilities.py:cpu")
 LABELS = ("boolq", "cb")  # tasks whose answers are labels, not words
@@ -14,7 +14,11 @@ CHANCE = "every model is near chance, a dense one of ten times the FLOPs too"
 
 
 def rows() -> list[Row]:
-    """What GLaM claims of tasks, of the longest runs with 32 experts."""
+    """What is claimed of the longest runs with 32 experts."""
+    return [*_of_tasks(), _calibrated()]
+
+
+def _of_tasks():
     found = recorded.looked("abilities_cpu/few_shot.jsonl")
     steps = max(one["steps"] for one in found)
     found = [one for one in found if one["steps"] == steps]
@@ -35,6 +39,24 @@ def rows() -> list[Row]:
             ABOVE, _knowledge(found),
             "no open answer of any model was right, so that there is nothing to compare", COMMAND),
     ]  # fmt: skip
+
+
+def _calibrated():
+    """32 experts against the dense model of ten times the FLOPs."""
+    table = abilities.by_run(recorded.looked("abilities_cpu/calibration.jsonl"))
+    steps = max(steps for _, steps in table)
+    experts, larger = (table[name, steps] for name in ("e32_top2", "dense_10x"))
+    errors = [[runs[seed][0]["ece"] for seed in sorted(experts)] for runs in (experts, larger)]
+    change = paired.interval([a - b for a, b in zip(*errors, strict=True)])
+    return Row(
+        "sparse models are as well calibrated as dense ones of ten times the FLOPs (by 0.002)",
+        "Srivastava et al. 2022",
+        Region(high=0.002),
+        difference(change, "expected calibration error"),
+        "the error of experts is the smaller on average, but seeds of the large dense model"
+        " differ; all are small, and chance alone makes 0.0015",
+        recorded.command_of("calibration", "abilities.py:cpu"),
+    )
 
 
 def _by_shots(found, number, shown):
