@@ -16,6 +16,7 @@ from absl import flags
 from experiments import command
 from moe import flops, schema
 from moe.adapt import finetune
+from moe.dispatch import grouped
 from moe.errors import UserError
 from moe.models import lora
 from moe.training import loop, processes, signals
@@ -51,7 +52,10 @@ def main() -> None:
     print(f"ideal FLOPs/token of a training step{all_trained}: {ideal:,.0f}")
     executed = flops.of_run(run).total / (t.batch_size * t.seq_len)
     print(f"executed FLOPs/token of a training step: {executed:,.0f}")
-    if run.model.experts and run.model.experts.dropless:
+    experts = run.model.experts
+    if experts and experts.dropless:
+        own = run.model.dtype, run.model.d_model, experts.d_ff
+        print(f"experts are multiplied by {grouped.choose(run.mesh.implementation, *own)!r}")
         print("(and those of blocks beyond the slots: realised_capacity tells all computed rows)")
     workdir = pathlib.Path(WORKDIR.value)
     done = (workdir / "result.json").exists()

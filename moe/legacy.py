@@ -33,6 +33,8 @@ def run_config(content: dict) -> dict:
             experts["options"] = renamed(experts["options"], OPTIONS)
         model["experts"] = _what_its_router_reads(experts)
     content["model"] = model
+    if content["mesh"].get("implementation") == "blocks":
+        del content["mesh"]["implementation"]  # the default once, written where nothing reads it
     return content
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from moe import config as configs
-from moe import routing, sharding
+from moe import legacy, routing, sharding
 from moe.data import prepare
 from moe.training import config as training
 from moe.training import optimizer
@@ -122,7 +122,7 @@ def test_models(changes, message):
         ),
         ({}, {"ep_capacity_factor": 3.0}, "mesh.ep_capacity_factor=3.0 does nothing without"),
         (DROPLESS, {"transport": "all_gather"}, "mesh.transport='all_gather' does nothing with "),
-        (DROPLESS, {"implementation": "cuda"}, "mesh.implementation='cuda' is not one of 'blocks'"),
+        (DROPLESS, {"implementation": "cuda"}, "mesh.implementation='cuda' is not one of 'auto'"),
         (DROPLESS, {"ep_capacity_factor": 0.0}, "mesh.ep_capacity_factor=0.0 must be above 0"),
     ],
 )
@@ -279,3 +279,11 @@ def test_replace():
     assert run.train.batch_size == 8 and run_config().train.seed == 0
     with pytest.raises(ValueError, match="train.steps=0 must be above 0"):
         run.replace(train={"steps": 0})
+
+
+def test_the_kernel_that_was_the_default_is_todays_default():
+    """Runs wrote it where nothing reads it, which is refused today."""
+    old = {"model": {"experts": None}, "mesh": {"kernel": "blocks", "zero": True}}
+    assert legacy.run_config(old)["mesh"] == {"zero": True}
+    old["mesh"]["kernel"] = "hopper"
+    assert legacy.run_config(old)["mesh"] == {"implementation": "hopper", "zero": True}

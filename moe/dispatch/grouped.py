@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from moe import compat, ffn, sharding, target
-from moe.dispatch import blocks, gather, ragged
+from moe.dispatch import blocks, gather, hopper, ragged
 from moe.errors import UserError
 from moe.routing import assignment
 
@@ -39,6 +39,28 @@ IMPLEMENTATIONS = {
 }
 
 
+AUTO = "auto"  # the fastest here, see `choose`
+
+
+def choose(implementation: str, dtype: str, d_model: int, d_ff: int) -> str:
+    """The name of the kernel that computes: the one asked for, or the fastest that is known here.
+
+    Hopper's where they fit (measured: docs/cost.md); `ragged_dot` on TPUs where it is a kernel (not
+    measured, by the compiled program); else blocks. None of them is a dense product.
+
+    Args:
+      implementation: of `IMPLEMENTATIONS`, or AUTO.
+      dtype: of the arithmetic.
+      d_model, d_ff: of the experts.
+    """
+    if implementation != AUTO:
+        return implementation
+    backend = target.platform()
+    if backend == "gpu" and not hopper.misfit(dtype, d_model, d_ff):
+        return "hopper"
+    return "ragged_dot" if backend == "tpu" and "ragged_dot" in fit() else "blocks"
+
+
 def fit() -> list[str]:
     """The kernels that are no dense product on `target.platform()`."""
     backend = target.platform()
@@ -51,12 +73,12 @@ def check(kernel: str) -> None:
     Raises:
       UserError: with those that are not dense.
     """
-    if kernel not in fit():
+    if kernel not in (AUTO, *fit()):
         raise UserError(
             f"mesh.implementation={kernel!r} is not for {target.platform()} in JAX"
             f" {jax.__version__}: it has no kernel there for values and gradients, or multiplies"
             " every row with every expert (moe/dispatch/ragged.py)."
-            f" Use {' or '.join(map(repr, fit()))}"
+            f" Use {' or '.join(map(repr, (AUTO, *fit())))}"
         )
 
 
@@ -75,13 +97,14 @@ def apply(
       choice: expert_GSK and gate_GSK; expert E is nobody.
       weights: of E experts, as they lie on the mesh.
       activation: of `ffn.ACTIVATIONS`.
-      implementation: of `IMPLEMENTATIONS`.
+      implementation: of `IMPLEMENTATIONS`, or AUTO.
       ep_capacity_factor: size of the buffers between devices, times the even share.
 
     Returns:
       y_GSD and `assignment.DispatchResult`.
     """
-    kernel = IMPLEMENTATIONS[implementation].apply
+    (_, D, F) = weights.w_in.shape
+    kernel = IMPLEMENTATIONS[choose(implementation, x_GSD.dtype.name, D, F)].apply
     letters: dict[str, Any] = {"w_in": "EDF", "w_out": "EFD"}
     if weights.w_gate is not None:
         letters["w_gate"] = "EDF"

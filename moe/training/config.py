@@ -89,14 +89,15 @@ class MeshConfig:
     model: int = 1
     zero: bool = False  # see `moe.sharding`
     transport: str = "all_to_all"  # see `moe.dispatch.transport`
-    implementation: str = "blocks"  # of the grouped dispatcher, see `moe.dispatch.grouped`
+    implementation: str = "auto"  # of the grouped dispatcher, see `moe.dispatch.grouped`
     ep_capacity_factor: float = 2.0  # of the grouped dispatcher on a mesh with experts, see there
     attention: str = "auto"  # what computes it, see `moe.layers.attention_kernels`
     remat_policy: str = "full"  # of blocks that are recomputed, see `moe.execution`
 
     def __post_init__(self):
         schema.one_of("mesh.transport", self.transport, transport.TRANSPORTS)
-        schema.one_of("mesh.implementation", self.implementation, grouped.IMPLEMENTATIONS)
+        kernels = (grouped.AUTO, *grouped.IMPLEMENTATIONS)
+        schema.one_of("mesh.implementation", self.implementation, kernels)
         schema.one_of("mesh.remat_policy", self.remat_policy, REMAT_POLICIES)
         schema.one_of("mesh.attention", self.attention, attention_kernels.KERNELS)
         ranges.check(self, "mesh", ranges.MESH)

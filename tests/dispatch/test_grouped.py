@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import counting, ffn, hlo, sharding, target
+from moe import compat, counting, ffn, hlo, sharding, target
 from moe.dispatch import blocks, grouped, hopper, ragged
 from moe.routing import assignment
 from tests import tiny
@@ -259,8 +259,26 @@ def test_a_kernel_that_forgets_the_mesh(monkeypatch):
     tiny.assert_close(grads, grads_want)
 
 
+def test_auto_is_the_fastest_that_is_known_and_fits(monkeypatch):
+    def chosen(platform):
+        with target.compiling_for(platform):
+            name = grouped.choose("auto", "bfloat16", 128, 128)
+            grouped.check(name)
+            return name
+
+    assert chosen("cpu") == chosen("gpu") == "blocks"  # which is no Hopper GPU
+    assert chosen("tpu") == ("ragged_dot" if "tpu" in compat.RAGGED_DOT else "blocks")
+    monkeypatch.setattr(hopper, "misfit", lambda dtype, *widths: dtype != "bfloat16")
+    assert chosen("gpu") == "hopper"
+    with target.compiling_for("gpu"):
+        assert grouped.choose("auto", "float32", 128, 128) == "blocks"
+    assert grouped.choose("wide_blocks", "bfloat16", 128, 128) == "wide_blocks"
+
+
 def test_kernels_that_would_be_dense_here_are_refused():
-    with pytest.raises(ValueError, match="'ragged_dot' is not for cpu in JAX 0.*Use 'blocks'"):
+    with pytest.raises(
+        ValueError, match="'ragged_dot' is not for cpu in JAX 0.*Use 'auto' or 'blocks'"
+    ):
         grouped.check("ragged_dot")
     grouped.check("blocks")
 
