@@ -276,9 +276,8 @@ def test_auto_is_the_fastest_that_is_known_and_fits(monkeypatch):
 
 
 def test_kernels_that_would_be_dense_here_are_refused():
-    with pytest.raises(
-        ValueError, match="'ragged_dot' is not for cpu in JAX 0.*Use 'auto' or 'blocks'"
-    ):
+    message = "'ragged_dot' is not for cpu in JAX 0.*Use 'auto' or 'blocks'"
+    with pytest.raises(ValueError, match=message):
         grouped.check("ragged_dot")
     grouped.check("blocks")
 
