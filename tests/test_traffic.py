@@ -14,6 +14,7 @@ from moe import hlo, models, objectives, sharding
 from moe.dispatch import grouped, transport
 from moe.layers import relative
 from moe.models import classifier
+from moe.training import gradients
 from tests import tiny
 from tests.test_sharding import EVERY_MESH, EVERYTHING, first_step
 from tests.training import toys
@@ -106,6 +107,24 @@ def test_a_training_step_under_scan(name, remat, crossings):
     assert found.pop("all-to-all") == crossings and found.keys() == {"all-reduce"}
     sent = hlo.traffic(text, {"data": 2, "expert": 4, "model": 1})
     assert sent["all-to-all", "expert"].times == crossings * 2  # in each of two turns
+
+
+@pytest.mark.parametrize(
+    ("policy", "crossings", "products"), [("full", 3 + 3 + 2, 8), ("products", 3 + 2, 6)]
+)
+def test_what_is_kept_neither_crosses_nor_is_multiplied_again(policy, crossings, products):
+    """Without slots: three all-to-alls forward and two backward, two products and four."""
+    dropless = {"dispatcher": "grouped", "capacity_factor": 0.0, "eval_capacity_factor": 0.0}
+    experts = dataclasses.replace(SCANNED.experts, **dropless)
+    config = dataclasses.replace(SCANNED, remat=True, experts=experts)
+    task = tiny.task_of(config, implementation="ragged_dot", remat_policy=policy)
+    step = functools.partial(gradients.value_and_grad, task)
+    with tiny.on("2x4"):
+        given = models.parameter_shapes(config), {}, tiny.put(tiny.inputs(16)), jax.random.key(0)
+        text = str(jax.make_jaxpr(step)(*given))
+    assert (text.count(" all_to_all["), text.count(" ragged_dot_general[")) == (
+        crossings, products,
+    )  # fmt: skip
 
 
 def test_relative_positions_send_their_table_and_not_all_pairs():

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from moe import compat, ffn, sharding, target
+from moe import compat, execution, ffn, sharding, target
 from moe.dispatch import blocks, gather, hopper, ragged
 from moe.errors import UserError
 from moe.routing import assignment
@@ -152,4 +153,5 @@ def _local(kernel, activation, buffer, x_GSD, choice, weights):
 
 def _cross(x_M):
     """Part i of the rows goes to device i, which lays what comes from device j in its part j."""
-    return jax.lax.all_to_all(x_M, "expert", split_axis=0, concat_axis=0, tiled=True)
+    x_M = jax.lax.all_to_all(x_M, "expert", split_axis=0, concat_axis=0, tiled=True)
+    return checkpoint_name(x_M, execution.CROSSED)

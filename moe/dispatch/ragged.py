@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from moe import ffn, sharding
+from moe import execution, ffn, sharding
 from moe.dispatch import gather, hopper
 from moe.routing import assignment
 
@@ -34,7 +35,8 @@ def apply(
 
     def dot(x: jax.Array, w: Any) -> jax.Array:
         """Zeros in the rows of nobody: NaN there would reach the gradient of weights."""
-        return jnp.where(real_P1, product(general, x, w, count_E), 0)
+        y = jnp.where(real_P1, product(general, x, w, count_E), 0)
+        return checkpoint_name(y, execution.PRODUCT)
 
     with jax.named_scope("experts"):
         inner = [dot(x_PD, w) for w in (weights.w_in, weights.w_gate)[: 1 + gated]]
