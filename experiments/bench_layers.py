@@ -104,7 +104,7 @@ def computed(kernel: str, cell: Cell, choice: TopKAssignment) -> int:
         return cell.tokens * cell.k
     thin = jnp.zeros((cell.experts, 1, 1))
     x_SD = jnp.zeros((cell.tokens, 1))
-    apply = grouped.IMPLEMENTATIONS[kernel].apply
+    apply = jax.jit(grouped.IMPLEMENTATIONS[kernel].apply, static_argnums=3)
     return int(apply(x_SD, choice, ffn.Weights(thin, thin), "relu")[1])
 
 

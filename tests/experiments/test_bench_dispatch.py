@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import bench_dispatch as file
-from experiments import baselines, bench_dispatch
+from experiments import baselines, bench_dispatch, timing
 from moe.analysis import dispatching
 from moe.dispatch import grouped
 
@@ -23,6 +23,8 @@ def rows(tmp_path_factory):
     config.cells = (file.cell(4, 2, einsum_groups=(16,), **TINY),)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouped, "fit", lambda: ["blocks", "ragged_dot", "hopper"])
+        patch.setattr(timing, "LARGE", {"cpu": 64})
+        patch.setattr(bench_dispatch, "COPIED", 2**10)
         bench_dispatch.main(config, root, with_peers=False)
     assert (root / "dispatch.png").exists()
     table = (root / "table.md").read_text()

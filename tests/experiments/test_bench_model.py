@@ -6,7 +6,7 @@ import pytest
 
 from configs import bench_model as file
 from configs import scaling
-from experiments import bench_model
+from experiments import bench_model, timing
 from moe.analysis import dispatching
 
 TINY = {
@@ -36,7 +36,9 @@ def rows(tmp_path_factory):
     config.decoding.experts = {"e8_top2": (8, 2)}
     config.decoding.batches = (1,)
     config.decoding.length = 8
-    bench_model.main(config, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "LARGE", {"cpu": 64})
+        bench_model.main(config, root)
     assert "| decoding | batch 1 | e8_top2 |" in (root / "table.md").read_text()
     return [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
 
