@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from absl import logging
 from orbax.checkpoint.experimental import v1 as orbax
 
 from moe import legacy, paths
 from moe.errors import NotFiniteError, UserError
-from moe.training import checksums, divergence, folders, processes
+from moe.training import checksums, divergence, folders, processes, saving
 from moe.training.step import State
 
 _PARAMETERS = re.compile("^params/")
@@ -102,7 +101,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 checksums.forget(self._workdir, step)  # of a damaged one with this number
             try:
-                with _quiet_threads():
+                with saving.options():
                     self._opened().save(step, state._asdict(), force=True, custom_metadata=about)
                 if jax.process_index() == 0:
                     checksums.write(self._workdir, step)
@@ -252,17 +251,6 @@ class Checkpoints:
         """Waits for writes to end."""
         if self._writer is not None:
             self._writer.close()
-
-
-@contextlib.contextmanager
-def _quiet_threads():
-    """The errors of the library's threads are raised here once more, so it does not log them."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def reading(workdir: pathlib.Path, read: Callable[[Checkpoints], T], step: int | None = None) -> T:
