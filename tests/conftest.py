@@ -29,10 +29,11 @@ PROGRAMS = tempfile.TemporaryDirectory(prefix="moe-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
+gc.set_threshold(50_000, 50, 100)  # importing and tracing make many objects that live long
+
 import jax  # noqa: E402, it reads the environment
 import pytest  # noqa: E402
 
-gc.set_threshold(50_000, 50, 100)  # tracing makes many objects that live long
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8, "the tests need 8 simulated devices"
 

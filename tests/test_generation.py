@@ -8,35 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe import decoding, generation, models, routing, sampling, sharding
+from moe import decoding, generation, routing, sampling, sharding
 from moe.attention_config import AttentionConfig
 from moe.data import batches
-from moe.models import contract, decoder
 from tests import tiny
 from tests.routing.cases import CASES
 
 PROMPTS = [[3, 1, 0, 1, 5], [9, 2], [6]]  # 0 starts a document
 STEPS = 4
+ONE_LAYER = {"num_layers": 1, "moe_every": 1}
 MODELS = {
     "dense, relative positions": {"experts": None, "position": "relative", "tie_embeddings": False},
     "experts after a dense layer, shared heads": {
-        "num_layers": 5, "num_dense_layers": 1, "num_kv_heads": 1,
+        "num_layers": 3, "moe_every": 1, "num_dense_layers": 1, "num_kv_heads": 1,
         "experts": tiny.moe_config(k=2, shared_experts=1),
     },
-    "few of many experts": {
+    "few of many experts": ONE_LAYER | {
         "experts": tiny.moe_config(
             num_experts=16, k=2, group_size=64, options=routing.ranked.Options(reroute_rounds=2)
         )
     },
-    "ids": {"experts": tiny.moe_config(router="hash")},
-    "pools so far": {
+    "ids": ONE_LAYER | {"experts": tiny.moe_config(router="hash")},
+    "pools so far": ONE_LAYER | {
         "experts": tiny.moe_config(
             router="emo", num_experts=8, k=2,
             options=routing.emo.Options(pool="running", least=3, most=3),
         )
     },
-    "n-grams": {"experts": None, "ngram_rows": 16},
-    "attention as published": {
+    "n-grams": ONE_LAYER | {"experts": None, "ngram_rows": 16},
+    "attention as published": ONE_LAYER | {
         "num_kv_heads": 1, "scale_embedding": False, "norm_epsilon": 1e-5,
         "attention": AttentionConfig(
             qkv_bias=True, qk_norm="width", clip_qkv=2.0, rope_theta=1e6, rope_layout="pairs",
@@ -63,11 +63,10 @@ def weights(config):
     return decoding.prepare(config, *trained(config))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward(config, params, state, tokens_BT, *place):
-    """logits of one text, by the scanned model that is trained."""
-    variables = {"params": params, **contract.router_variables(config, state)}
-    return decoder.Decoder(config).apply(variables, tokens_BT, *place, False)
+def forward(config, rows):
+    """The Output for rows of text, by the scanned model that is trained."""
+    batch = tiny.Batch(rows, rows, *batches.number(rows))
+    return tiny.output(config, *trained(config), batch)
 
 
 def by_forward_passes(config, prompt, steps):
@@ -77,8 +76,7 @@ def by_forward_passes(config, prompt, steps):
     for _ in range(steps):
         row = np.zeros((1, len(PROMPTS[0]) + STEPS), np.int32)
         row[0, : len(tokens)] = tokens
-        logits_BTV = forward(config, *trained(config), row, *batches.number(row))
-        chosen.append(logits_BTV[0, len(tokens) - 1])
+        chosen.append(forward(config, row).logits[0, len(tokens) - 1])
         tokens.append(int(chosen[-1].argmax()))
     return tokens[len(prompt) :], np.array(chosen)
 
@@ -111,12 +109,9 @@ CAPACITY = tiny.moe_config(k=2, capacity_factor=1.0, eval_capacity_factor=0.5)
 @pytest.mark.parametrize("mesh", ["none", "2x4x1"])
 def test_under_capacity_too(mesh):
     """Token by token the same are dropped as in a whole row, in which no later one takes a slot."""
-    config = tiny.model(experts=CAPACITY, num_layers=4)
-    rows, T = np.random.default_rng(0).integers(1, tiny.V, (8, 9)), 9
-    segment_BT, position_BT = np.ones_like(rows), np.broadcast_to(np.arange(T), rows.shape)
-    batch = tiny.Batch(rows, rows, segment_BT, position_BT)
-    params, state = trained(config)
-    whole = models.build(config).apply(params, state, batch, key=jax.random.key(0), train=False)
+    config = tiny.model(experts=CAPACITY, moe_every=1)
+    rows, T = np.random.default_rng(0).integers(1, tiny.V, (8, 9), np.int32), 9
+    whole = forward(config, rows)
     assert whole.router_stats.kept_KE.sum() < 0.8 * whole.router_stats.chosen_KE.sum()
     seated = decoding.dropless(config, T)
     with tiny.on(mesh):
@@ -183,12 +178,8 @@ def test_a_stream_is_the_same_token_by_token():
 def test_experts_of_new_tokens_are_those_of_the_forward_pass():
     config = model(EXPERTS)
     found = generation.written(config, weights(config), [PROMPTS[0]], STEPS)
-    row = np.array([PROMPTS[0] + found.tokens[0].tolist()])
-    segment_BT, position_BT = batches.number(row)
-    without_drops = models.build(decoding.dropless(config))
-    batch = tiny.Batch(row, row, segment_BT, position_BT)
-    params, state = trained(config)
-    output = without_drops.apply(params, state, batch, key=jax.random.key(0), train=False)
+    row = np.array([PROMPTS[0] + found.tokens[0].tolist()], np.int32)
+    output = forward(decoding.dropless(config), row)
     want_LTK = output.choices.reshape(found.experts.shape[0], -1, 2)[:, -STEPS:]
     np.testing.assert_array_equal(found.experts[:, 0], want_LTK)
     assert generation.written(model(DENSE), weights(model(DENSE)), PROMPTS, 1).experts is None
@@ -235,7 +226,7 @@ IDLE_AFTER = {  # without capacity some of it does nothing, which would be refus
 def test_what_trains_generates(name):
     """Greedily what a forward pass with room for all says."""
     room = {"capacity_factor": 4.0, "eval_capacity_factor": 4.0}
-    config = tiny.sparse(**room | IDLE_AFTER[name])
+    config = tiny.model(**ONE_LAYER, experts=tiny.moe_config(**room | IDLE_AFTER[name]))
     prompt = PROMPTS[0]
     params = weights(config)
     got = generation.generate(config, params, [prompt], STEPS)

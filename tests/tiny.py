@@ -17,6 +17,7 @@ from moe import models, objectives, sharding
 from moe.batch import Batch
 from moe.execution import Execution
 from moe.layers import moe_layer
+from moe.models import contract
 from moe.training import gradients, step
 
 B = 8
@@ -63,6 +64,13 @@ def params(config: configs.ModelConfig, seed=0):
         return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), shape.sharding.spec))
 
     return jax.tree_util.tree_map_with_path(draw, models.parameter_shapes(config))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def output(config: configs.ModelConfig, params, state, batch) -> contract.Output:
+    """The Output of a model that is evaluated; operation by operation it would take seconds."""
+    key = jax.random.key(0)
+    return models.build(config).apply(params, state, batch, key=key, train=False)
 
 
 @functools.cache

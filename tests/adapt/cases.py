@@ -1,12 +1,9 @@
 """Small models whose experts are changed, and what they say of a batch."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe import models, sharding
+from moe import sharding
 from moe.adapt.banks import Trained
 from tests import tiny
 
@@ -18,17 +15,11 @@ def trained(seed=0, experts=(), **changes) -> Trained:
     return Trained(config, tiny.params(config, seed), tiny.routing_state(config))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(config, params, state, batch):
-    built = models.build(config)
-    return built.apply(params, state, batch, key=jax.random.key(0), train=False).logits
-
-
 def logits(found: Trained, batch=None) -> np.ndarray:
     """What a model says of the real tokens."""
     batch = tiny.inputs() if batch is None else batch
     placed = sharding.shard_batch(batch)
-    logits_BTV = _logits(found.model, found.params, found.router_state, placed)
+    logits_BTV = tiny.output(found.model, found.params, found.router_state, placed).logits
     return np.asarray(logits_BTV)[np.asarray(batch.segment_BT) > 0]
 
 

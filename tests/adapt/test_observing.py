@@ -31,6 +31,7 @@ def test_classes():
     batch = tiny.inputs()
     batch = batch._replace(domain_BT=np.zeros_like(batch.tokens_BT))
     task = objectives.task(config)
-    sums = task.forward(found.params, found.router_state, batch, jax.random.key(0), False).sums
+    forward = jax.jit(task.forward, static_argnums=4)
+    sums = forward(found.params, found.router_state, batch, jax.random.key(0), False).sums
     got = observing.loss(found, [batch])
     assert got == pytest.approx(float(sums.nll / sums.targets), rel=1e-5)

@@ -1,5 +1,7 @@
 """Experts that nobody needs go, and nothing else changes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,11 +34,15 @@ def test_use_by_hand(trained, use):
     tiny.assert_close(np.stack(use), want, rtol=1e-4)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def watched(model, params, batch):
+    built = models.build(model, Execution(watched=True))
+    return built.apply(params, {}, batch, key=jax.random.key(0), train=False)
+
+
 def by_layer(trained, batch):
     """(x_SD, expert_SK, gate_SK) of each layer."""
-    built = models.build(trained.model, Execution(watched=True))
-    out = built.apply(trained.params, {}, batch, key=jax.random.key(0), train=False)
-    (record,) = out.by_stack
+    (record,) = watched(trained.model, trained.params, batch).by_stack
     for layer in range(2):
         flat = (np.asarray(x[layer]) for x in (record.x_GSD, *record.assignment))
         yield [x.reshape(-1, x.shape[-1]) for x in flat]

@@ -19,7 +19,7 @@ EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
 
 def dense(seed=0, **changes):
-    config = tiny.model(num_layers=4, experts=None, d_ff=8, **changes)
+    config = tiny.model(experts=None, d_ff=8, **changes)
     return Trained(config, tiny.params(config, seed), {})
 
 
@@ -32,11 +32,13 @@ def assert_same_model(got, want):
     tiny.assert_close(cases.logits(got), cases.logits(want), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(("activation", "moe_every"), [("gelu", 1), ("swiglu", 2), ("gelu", 4)])
-def test_copies(activation, moe_every):
-    parent = dense(activation=activation)
+@pytest.mark.parametrize(
+    ("activation", "layers", "moe_every"), [("gelu", 2, 1), ("swiglu", 4, 2), ("gelu", 4, 4)]
+)
+def test_copies(activation, layers, moe_every):
+    parent = dense(activation=activation, num_layers=layers)
     made = upcycle.copies(parent, experts(), KEY, moe_every)
-    assert made.model.moe_layers == 4 // moe_every
+    assert made.model.moe_layers == layers // moe_every
     assert_same_model(made, parent)
 
 

@@ -66,10 +66,13 @@ def test_a_space_at_the_end_is_scored():
     assert likelihood.text(Bytes.words, "", " b") == Text([0], [33, 99])
 
 
+SIZES = {"vocab_size": 257, "num_layers": 1, "moe_every": 1}
+
+
 @pytest.fixture(scope="module", params=["dense", "experts"])
 def reader(request):
     experts = None if request.param == "dense" else tiny.moe_config(capacity_factor=0.3)
-    model = tiny.model(vocab_size=257, experts=experts)
+    model = tiny.model(**SIZES, experts=experts)
     params = jax.tree.map(lambda x: 3 * x, tiny.params(model))
     return Reader(model, params, {}, Bytes.words, 128)
 
@@ -79,7 +82,7 @@ def test_log_p_is_that_of_the_text_alone(reader):
     rng = np.random.default_rng(0)
     texts = [
         Text([0, *rng.integers(1, 257, n).tolist()], rng.integers(1, 257, m).tolist())
-        for n, m in ((1, 2), (60, 9), (3, 7), (150, 5), (0, 1), (20, 128))
+        for n, m in ((1, 8), (60, 80), (3, 6), (150, 5), (0, 1), (20, 128))
     ]
     model, params, state, _, longest, _ = reader
     got = likelihood.log_likelihoods(model, params, state, texts, longest=longest, tokens=256)
@@ -112,7 +115,7 @@ def alone(reader, text):
     model = reader.model
     if model.experts:
         model = tiny.model(
-            vocab_size=257,
+            **SIZES,
             experts=tiny.moe_config(capacity_factor=8.0, eval_capacity_factor=8.0, group_size=0),
         )
     ids = np.array(text.before + text.scored)[-129:]

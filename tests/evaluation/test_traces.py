@@ -1,10 +1,8 @@
 """Every token with its choices, in the order of reading."""
 
-import jax
 import numpy as np
 import pytest
 
-from moe import models
 from moe.errors import UserError
 from moe.evaluation import traces
 from tests import tiny
@@ -20,8 +18,7 @@ def test_every_real_token_with_its_own_choices():
     alone = cases.trained()  # a group is one row
     first = 0
     for batch in batches:
-        built = models.build(alone.model)
-        out = built.apply(trained.params, {}, batch, key=jax.random.key(0), train=False)
+        out = tiny.output(alone.model, trained.params, {}, batch)
         real_BT = np.asarray(batch.segment_BT) > 0
         own = slice(first, first + real_BT.sum())
         first = own.stop

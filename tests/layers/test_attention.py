@@ -218,7 +218,7 @@ def test_grouped_queries_are_as_many_heads_with_shared_keys(heads):
     many = attention.Attention(4, 4, H, "rotary", 1.0, "float32")
     x_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
     info = attention.TokenInfo(SEGMENT, POSITION)
-    params = few.init(jax.random.key(0), x_BTD, q_info=info)["params"]
+    params = jax.jit(few.init)(jax.random.key(0), x_BTD, q_info=info)["params"]
     assert params["w_k"].shape == params["w_v"].shape == (D, heads, H)
     repeated = {n: jnp.repeat(params[n], 4 // heads, axis=1) for n in ("w_k", "w_v")}
     got, want = (

@@ -89,7 +89,8 @@ def value_and_gradients(kernel, causal, mesh):
     with tiny.on(mesh):
         given = tiny.put((x_BTD, weight, segment_BT, position_BT))
         info = attention.TokenInfo(*given[2:])
-        params = layer("plain", causal).init(jax.random.key(0), given[0], q_info=info)
+        init = jax.jit(layer("plain", causal).init)
+        params = init(jax.random.key(0), given[0], q_info=info)
         step = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))
         return tiny.host(step(params, *given))
 

@@ -122,9 +122,14 @@ def test_a_policy_is_paid_in_log_probability():
     task = tiny.task_of(config)
     params = tiny.params(config)
     key = jax.random.key(0)
-    nll_BT = np.asarray(task.forward(params, {}, inputs, key, True).nll)
-    policy = task.model.apply(params, {}, inputs, key=key, train=True).policy
-    log_p_BT, expected_BT = (np.asarray(x[0]) for x in policy)
+
+    @jax.jit
+    def forward(params):
+        policy = task.model.apply(params, {}, inputs, key=key, train=True).policy
+        return task.forward(params, {}, inputs, key, True).nll, policy
+
+    nll_BT, policy = tiny.host(forward(params))
+    log_p_BT, expected_BT = (x[0] for x in policy)
     surprise_N = (-nll_BT - expected_BT)[loss_mask_BT]
     taught = -(surprise_N * log_p_BT[loss_mask_BT]).mean(), np.square(surprise_N).mean()
     got = metrics["policy_loss"], metrics["baseline_loss"]
