@@ -13,7 +13,7 @@ from moe.data import prepare
 from moe.training import loop, metrics, signals, workdirs
 from moe.training.config import MeshConfig, RunConfig
 
-TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300}
+TINY = {"d_model": 8, "num_heads": 2, "d_head": 4, "d_ff": 64, "vocab_size": 300, "num_layers": 1}
 
 
 def tiny():
