@@ -17,7 +17,11 @@ CONFIG = lora.LoraConfig(rank=2, alpha=6.0, weights=ALL)
 KEY = jax.random.key(0)
 
 
+SMALL = tiny.model(activation="swiglu")
+
+
 def model():
+    """Two blocks."""
     return tiny.model(num_layers=4, activation="swiglu")
 
 
@@ -54,7 +58,7 @@ def test_by_hand():
 
 
 def test_nothing_changes_at_first():
-    config = model()
+    config = SMALL
     around = lora.around(models.build(config), CONFIG)
     given = jax.jit(around.init)(KEY)
     plain = {name: part for name, part in given.items() if name != "lora"}
@@ -79,10 +83,10 @@ def value_and_grad(config, params):
 
 
 def test_on_a_mesh():
-    config = model()
-    (want, _), want_grads = value_and_grad(config, with_pairs()[1])
+    config = SMALL
+    (want, _), want_grads = value_and_grad(config, with_pairs(config)[1])
     with tiny.on("2x2x2"):
-        (got, _), grads = value_and_grad(config, with_pairs()[1])
+        (got, _), grads = value_and_grad(config, with_pairs(config)[1])
         tiny.assert_close(got, want)
         tiny.assert_close(tiny.host(grads["lora"]), tiny.host(want_grads["lora"]), atol=1e-5)
     largest = paths.named(jax.tree.map(lambda g: float(np.abs(g).max()), want_grads))
