@@ -22,6 +22,7 @@ config.py    the sizes of a model and of its experts
 schema.py    frozen dataclasses out of config files, and checks with clear errors
 ranges.py    the numbers that a run survives
 sharding.py  the device mesh and the one table of PartitionSpecs
+zero.py      how a weight that devices share comes together where it is used
 counting.py  FLOPs of a jaxpr, by part of the model
 hlo.py       what a compiled program sends between devices
 chips.py     accelerators by their makers' figures

@@ -8,7 +8,7 @@ parallelism of attention heads, feed-forwards and vocabulary (Shoeybi et al. 201
 
 With `zero` the D of a parameter at rest claims what is left of ('data', 'expert'), and its
 gradient and optimizer state with it (ZeRO stage 3, Rajbhandari et al. 2020, section 5);
-`layers.weights` gathers it where it is used.
+`zero.gathered` gathers it where it is used.
 
 Without a mesh (`jax.set_mesh` not called) every function here is the identity it looks like.
 """
@@ -149,35 +149,6 @@ def reshard(x: jax.Array, letters: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(letters)) if current() else x
 
 
-def gathered(x: jax.Array, letters: str) -> jax.Array:
-    """A parameter as it lies at rest, laid out for its use.
-
-    Under ZeRO by all-gathers, whose gradient is summed by reduce-scatters: the use is typed
-    `reduced`, so that the sum is left to be done there. TPUs would write an all-reduce, of twice
-    the bytes, over two axes at once, and along any other dimension than the first. 'data' comes
-    first: then most bytes cross 'expert', whose devices are neighbours.
-    """
-    if not current() or layout(x) == spec(letters):
-        return reshard(x, letters)
-    rest = at_rest(letters)
-    at = letters.index("D")
-    axes = _axes(rest[at])
-
-    def whole(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, at, 0)
-        for axis in reversed(axes):
-            x = jax.lax.all_gather(x, axis, tiled=True, to="reduced")
-        return jnp.moveaxis(x, 0, at)
-
-    use = P(*spec(letters), reduced=set(axes))
-    return jax.shard_map(whole, in_specs=rest, out_specs=use)(x)
-
-
-def _axes(entry):
-    """The mesh axes of one entry of a PartitionSpec."""
-    return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
 def zeros(letters: str, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.Array:
     """Zeros laid out as their letters say."""
     return reshard(jnp.zeros(shape, dtype), letters)
@@ -222,12 +193,12 @@ def shard_mapped(fn: Callable, given: Any, gives: Any, checked: bool = True) -> 
 
 
 def _also_reduced(place, tree):
-    """The specs of arrays that lie so, some of them `gathered`."""
+    """The specs of arrays that lie so, some of them `zero.gathered`."""
     return jax.tree.map(lambda x: P(*place, reduced=layout(x).reduced), tree)
 
 
 def _unreduced(x):
-    """Inside `shard_mapped`: what was `gathered`, as each device's own copy."""
+    """Inside `shard_mapped`: what was `zero.gathered`, as each device's own copy."""
     reduced = jax.typeof(x).manual_axis_type.reduced
     axes = tuple(axis for axis in AXES if axis in reduced)
     return jax.lax.pcast(x, axes, to="varying") if axes else x

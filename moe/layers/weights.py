@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import random
 
-from moe import sharding
+from moe import sharding, zero
 
 
 def zeros(
@@ -53,4 +53,4 @@ def weight(
             key, -2, 2, shape, jnp.float32, out_sharding=layout
         )
 
-    return sharding.gathered(module.param(name, init).astype(dtype), letters)
+    return zero.gathered(module.param(name, init).astype(dtype), letters)

@@ -221,7 +221,7 @@ def traffic(run: RunConfig, sizes: Sizes, state: step.State) -> dict[tuple[str, 
     for leaf in _leaves(run, sizes, state):
         size = leaf.in_use
         again = run.model.remat and not leaf.top
-        for axis in reversed(leaf.shared):  # see `sharding.gathered`
+        for axis in reversed(leaf.shared):  # see `zero.gathered`
             # The backward pass uses what the pass before it gathered.
             add("all-gather", (axis,), 1 + again + (n > 1), size)
             size /= sizes[axis]
