@@ -4,7 +4,8 @@
     python -m experiments.distillation --config=configs/distillation.py:cpu    # 3 seeds, an hour
 
 Teachers are models with experts of `configs/scaling.py`; students are its dense model, at its
-learning rate, for as many steps.
+learning rate, for as many steps. `dense_copied` starts from the dense model itself, and is the
+control of students that start from a teacher.
 """
 
 from ml_collections import ConfigDict

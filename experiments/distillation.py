@@ -22,12 +22,16 @@ DENSE = "dense"
 
 
 def students(config: ConfigDict, runs: Runs, root: pathlib.Path) -> Runs:
-    """A dense run for each teacher and kind, named <teacher>_<kind>."""
+    """A dense run for each teacher and kind, named <teacher>_<kind>.
+
+    The dense model teaches nothing; what starts from its parameters is the control of students that
+    start from those of experts, since both have had more training than dense.
+    """
     found = {}
     for teacher, run in runs.items():
-        if run.model.experts is None:
-            continue
         for kind, how in config.students.items():
+            if run.model.experts is None and how.share:
+                continue
             options = distillation.Options(teacher=run.model, share=how.share)
             rules = distillation.START if how.copied else distillation.TAUGHT
             source = root / teacher / "seed{seed}"

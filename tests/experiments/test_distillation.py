@@ -43,6 +43,13 @@ def test_the_students_of_a_study(config, tmp_path):
     assert records.seeded(runs["dense"], 7).init_from.workdir == ""
 
 
+def test_what_starts_from_dense_is_the_control_of_what_starts_from_experts(config, tmp_path):
+    config.students = {"copied": {"share": 0.0, "copied": True}} | config.students.to_dict()
+    found = distillation.students(config, scaling.variants(config), tmp_path)
+    assert [name for name in found if name.startswith("dense")] == ["dense_copied"]
+    assert found["dense_copied"].init_from.rules == found["e8_top2_copied"].init_from.rules
+
+
 def test_teachers_come_before_students(config, tmp_path, monkeypatch, capsys):
     rounds = []
 
