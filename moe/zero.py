@@ -16,9 +16,9 @@ def gathered(x: jax.Array, letters: str) -> jax.Array:
     the bytes, over two axes at once, and along columns. So D comes first, but for E, and in rows;
     and 'data' before 'expert', whose devices are neighbours, and which most bytes then cross.
     """
-    if not sharding.current() or sharding.layout(x) == sharding.spec(letters):
-        return sharding.reshard(x, letters)
     rest = sharding.at_rest(letters)
+    if not sharding.current() or rest == sharding.spec(letters) or sharding.layout(x) != rest:
+        return sharding.reshard(x, letters)
     at, first = letters.index("D"), int(letters[0] == "E")
     axes = _axes(rest[at])
 

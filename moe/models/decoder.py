@@ -124,7 +124,6 @@ class Trunk(nn.Module):
             in_axes=nn.broadcast,
             length=length,
             unroll=config.scan_unroll or scanning.suited(length),
-            check_constancy_invariants=False,  # would trace every block twice
         )
         return scanned(config, self.execution, name=name)(x_BTD, info, train)[0]
 
