@@ -177,7 +177,7 @@ def _everything(run):
     """All operations of one training step: elementwise ones, sorts and the optimizer's, too."""
     t = run.train
     state = plan.state_shapes(run)
-    train_step = step.of_run(run)
+    train_step = step.of_run(flops.countable(run))
     return counting.count(
         train_step, state, run.task.batch_shapes(t.batch_size, t.seq_len)
     ).everything

@@ -31,9 +31,14 @@ FREE = {
 }  # primitives that move data
 
 
+KERNELS = (
+    *("pallas_call", "custom_call", "ffi_call"),
+    *("dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper"),  # cuDNN's
+)
+
 UNKNOWN = {
     "while": "the number of its turns is not in the program; use scan or fori_loop",
-    **dict.fromkeys(("pallas_call", "custom_call", "ffi_call"), "what a kernel does is not in it"),
+    **dict.fromkeys(KERNELS, "what a kernel does is not in it"),
     **dict.fromkeys(
         ("ragged_dot", "ragged_dot_general", "triangular_solve", "cholesky", "fft"),
         "it is a product without a rule here; add one to `_cost`",

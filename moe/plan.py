@@ -149,7 +149,8 @@ def compiled(run: RunConfig, topology: str) -> Plan:
         grouped.check(run.mesh.implementation)
     run = _of_tpus(run)
     mesh = sharding.make_mesh(run.mesh.data, run.mesh.expert, run.mesh.model, devices=devices)
-    guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
+    with target.compiling_for(PLATFORM):
+        guess = _arithmetic(run, mesh, chips.chip(topology.split(":")[0]))
     with sharding.on(mesh, run.mesh.zero):
         lowered = lower(run, mesh)
         began = time.perf_counter()
@@ -170,9 +171,7 @@ def compiled(run: RunConfig, topology: str) -> Plan:
 def _of_tpus(run):
     """The run with what would else be chosen for the machine that compiles."""
     model = dataclasses.replace(run.model, scan_unroll=run.model.scan_unroll or 1)
-    return dataclasses.replace(
-        run, model=model, mesh=dataclasses.replace(run.mesh, attention="plain")
-    )
+    return dataclasses.replace(run, model=model)
 
 
 def beside(program: jax.stages.Compiled, state: float) -> float:
@@ -187,7 +186,8 @@ def arithmetic(run: RunConfig, chip: str, devices: int) -> Plan:
       UserError: if the chip is unknown or the mesh does not divide the run.
     """
     mesh = sharding.abstract_mesh(devices, run.mesh.data, run.mesh.expert, run.mesh.model)
-    return _arithmetic(run, mesh, chips.chip(chip))
+    with target.compiling_for(PLATFORM if chip.startswith("v") else "gpu"):
+        return _arithmetic(run, mesh, chips.chip(chip))
 
 
 def lower(run: RunConfig, mesh: Mesh) -> jax.stages.Lowered:

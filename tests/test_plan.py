@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from moe import chips, flops, hlo, plan, presets, sharding
+from moe import chips, flops, hlo, plan, presets, sharding, target
 from moe.analysis import planning
 from moe.data import prepare
 from moe.errors import UserError
@@ -201,6 +201,18 @@ def test_activations_shrink_with_remat_and_the_mesh():
 
     assert bytes_of(True) < bytes_of(False)
     assert bytes_of(False, data=4) == bytes_of(False) / 4
+
+
+def test_a_fused_kernel_keeps_no_scores():
+    """On TPUs it fits 128 tokens and not 64."""
+
+    def kept(length, attention):
+        run = run_config(length=length, attention=attention)
+        return estimate.activations(run, {"data": 1, "expert": 1, "model": 1})
+
+    with target.compiling_for("tpu"):
+        assert kept(128, "auto") < kept(128, "plain")
+        assert kept(64, "auto") == kept(64, "plain")
 
 
 # The compiler, whose part an error and a CPU program play here.

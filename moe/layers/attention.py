@@ -91,7 +91,14 @@ class Attention(nn.Module):
             k, v = self.of_context(context_BUD, kv_info, cache)
             kv_segment_BU = kv_info.segment_BT
             first = None if cache is None else jnp.int32(0)  # no kernel for whole rows
-        y_BTNH = self.attend(q, k, v, q_info, kv_segment_BU, first)
+        kernel = "plain"
+        if first is None:
+            context = context_BUD is not None
+            kernel = attention_kernels.choose(self.kernel, q, self.position, self.how, context)
+        if kernel == "plain":
+            y_BTNH = self.attend(q, k, v, q_info, kv_segment_BU, first)
+        else:
+            y_BTNH = self.attend_fused(kernel, q, k, v, q_info.segment_BT, kv_segment_BU)
         D = x_BTD.shape[-1]
         shape = (self.num_heads, self.d_head, D)
         w_NHD = self.matrix("w_o", "NHD", shape, fan_in=self.num_heads * self.d_head)
@@ -176,15 +183,9 @@ class Attention(nn.Module):
         kv_segment_BU: jax.Array,
         first: jax.Array | None,
     ) -> jax.Array:
-        q_segment_BT = q_info.segment_BT
-        if first is None and self.fused(q):
-            by_cudnn = functools.partial(attention_kernels.by_cudnn, causal=self.causal)
-            letters = (*["BTNH"] * 3, "BT", "BT")
-            on_one_device = sharding.shard_mapped(by_cudnn, letters, "BTNH")
-            return on_one_device(q, k, v, q_segment_BT, kv_segment_BU)
         k = dot_product.share(k, self.num_heads)
         v = dot_product.share(v, self.num_heads)
-        arrays = (q, k, v, q_segment_BT, kv_segment_BU)
+        arrays = (q, k, v, q_info.segment_BT, kv_segment_BU)
         how: dict[str, Any] = {
             "causal": self.causal,
             "scaled": self.how.scaled,
@@ -207,6 +208,9 @@ class Attention(nn.Module):
 
         return sharding.shard_mapped(after, ("", *letters), "BTNH")(first, *arrays, table)
 
-    def fused(self, q_BTNH: jax.Array) -> bool:
-        """Does cuDNN's kernel compute it?"""
-        return attention_kernels.choose(self.kernel, q_BTNH, self.position, self.how) == "cudnn"
+    def attend_fused(self, kernel: str, *arrays: jax.Array) -> jax.Array:
+        """`attend` by a kernel, on each device's own rows and heads."""
+        on_one_device = attention_kernels.fused(kernel, self.causal, self.how)
+        letters = (*["BTNH"] * 3, "BT", "BT")
+        checked = kernel == "cudnn"  # what Pallas returns does not say what differs on devices
+        return sharding.shard_mapped(on_one_device, letters, "BTNH", checked)(*arrays)

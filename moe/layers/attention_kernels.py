@@ -1,37 +1,58 @@
-"""What computes attention: our own equations, compiled by XLA, or cuDNN's fused kernel.
+"""What computes attention: our own equations, compiled by XLA, or a fused kernel.
 
-cuDNN never writes the scores to memory. On an H100 it takes a quarter of the time of our own
-(16 x 1,024 tokens, 16 heads of 64, forward and backward; RESULTS.md, 2026-11-26).
+cuDNN's is here, that of TPUs in `moe.layers.splash`. They never write the scores to memory. On an
+H100 cuDNN's takes a quarter of the time of our own (16 x 1,024 tokens, 16 heads of 64, forward and
+backward; RESULTS.md, 2026-11-26).
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 
+from moe import target
 from moe.attention_config import AttentionConfig
-from moe.errors import UserError
+from moe.layers import splash
+from moe.schema import require
 
-KERNELS = ("auto", "plain", "cudnn")  # auto: cuDNN's where it fits
+KERNELS = ("auto", "plain", "cudnn", "splash")  # auto: the fused one that fits, or plain
 DTYPES = ("bfloat16", "float16")
 LARGEST_HEAD = 128
 
 
-def choose(kernel: str, q_BTNH: jax.Array, position: str, how: AttentionConfig) -> str:
-    """What computes it: plain or cudnn.
+def choose(
+    kernel: str, q_BTNH: jax.Array, position: str, how: AttentionConfig, context: bool = False
+) -> str:
+    """What computes it: plain, cudnn or splash.
 
     Args:
       kernel: of KERNELS.
       q_BTNH: queries, of training or scoring.
       position: of the model.
       how: of the model.
+      context: do they attend to other tokens than their own, an encoder's?
 
     Raises:
-      UserError: if cuDNN's is asked for and does not fit, with the reason.
+      UserError: if a fused one is asked for and does not fit, with the reason.
     """
     if kernel == "plain":
         return kernel
-    reason = misfit(q_BTNH, position, how)
-    if kernel == "cudnn" and reason:
-        raise UserError(f"mesh.attention='cudnn' wants {reason}. Use 'auto' or 'plain'")
-    return "plain" if reason else "cudnn"
+    reasons = {
+        "cudnn": misfit(q_BTNH, position, how),
+        "splash": splash.misfit(q_BTNH, position, context),
+    }
+    if kernel == "auto":
+        return next((name for name, reason in reasons.items() if not reason), "plain")
+    reason = reasons[kernel]
+    require(not reason, f"mesh.attention={kernel!r} wants {reason}. Use 'auto' or 'plain'")
+    return kernel
+
+
+def fused(kernel: str, causal: bool, how: AttentionConfig) -> Callable[..., jax.Array]:
+    """The kernel "cudnn" or "splash", of queries, keys, values and the segments of both."""
+    if kernel == "cudnn":  # without a window, and scaled: see `misfit`
+        return functools.partial(by_cudnn, causal=causal)
+    return functools.partial(splash.attend, causal=causal, scaled=how.scaled, window=how.window)
 
 
 def misfit(q_BTNH: jax.Array, position: str, how: AttentionConfig) -> str:
@@ -51,8 +72,8 @@ def misfit(q_BTNH: jax.Array, position: str, how: AttentionConfig) -> str:
 
 
 def on_cuda() -> bool:
-    """Is the first device an NVIDIA GPU?"""
-    return "cuda" in jax.devices()[0].client.platform_version
+    """Is the first device an NVIDIA GPU, and what is compiled for?"""
+    return target.platform() == "gpu" and "cuda" in jax.devices()[0].client.platform_version
 
 
 def by_cudnn(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from moe import hlo, paths, sharding
 from moe.config import ModelConfig
-from moe.layers import dot_product
+from moe.layers import attention_kernels, dot_product
 from moe.training import step
 from moe.training.config import RunConfig
 
@@ -42,6 +42,7 @@ class _Part(NamedTuple):
     length: int  # T
     tokens: float
     read: int = 0  # U, of the encoder that it reads
+    fused: bool = False  # does a kernel compute attention, and keep no scores?
 
     @property
     def rows(self) -> float:
@@ -70,9 +71,18 @@ def _parts(run, sizes):
             length=lengths[name],
             tokens=rows * lengths[name],
             read=lengths["encoder"] if name == "decoder" else 0,
+            fused=run.mesh.attention != "plain" and _fuses(stack, lengths[name]),
         )
         for name, stack in run.model.stacks.items()
     ]
+
+
+def _fuses(model, length):
+    """Does a kernel fit a stack on `target.platform()`?"""
+    shape = (1, length, model.num_heads, model.d_head)
+    q_BTNH = jax.ShapeDtypeStruct(shape, model.dtype)
+    how = model.attention
+    return attention_kernels.choose("auto", q_BTNH, model.position, how) != "plain"
 
 
 def _width(run):
@@ -123,6 +133,7 @@ def _scores(part, model, width):
     """Bytes of what attention of one layer weighs values by."""
     m, T = part.model, part.length
     pairs = T * T if not m.causal else sum((b - a) * b for a, b in dot_product.blocks(T))
+    pairs *= not part.fused
     return part.tokens * (pairs / T + part.read) * m.num_heads / model * (4 + width)
 
 

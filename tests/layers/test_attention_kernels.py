@@ -2,6 +2,7 @@
 
 No test machine has an NVIDIA GPU, so XLA computes what cuDNN is asked for. On a GPU
 `experiments.accelerator` compares cuDNN's own values and gradients with float64.
+For the kernel of TPUs see `test_splash`.
 """
 
 import functools
