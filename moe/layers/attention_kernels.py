@@ -21,7 +21,11 @@ LARGEST_HEAD = 128
 
 
 def choose(
-    kernel: str, q_BTNH: jax.Array, position: str, how: AttentionConfig, context: bool = False
+    kernel: str,
+    q_BTNH: splash.Shaped,
+    position: str,
+    how: AttentionConfig,
+    context: bool = False,
 ) -> str:
     """What computes it: plain, cudnn or splash.
 
@@ -55,7 +59,7 @@ def fused(kernel: str, causal: bool, how: AttentionConfig) -> Callable[..., jax.
     return functools.partial(splash.attend, causal=causal, scaled=how.scaled, window=how.window)
 
 
-def misfit(q_BTNH: jax.Array, position: str, how: AttentionConfig) -> str:
+def misfit(q_BTNH: splash.Shaped, position: str, how: AttentionConfig) -> str:
     """What cuDNN's kernel wants and does not get; "" if it fits."""
     (_, T, _, H) = q_BTNH.shape
     if not on_cuda():

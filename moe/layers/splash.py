@@ -19,7 +19,10 @@ LARGEST_BLOCK = 512
 LARGEST_HEAD = 512  # the widest that was compiled: the kernel states no bound
 
 
-def misfit(q_BTNH: jax.Array, position: str, context: bool = False) -> str:
+Shaped = jax.Array | jax.ShapeDtypeStruct
+
+
+def misfit(q_BTNH: Shaped, position: str, context: bool = False) -> str:
     """What the kernel wants and does not get; "" if it fits. Arguments: `attention_kernels`."""
     (_, T, _, H) = q_BTNH.shape
     if target.platform() != "tpu":
