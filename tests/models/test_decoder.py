@@ -252,9 +252,13 @@ def test_embeddings_are_rounded_once(dtype, monkeypatch):
     config = tiny.model(dtype=dtype, experts=None)
     inputs = tiny.inputs()
     seen = []
-    monkeypatch.setattr(
-        decoder.Decoder, "layers", lambda self, x_BTD, *_: seen.append(x_BTD) or x_BTD
-    )
+    layers = decoder.Decoder.layers
+
+    def watched(self, x_BTD, info, train):
+        seen.append(x_BTD)
+        return layers(self, x_BTD, info, train)
+
+    monkeypatch.setattr(decoder.Decoder, "layers", watched)
     params = tiny.params(config)
     place = inputs.segment_BT, inputs.position_BT
     decoder.Decoder(config).apply({"params": params}, inputs.tokens_BT, *place, False)
