@@ -20,7 +20,7 @@ def gathered(x: jax.Array, letters: str) -> jax.Array:
     if not sharding.current() or rest == sharding.spec(letters) or sharding.layout(x) != rest:
         return sharding.reshard(x, letters)
     at, first = letters.index("D"), int(letters[0] == "E")
-    axes = _axes(rest[at])
+    axes = jax.tree.leaves(rest[at])
 
     def whole(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, at, first)
@@ -37,8 +37,3 @@ def _in_rows(x):
     if target.platform() != "tpu":
         return x
     return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
-
-
-def _axes(entry):
-    """The mesh axes of one entry of a PartitionSpec."""
-    return (entry,) if isinstance(entry, str) else tuple(entry)
