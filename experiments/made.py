@@ -8,7 +8,7 @@ from experiments import adapt, looks
 from moe import schema, sealed
 
 LAST = "adapted.json"  # the last file that is written
-UNASKED = {"moe_every": 1, "packed": "", "devices": 1}
+UNASKED = {"moe_every": 1, "packed": "", "devices": 1, "of_domains": ()}
 
 
 def upcycled(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 import tokenizers
 
-from experiments import adapt
+from experiments import adapt, made
 from moe import adapt as methods
 from moe import errors, interop, sealed
 from moe.data import corpora
@@ -82,7 +82,7 @@ def test_copies_keep_the_moments_of_the_parent(trained, tmp_path):
     with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
         checkpoints.save(3, state._replace(optimizer=optimizer), 1.0)
     for out, more, has in (("copies", {}, True), ("parts", {"parts": 2}, False)):
-        adapted(workdir, tmp_path / out, "upcycle", experts=4, k=2, **more)
+        made.upcycled([workdir], tmp_path / out, experts=4, k=2, seed=0, **more)
         found = moments.of(runs.load_run(tmp_path / out).state.optimizer)
         bank = found.mu["block"]["layer_0"]["moe"]
         assert int(found.count) == has and (bank["experts"]["w_in"] == has).all()
