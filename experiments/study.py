@@ -21,7 +21,7 @@ from moe.data import prepare
 from moe.errors import NotFiniteError
 from moe.training import files, loop, signals, step, workdirs
 
-ROUNDS = 60  # step times taken of each variant
+ROUNDS = 40  # step times taken of each variant
 
 
 def run(
@@ -175,7 +175,7 @@ def _time_steps(index, runs, root):
             )
             for name, run in runs.items()
         }
-        seconds = timing.interleaved(calls, ROUNDS, "timing steps side by side")
+        seconds = timing.interleaved(calls, ROUNDS, "timing steps side by side", settled=True)
     found = {
         "machine": files.machine(),
         "median": {name: float(np.median(s)) for name, s in seconds.items()},

@@ -35,19 +35,25 @@ def large_product(dtype: str) -> tuple[Callable[[], jax.Array], float]:
     return functools.partial(jax.jit(jax.numpy.matmul).lower(a, a).compile(), a, a), 2.0 * side**3
 
 
-def interleaved(calls: Mapping[Name, Callable], rounds: int, what: str) -> dict[Name, list[float]]:
+def interleaved(
+    calls: Mapping[Name, Callable], rounds: int, what: str, settled: bool = False
+) -> dict[Name, list[float]]:
     """Seconds of each call in each round, after one round that is not counted.
 
     Args:
       calls: name -> a function without arguments that returns arrays, which are waited for.
       rounds: how often each is called; within a round one after the other.
       what: the progress bar's words.
+      settled: each is called twice in a row, and the second is counted: the first finds caches and
+        memory as another program left them, which may be far larger.
     """
     import tqdm  # which `within` does without
 
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in tqdm.trange(rounds + 1, desc=what, leave=False):
         for name, call in calls.items():
+            if settled:
+                jax.block_until_ready(call())
             began = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - began)

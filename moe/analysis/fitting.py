@@ -31,7 +31,7 @@ def predict(law: Law, coefficients: Coefficients, cells: Cells) -> np.ndarray:
     """The loss of each run as the law says, nats."""
     amplitudes = np.array([coefficients[name] for name in law.amplitudes])
     said = np.stack(law.columns(coefficients, cells), axis=1) @ amplitudes
-    return 10**said if law.of_log10 else said
+    return law.link.back(said, coefficients)
 
 
 def rmse(law: Law, coefficients: Coefficients, cells: Cells) -> float:
@@ -40,7 +40,7 @@ def rmse(law: Law, coefficients: Coefficients, cells: Cells) -> float:
 
 
 def fit(law: Law, cells: Cells, starts: Iterable[Coefficients] = (), seed: int = 0) -> Fit:
-    """The least squares fit, in log10 of the loss where the law is of that.
+    """The least squares fit, in nats, or in log10 of the loss where the law is of that.
 
     Args:
       law: the form.
@@ -118,13 +118,12 @@ def interval(draws: list[Coefficients], name: str) -> tuple[float, float]:
 
 def _project(law, exponents, cells):
     """The best amplitudes for these exponents, and what is missed then."""
-    columns = np.stack(law.columns(exponents, cells), axis=1)
-    wanted = np.log10(cells.loss) if law.of_log10 else cells.loss
+    slope = law.link.slope(cells.loss, exponents)
+    columns = slope[:, None] * np.stack(law.columns(exponents, cells), axis=1)
+    wanted = slope * law.link.of(cells.loss, exponents)
     scale = np.linalg.norm(columns, axis=0)
-    if law.of_log10:
-        amplitudes = np.linalg.lstsq(columns / scale, wanted)[0]
-    else:
-        amplitudes = optimize.nnls(columns / scale, wanted)[0]  # no term makes a model worse
+    solve = np.linalg.lstsq if law.either_sign else optimize.nnls
+    amplitudes = solve(columns / scale, wanted)[0]
     return amplitudes / scale, columns / scale @ amplitudes - wanted
 
 

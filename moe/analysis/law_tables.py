@@ -135,7 +135,7 @@ def foretold_table(answers: Iterable[Answer], rows: list[dict], noise: float) ->
 def _at_bound(one, name, low, high):
     """Does the interval end where the search does? An amplitude of a term is not below zero."""
     if name not in one.fitted.law.exponents:
-        return not one.fitted.law.of_log10 and low <= 0
+        return not one.fitted.law.either_sign and low <= 0
     search = one.fitted.law.exponents[name]
     width = 1e-3 * (search.high - search.low)
     return low < search.low + width or high > search.high - width
@@ -220,50 +220,66 @@ def gains_table(rows: list[dict]) -> str:
     Paired by seed; the spread over seeds is that of all cells together (`paired.seeds_half`).
     """
     plain = cells.plain(cells.once(rows))
-    losses = _losses(plain)
+    found = gains(plain)
     lengths = sorted({row["steps"] for row in plain})
-    shown = []
-    for width in sorted(_widths(plain)):
-        for experts in sorted({r["experts"] for r in plain if r["d_model"] == width} - {1}):
-            gains = [_gain(losses, (width, steps, 1), (width, steps, experts)) for steps in lengths]
-            shown.append((f"{width:g}", f"{experts:g}", *gains))
+    shown = [
+        (f"{width:g}", f"{experts:g}", *(str(found.get((width, experts, n), "")) for n in lengths))
+        for width, experts in sorted({key[:2] for key in found})
+    ]
     return markdown.table(("width", "E", *(f"{steps:g} steps" for steps in lengths)), shown)
+
+
+def gains(rows: list[dict]) -> dict[tuple[float, float, float], paired.Interval]:
+    """(width, experts, steps) -> the loss of dense less theirs, nats; see `gains_table`.
+
+    Args:
+      rows: of which a width, a number of experts and a length name one cell.
+    """
+    losses = _losses(rows)
+    found = {}
+    for width, steps, experts in losses:
+        dense = (width, steps, 1)
+        if experts > 1 and dense in losses:
+            found[width, experts, steps] = _gain(losses, dense, (width, steps, experts))
+    return found
 
 
 def _losses(rows):
     """(width, steps, experts) -> the losses of the seeds that all of them have."""
     found: dict[tuple, dict[float, float]] = {}
     for r in rows:
-        found.setdefault((r["d_model"], r["steps"], r["experts"]), {})[r["seed"]] = r["test_nll"]
+        found.setdefault(_key(r), {})[r["seed"]] = r["test_nll"]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in found.values())))
     return {key: [by_seed[seed] for seed in seeds] for key, by_seed in found.items()}
 
 
 def _gain(losses, dense, experts):
-    if not {dense, experts} <= losses.keys():
-        return ""
     mean = float(np.mean(losses[dense]) - np.mean(losses[experts]))
     named = {str(key): values for key, values in losses.items()}
-    return str(paired.Interval(mean, paired.seeds_half(named, str(dense), str(experts))))
+    return paired.Interval(mean, paired.seeds_half(named, str(dense), str(experts)))
 
 
 def repeated_table(rows: list[dict]) -> str:
     """What experts gain when as many tokens are the same text, read once or several times."""
-    again = [row for row in rows if row["unique_tokens"] < row["tokens"]]
-    compared = {(row["d_model"], row["steps"], row["experts"]) for row in again}
-    like = [r for r in cells.plain(rows) if (r["d_model"], r["steps"], r["experts"]) in compared]
+    compared = {_key(row) for row in rows if _times(row) > 1}
+    like = [row for row in cells.plain(rows) if _key(row) in compared]
     numbers = sorted({experts for *_, experts in compared} - {1})
     shown = []
     for width, steps in sorted({key[:2] for key in compared}):
-        here = [r for r in like if (r["d_model"], r["steps"]) == (width, steps)]
+        here = [row for row in like if _key(row)[:2] == (width, steps)]
         for times in sorted({_times(row) for row in here}):
-            losses = _losses([row for row in here if _times(row) == times])
-            dense = (width, steps, 1)
-            loss = f"{np.mean(losses[dense]):.4f}" if dense in losses else ""
-            gains = [_gain(losses, dense, (width, steps, e)) for e in numbers]
-            shown.append((f"{width:g}", f"{times}", loss, *gains))
+            read = [row for row in here if _times(row) == times]
+            found = gains(read)
+            dense = [row["test_nll"] for row in read if row["experts"] == 1]
+            loss = f"{np.mean(dense):.4f}" if dense else ""
+            of_numbers = (str(found.get((width, number, steps), "")) for number in numbers)
+            shown.append((f"{width:g}", f"{times}", loss, *of_numbers))
     head = ("width", "times read", "dense", *(f"{e:g} experts gain" for e in numbers))
     return markdown.table(head, shown)
+
+
+def _key(row):
+    return row["d_model"], row["steps"], row["experts"]
 
 
 def _times(row):

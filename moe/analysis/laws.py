@@ -37,6 +37,23 @@ class Search(NamedTuple):
     in_log: bool = False  # for what may be anywhere between 1 and thousands
 
 
+class Link(NamedTuple):
+    """What of the loss the columns add up to, y -> z, given the exponents."""
+
+    of: Callable[[np.ndarray, Exponents], np.ndarray]  # the losses
+    back: Callable[[np.ndarray, Exponents], np.ndarray]
+    slope: Callable[[np.ndarray, Exponents], np.ndarray]  # how far z misses -> as it is judged
+
+
+LOSS = Link(lambda y, x: y, lambda z, x: z, lambda y, x: np.ones_like(y))  # judged in nats
+LOG10 = Link(lambda y, x: np.log10(y), lambda z, x: 10**z, lambda y, x: np.ones_like(y))  # decades
+ROOT = Link(
+    lambda y, x: y ** (1 / x["power"]),
+    lambda z, x: z ** x["power"],
+    lambda y, x: x["power"] * y ** (1 - 1 / x["power"]),  # dy/dz: judged in nats
+)
+
+
 class Law(NamedTuple):
     """A form with its source."""
 
@@ -44,7 +61,8 @@ class Law(NamedTuple):
     exponents: dict[str, Search]
     amplitudes: tuple[str, ...]  # of the columns, in their order
     columns: Callable[[Exponents, Cells], list[np.ndarray]]
-    of_log10: bool = False  # the columns add up to log10 of the loss, by amplitudes of either sign
+    link: Link = LOSS
+    either_sign: bool = False  # of amplitudes; else no term makes a model worse
 
 
 def saturated(experts: np.ndarray, start: float, most: float) -> np.ndarray:
@@ -78,6 +96,10 @@ def _ludziejewski(x, cells):
     return [by_size, by_tokens, np.ones_like(n)]
 
 
+def _kaplan(x, cells):
+    return _ludziejewski(x, cells)[:2]
+
+
 def _abnar(x, cells):
     met = cells.k / cells.experts  # 1 - S
     N_term = cells.total ** -x["alpha"]
@@ -91,13 +113,23 @@ def _abnar(x, cells):
 
 
 SATURATION = {"start": Search(1.0001, 20.0, True), "most": Search(21.0, 5000.0, True)}
+JOINT = {  # exponents of size and tokens that experts change
+    "alpha": Search(-1.5, -0.02),
+    "gamma": Search(-0.3, 0.3),
+    "delta": Search(-2.0, 2.0),
+    "beta": Search(-1.5, -0.02),
+    "zeta": Search(-0.3, 0.3),
+    "omega": Search(-2.0, 2.0),
+    **SATURATION,
+}
 LAWS = {
     "clark": Law(
         "Clark et al. 2022, equation 8: log10 L = a log10 N + b log10 E' + c log10 N log10 E' + d",
         SATURATION,
         ("a", "b", "c", "d"),
         _clark,
-        of_log10=True,
+        LOG10,
+        either_sign=True,
     ),
     "chinchilla": Law(
         "Hoffmann et al. 2022, equation 2: L = a N^-alpha + b D^-beta + c, experts ignored",
@@ -115,17 +147,17 @@ LAWS = {
     "ludziejewski": Law(
         "Ludziejewski et al. 2025, equation 6: L = a E'^delta N^(alpha + gamma ln E')"
         " + b E'^omega D^(beta + zeta ln E') + c",
-        {
-            "alpha": Search(-1.5, -0.02),
-            "gamma": Search(-0.1, 0.1),
-            "delta": Search(-2.0, 2.0),
-            "beta": Search(-1.5, -0.02),
-            "zeta": Search(-0.2, 0.2),
-            "omega": Search(-2.0, 2.0),
-            **SATURATION,
-        },
+        JOINT,
         ("a", "b", "c"),
         _ludziejewski,
+    ),
+    "kaplan": Law(
+        "Kaplan et al. 2020, equation 1.5, with the experts of Ludziejewski et al. 2025 (ours):"
+        " L = (a E'^delta N^(alpha + gamma ln E') + b E'^omega D^(beta + zeta ln E'))^power",
+        JOINT | {"power": Search(0.05, 1.0)},
+        ("a", "b"),
+        _kaplan,
+        ROOT,
     ),
     "abnar": Law(
         "Abnar et al. 2025, equation 5: L = a N^-alpha + b D^-beta + c (1-S)^-lambda"

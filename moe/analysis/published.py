@@ -82,6 +82,11 @@ TRUTHS: dict[str, Coefficients] = {  # published, or near it
         "a": 35.91, "b": 35.98, "c": 1.3637, "alpha": -0.1889, "gamma": 0.0098, "delta": -0.2285,
         "beta": -0.1775, "zeta": -0.0259, "omega": 0.5529, "start": 2.0732, "most": 290.4521,
     },
+    "kaplan": {  # theirs is dense: what experts do is made up
+        "a": 8.8e13 ** (0.076 / 0.095), "b": 5.4e13, "alpha": -0.076 / 0.095, "beta": -1.0,
+        "power": 0.095, "gamma": 0.005, "delta": -0.5, "zeta": -0.01, "omega": 0.3,
+        "start": 2.0732, "most": 290.4521,
+    },
     "abnar": {
         "a": 16612.5, "b": 5455.67, "c": 0.4598, "d": 17.26, "e": 0.94, "alpha": 0.5962,
         "beta": 0.3954, "lambda": -0.1666, "delta": 0.1603, "gamma": 0.1595,

@@ -50,6 +50,13 @@ def test_the_other_laws_by_hand():
     assert predicted("abnar") == pytest.approx(want)
 
 
+def test_kaplan_without_what_experts_do():
+    """Kaplan et al. 2020, table 2 and equation 1.5."""
+    dense = published.TRUTHS["kaplan"] | dict.fromkeys(("gamma", "delta", "zeta", "omega"), 0.0)
+    want = ((8.8e13 / 1e8) ** (0.076 / 0.095) + 5.4e13 / 1e10) ** 0.095
+    assert fitting.predict(LAWS["kaplan"], dense, one_run())[0] == pytest.approx(want)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_without_noise_the_fit_says_what_the_truth_says(name):
     """Also where it was not fitted: at ten times the largest size and length."""

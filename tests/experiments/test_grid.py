@@ -90,15 +90,16 @@ def test_a_run_is_foretold(tmp_path, monkeypatch):
     blank = dict.fromkeys(grid.COLUMNS, "")
     (tmp_path / "cells.csv").write_text(grid.table([blank | row for row in rows]))
     before = laws.foretell(config, tmp_path / "own", draws=4).splitlines()[2:]
-    assert [line.split("|")[2].strip() for line in before] == 2 * ["l_e1", "l_e16"]
+    asked = [cell for part in config.parts.values() for cell in part.variants]
+    assert [line.split("|")[2].strip() for line in before] == 3 * asked and "l_e16" in asked
     assert all(line.endswith("|  |  |") for line in before)
     said = float(before[1].split("|")[4])
     planned = grid.planned(config)
     (tmp_path / "own").mkdir()
-    text = grid.table([{**row, "test_nll": said + 0.25} for row in planned])
+    text = grid.table([{**planned[1], "test_nll": said + 0.25}])
     (tmp_path / "own" / "cells.csv").write_text(text)
-    after = laws.foretell(config, tmp_path / "own", draws=4).splitlines()[3]
-    assert after.rstrip(" |").endswith("+0.2500")
+    after = laws.foretell(config, tmp_path / "own", draws=4).splitlines()[2:]
+    assert after[1].rstrip(" |").endswith("+0.2500") and after[0].endswith("|  |  |")
 
 
 def finished(runs, root, seeds, timed_in, documents):
