@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,8 @@ def experts_figure(one: law_tables.Answer) -> figure.Figure:
             axis.plot(numbers[least], losses[least], "*", color=f"C{i}", ms=14)
         plots.doubling(axis)
         axis.set(xlabel="experts (1: dense; star: the best)", title=f"equal {name}")
-        axis.legend(title=name, fontsize=8)
+        axis.margins(y=0.3)  # the legend's place
+        axis.legend(title=name, fontsize=8, ncols=2, loc="upper center")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"least test loss by {one.name}'s law, nats")
     return drawn
@@ -66,9 +68,14 @@ def gains_figure(rows: list[dict]) -> figure.Figure:
 
 def fits_figure(answers: list[law_tables.Answer]) -> figure.Figure:
     """What each law says over what was measured."""
-    drawn = plots.blank(figsize=(3.6 * len(answers), 3.8))
+    columns = min(3, len(answers))
+    lines = math.ceil(len(answers) / columns)
+    drawn = plots.blank(figsize=(4.6 * columns, 3.8 * lines))
+    panels = drawn.subplots(lines, columns, squeeze=False)
+    for idle in panels.flat[len(answers) :]:
+        idle.remove()
     most = max(np.log2(row["experts"]) for one in answers for row in one.rows)
-    for panel, one in zip(drawn.subplots(1, len(answers), squeeze=False)[0], answers, strict=True):
+    for panel, one in zip(panels.flat, answers, strict=False):
         found = cells.of(one.rows)
         said = fitting.predict(one.fitted.law, one.fitted.coefficients, found)
         experts = np.log2(found.experts)
@@ -77,7 +84,8 @@ def fits_figure(answers: list[law_tables.Answer]) -> figure.Figure:
         panel.set(xlabel="test loss, nats", title=f"{one.name}: RMSE {one.fitted.rmse:.4f}")
         panel.grid(alpha=0.3)
     drawn.colorbar(points, ax=drawn.axes, label="log2 E")
-    drawn.axes[0].set_ylabel("law minus measured, nats")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("law minus measured, nats")
     return drawn
 
 
