@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import command, scaling, study
+from experiments import command, looks, scaling, study
 from experiments.records import Runs
 from moe import initialisation, objectives
 from moe.analysis import distillation as tables
@@ -49,9 +49,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     runs, seeds = scaling.variants(config), study.seeds_of(config)
     study.run(runs, root, seeds, config.jobs, timed=False)
     records = study.run(runs | students(config, runs, root), root, seeds, config.jobs, timed=False)
-    text = tables.table(records, DENSE)
-    (root / "distillation.md").write_text(text + "\n")
-    print(f"\n{text}\n\n{root / 'results.jsonl'}\n{root / 'distillation.md'}")
+    text, figure = tables.table(records, DENSE), tables.drawn(records, DENSE)
+    looks.report(root, "distillation", text, figure, of="results.jsonl")
 
 
 if __name__ == "__main__":

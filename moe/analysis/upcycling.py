@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -41,7 +41,7 @@ def table(records: Sequence[dict]) -> str:
     if SCRATCH not in runs:
         return _pilots(runs)
     head = ("parent", "after it", "nats", "Δ parent trained on", "Δ scratch", "Δ scratch in all")
-    rows = [row for name in _named(runs, COPIES) for row in _rows(name, runs)]
+    rows = [_row(cell) for cell in beside(runs)]
     parts = [f"{markdown.table(head, rows)}\n\n{LEGEND}"]
     ways = [row for name in runs for row in _ways(name, runs)]
     if ways:
@@ -76,20 +76,40 @@ def _named(runs, way):
     return sorted((n for n in runs if n.startswith(f"{way}_")), key=lambda n: int(n.split("_")[1]))
 
 
-def _rows(name, runs):
-    before = name.split("_")[1]
-    others = list(runs[f"{CONTINUED}_{before}"].values())
+class Beside(NamedTuple):
+    """What a parent became after some tokens, and what stands beside it: losses by seed."""
+
+    before: int  # tokens of the parent
+    after: int
+    spent: float  # FLOPs after it, over the parent's
+    copies: Losses
+    continued: Losses  # the parent trained on for as many FLOPs
+    scratch: Losses  # the same experts from scratch for as many tokens; empty: no run
+    in_all: Losses  # and for as many FLOPs as parent and experts together
+
+
+def beside(runs: Mapping[str, Steps]) -> Iterator[Beside]:
+    """Every cell of the grid of copies, see `by_variant`."""
     scratch = runs[SCRATCH]
-    for (steps, own), other in zip(runs[name].items(), others, strict=True):
-        one = next(iter(own.values()))
-        beside = scratch.get(steps, {})
-        in_all = {seed: _at(scratch, _flops(r) + _parent(r, runs), seed) for seed, r in own.items()}
-        yield (
-            _millions(_before(one)), _millions(_tokens(one)), f"{_mean(_losses(own)):.4f}",
-            _difference(_losses(own), _losses(other)),
-            _difference(_losses(own), _losses(beside)),
-            _difference(_losses(own), {s: x for s, x in in_all.items() if x is not None}),
-        )  # fmt: skip
+    for name in _named(runs, COPIES):
+        others = runs[f"{CONTINUED}_{name.split('_')[1]}"].values()
+        for (steps, own), other in zip(runs[name].items(), others, strict=True):
+            one = next(iter(own.values()))
+            budget = _flops(one) + _parent(one, runs)
+            in_all = {seed: _at(scratch, budget, seed) for seed in own}
+            yield Beside(
+                _before(one), _tokens(one), _flops(one) / _parent(one, runs),
+                losses_of(own), losses_of(other), losses_of(scratch.get(steps, {})),
+                {seed: nats for seed, nats in in_all.items() if nats is not None},
+            )  # fmt: skip
+
+
+def _row(cell):
+    others = (cell.continued, cell.scratch, cell.in_all)
+    return (
+        _millions(cell.before), _millions(cell.after), f"{_mean(cell.copies):.4f}",
+        *(_difference(cell.copies, other) for other in others),
+    )  # fmt: skip
 
 
 def _ways(name, runs):
@@ -97,15 +117,16 @@ def _ways(name, runs):
     way, _, before = name.rpartition("_")
     if way in (COPIES, CONTINUED, "scratch") or f"{COPIES}_{before}" not in runs:
         return
-    beside = runs[f"{COPIES}_{before}"]
+    copies = runs[f"{COPIES}_{before}"]
     for steps, own in runs[name].items():
         one = next(iter(own.values()))
-        change = _difference(_losses(own), _losses(beside[steps]))
-        mean = f"{_mean(_losses(own)):.4f}"
+        change = _difference(losses_of(own), losses_of(copies[steps]))
+        mean = f"{_mean(losses_of(own)):.4f}"
         yield way, _millions(_before(one)), _millions(_tokens(one)), mean, change
 
 
-def _losses(seeds: Mapping[int, dict]) -> Losses:
+def losses_of(seeds: Mapping[int, dict]) -> Losses:
+    """The test losses of records by seed."""
     return {seed: r["test_nll"] for seed, r in seeds.items()}
 
 
@@ -153,7 +174,7 @@ def _millions(tokens):
 def cells(runs: Mapping[str, Steps]) -> Cells:
     """The losses of copies on the grid."""
     return {
-        (_before(one), _tokens(one)): _losses(own)
+        (_before(one), _tokens(one)): losses_of(own)
         for name in _named(runs, COPIES)
         for own in runs[name].values()
         for one in [next(iter(own.values()))]
@@ -193,15 +214,22 @@ def floor_of(losses: Mapping[tuple[int, int], float]) -> float:
     return float(optimize.minimize_scalar(missed, bounds=bounds, method="bounded").x)
 
 
-def _interaction(runs):
+def of_seeds(runs: Mapping[str, Steps]) -> list[dict[tuple[int, int], float]]:
+    """The grid of copies as `interaction` takes it, of each seed; empty: it is too small."""
     grid = cells(runs)
+    if len({d for d, _ in grid}) < 2 or len({d for _, d in grid}) < 2:
+        return []
     seeds = sorted(set.intersection(*(set(losses) for losses in grid.values())))
-    if len({d for d, _ in grid}) < 2 or len({d for _, d in grid}) < 2 or not seeds:
+    return [{place: losses[s] for place, losses in grid.items()} for s in seeds]
+
+
+def _interaction(runs):
+    found = of_seeds(runs)
+    if not found:
         return "No interaction: it takes two lengths of parents, and two after them."
-    of_seed = [{place: losses[s] for place, losses in grid.items()} for s in seeds]
-    floors = [floor_of(losses) for losses in of_seed]
-    without = paired.interval([interaction(losses) for losses in of_seed])
-    pairs = zip(of_seed, floors, strict=True)
+    floors = [floor_of(losses) for losses in found]
+    without = paired.interval([interaction(losses) for losses in found])
+    pairs = zip(found, floors, strict=True)
     fitted = paired.interval([interaction(losses, floor) for losses, floor in pairs])
     return (
         f"Interaction of log tokens before and after (Liew et al. 2025: above zero): {without}"
@@ -216,18 +244,21 @@ def drawn(records: Sequence[dict]) -> figure.Figure:
     if SCRATCH not in runs:
         return _drawn_pilots(runs)
     names = _named(runs, COPIES)
+    ways = dict.fromkeys(n.rpartition("_")[0] for n in runs if "_" in n)
     found = plots.blank(figsize=(4 * len(names), 4))
     axes = np.atleast_1d(found.subplots(1, len(names), sharey=True))
-    axes[0].set(ylabel="test loss, nats")
+    axes[0].set(ylabel="test loss, nats per token")
+    lines = {}
     for axis, name in zip(axes, names, strict=True):
         before = name.split("_")[1]
-        ways = (name, *(n for n in runs if n.endswith(f"_{before}") and n != name), SCRATCH)
-        for number, other in enumerate(ways):
-            _line(axis, other, runs[other], number)
+        for number, way in enumerate(ways):
+            other = f"{way}_{0 if way == 'scratch' else before}"
+            if other in runs:
+                lines[way] = _line(axis, runs[other], number)
         plots.doubling(axis)
-        axis.set(title=f"parent of {before} steps", xlabel="TFLOPs after it")
-        axis.legend(fontsize=8)
+        axis.set(title=f"parent of {before} steps", xlabel="TFLOPs after the parent")
         axis.grid(alpha=0.3)
+    found.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines))
     return found
 
 
@@ -245,7 +276,9 @@ def _drawn_pilots(runs):
     return found
 
 
-def _line(axis, name, steps, number):
+def _line(axis, steps, number):
+    """Means, with bars from the lowest seed to the highest."""
     at = [_flops(next(iter(own.values()))) / 1e12 for own in steps.values()]
-    losses = [_mean(_losses(own)) for own in steps.values()]
-    axis.plot(at, losses, **plots.style(number), ms=5, label=name)
+    bars = [plots.spread(list(losses_of(own).values())) for own in steps.values()]
+    mean, ends = zip(*bars, strict=True)
+    return axis.errorbar(at, mean, yerr=np.hstack(ends), ms=5, **plots.style(number))

@@ -78,9 +78,26 @@ def test_the_table():
         for seed in range(2)
     ]
     rows = tables.table(found, "dense").splitlines()[2:6]
-    assert rows[0] == "| dense | 10 |  | 4.0500 |  |  |"
-    assert rows[2] == "| e8_soft | 10 | 90% | 3.9500 | -0.1000 ± 0.0000 | 0.50 ± 0.00 |"
-    assert rows[3].endswith("| -0.50 ± 0.00 |")
+    assert rows[0] == "| dense | 10 |  | 4.0500 |  |  |  |"
+    assert rows[2] == "| e8_soft | 10 | 90% | 3.9500 | -0.1000 ± 0.0000 | 0.50 ± 0.00 |  |"
+    assert rows[3].endswith("| -0.50 ± 0.00 |  |")
     assert tables.teacher_of("e8_soft_more", {"e8": 0, "e8_soft": 0}) == "e8_soft"
     bad = [one | {"test_nll": 9.0} if one["variant"] == "e8" else one for one in found]
     assert tables.table(bad, "dense").count("no gain") == 2
+
+
+def test_students_stand_beside_what_starts_from_dense():
+    """Of seeds that both have; the control itself has nothing beside it."""
+    losses = {"dense": 4.0, "e8": 3.8, "dense_copied": 3.7, "e8_copied": 3.75}
+    found = [
+        record(name, seed, loss + (seed if name == "e8_copied" else 0) / 100, 10)
+        for name, loss in losses.items()
+        for seed in range(2)
+    ]
+    rows = {row.split(" | ")[0]: row for row in tables.table(found, "dense").splitlines()[2:6]}
+    assert rows["| e8_copied"].endswith("| +0.0550 ± 0.0635 |")  # 12.706 * 0.00707 / sqrt(2)
+    assert rows["| dense_copied"].endswith("| no gain |  |")
+    (axis,) = tables.drawn(found, "dense").axes
+    assert axis.get_title() == "students of e8"
+    heights = [line.get_ydata()[0] for line in axis.lines if line.get_label() in losses]
+    assert heights == pytest.approx([-0.2, -0.3])  # the teacher, the control
