@@ -12,18 +12,22 @@ from experiments import command
 from experiments.claimed import (
     abilities,
     compression,
+    distillation,
     encoder_decoder,
     machines,
     mixture_1991,
     routers,
     scaling,
+    specialisation,
+    upcycling,
 )
 from moe import sealed
 from moe.analysis import claims
 
 PATH = command.ROOT / "experiments" / "CLAIMS.md"
 CLAIMED: tuple[types.ModuleType, ...] = (  # in the order of the table; the headline is the first
-    scaling, encoder_decoder, routers, abilities, compression, mixture_1991, machines,
+    scaling, encoder_decoder, routers, specialisation, abilities, upcycling, distillation,
+    compression, mixture_1991, machines,
 )  # fmt: skip
 HEAD = """# Claims
 

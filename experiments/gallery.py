@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import balance, capacity, command, precision, routers
-from moe.analysis import abilities, compression, efficiency, mixture_1991, plots, upcycling
+from moe.analysis import (
+    abilities,
+    compression,
+    distillation,
+    efficiency,
+    mixture_1991,
+    plots,
+    specialists,
+    upcycling,
+)
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Drawn by their study alone: of trained models, which records do not hold.
@@ -86,6 +95,12 @@ DRAWINGS = (
         ("compression_cpu/compression.jsonl", "compression_cpu/speed.jsonl"),
     ),
     _one("upcycling_pilots/upcycling.png", upcycling.drawn),
+    _one("upcycling_cpu/upcycling.png", upcycling.drawn),
+    _one(
+        "distillation_cpu/distillation.png",
+        functools.partial(distillation.drawn, dense="dense"),
+    ),
+    _one("specialisation_cpu/specialisation.png", specialists.drawn, "specialisation.jsonl"),
     _routers("routers_cpu/decoder", routers.BASELINE),
     _routers("routers_cpu/masked", routers.BASELINE),
     _routers("balance_cpu", balance.BASELINE),

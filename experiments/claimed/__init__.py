@@ -4,7 +4,10 @@ recorded          reads what is recorded
 scaling           experts against dense at equal FLOPs: loss, steps, seconds, data
 encoder_decoder   Switch against T5
 routers           routers, what keeps experts busy, capacity, precision
+specialisation    what experts specialise in
 abilities         tasks
+upcycling         a dense model as a beginning
+distillation      dense students
 compression       one model made smaller
 mixture_1991      the mixture of 1991, and EM
 machines          times on one machine, plans

@@ -86,8 +86,9 @@ def drawn(records: Sequence[dict], dense: str) -> figure.Figure:
             if name in runs:
                 _line(axis, less(runs[name], runs[dense]), number, name)
         kinds = [name.removeprefix(f"{teacher}_") for name in students]
-        axis.set(title=f"students of {teacher}", xticks=range(len(kinds)), xticklabels=kinds)
-        axis.legend(fontsize=9)
+        axis.set(xlabel=f"students of {teacher}", xticks=range(len(kinds)), xticklabels=kinds)
+        axis.set(xlim=(-0.5, len(kinds) - 0.5))
+        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         axis.grid(alpha=0.3)
     return made
 

@@ -98,6 +98,6 @@ def test_students_stand_beside_what_starts_from_dense():
     assert rows["| e8_copied"].endswith("| +0.0550 ± 0.0635 |")  # 12.706 * 0.00707 / sqrt(2)
     assert rows["| dense_copied"].endswith("| no gain |  |")
     (axis,) = tables.drawn(found, "dense").axes
-    assert axis.get_title() == "students of e8"
+    assert axis.get_xlabel() == "students of e8"
     heights = [line.get_ydata()[0] for line in axis.lines if line.get_label() in losses]
     assert heights == pytest.approx([-0.2, -0.3])  # the teacher, the control
