@@ -74,8 +74,8 @@ def drawn(records: Sequence[dict], dense: str) -> figure.Figure:
       records, dense: as of `table`.
     """
     runs = scaling.by_variant(list(records))
-    teachers = dict.fromkeys(teacher_of(name, runs) for name in runs)
-    teachers = [name for name in teachers if name not in (None, dense)]
+    taught = dict.fromkeys(teacher_of(name, runs) for name in runs)
+    teachers = [name for name in taught if name not in (None, dense)]
     made = plots.blank(figsize=(5 * len(teachers) + 1, 4.5))
     axes = np.atleast_1d(made.subplots(1, len(teachers), sharey=True))
     axes[0].set(ylabel="test loss less dense's, nats (95%)")

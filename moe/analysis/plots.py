@@ -236,7 +236,8 @@ def save(drawn: figure.Figure, path: pathlib.Path) -> None:
 def spread(values: Sequence[float]) -> tuple[float, list[list[float]]]:
     """Their mean, and how far below and above it they lie at most, as `errorbar` asks for it."""
     mean = float(np.mean(values))
-    return mean, [[mean - min(values)], [max(values) - mean]]
+    below, above = max(0.0, mean - min(values)), max(0.0, max(values) - mean)  # but for rounding
+    return mean, [[below], [above]]
 
 
 def _curve(axis, x, curves, number, name):
