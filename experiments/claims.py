@@ -14,6 +14,7 @@ from experiments.claimed import (
     compression,
     distillation,
     encoder_decoder,
+    laws,
     machines,
     mixture_1991,
     routers,
@@ -26,7 +27,7 @@ from moe.analysis import claims
 
 PATH = command.ROOT / "experiments" / "CLAIMS.md"
 CLAIMED: tuple[types.ModuleType, ...] = (  # in the order of the table; the headline is the first
-    scaling, encoder_decoder, routers, specialisation, abilities, upcycling, distillation,
+    scaling, laws, encoder_decoder, routers, specialisation, abilities, upcycling, distillation,
     compression, mixture_1991, machines,
 )  # fmt: skip
 HEAD = """# Claims

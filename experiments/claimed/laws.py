@@ -1,0 +1,145 @@
+"""How many experts? What laws and papers say, beside the grid."""
+
+import math
+
+from experiments.claimed import recorded
+from moe.analysis import cells, law_tables, paired
+from moe.analysis.claims import ABOVE, BELOW, Finding, Region, Row, difference
+
+COMMAND = recorded.command_of("laws")
+FORETOLD = f"{recorded.command_of('laws', 'laws.py:foretold')} --foretell"
+CLARK = "Clark et al. 2022"
+KRAJEWSKI = "Krajewski et al. 2024"
+LUDZIEJEWSKI = "Ludziejewski et al. 2025"
+ANSWERS = "laws_cpu/answers.md"
+LONGEST = {32: 6000, 64: 6000, 128: 3000}  # width -> steps
+NEAR = 0.03  # nats, about what two seeds differ by
+NEARLY = Region(-NEAR, NEAR)
+KAPLAN = "Kaplan et al. 2020, with experts"
+TAKEN_UP = "kaplan"
+FIRST = ("l_e1", "l_e16")  # foretold by the laws that were there
+DOUBLINGS = ((64, 16), (256, 64))
+FINE = ("s_e32_k2", "s_e64_k4", "s_e128_k8", "s_e256_k16")
+PLAIN = "s_e16"  # as many parameters, top-1
+
+
+def rows() -> list[Row]:
+    """What papers claim of the number of experts, of sizes, of text, and of laws themselves."""
+    grid = cells.read(recorded.RESULTS / "laws_cpu" / "cells.csv")
+    gains = law_tables.gains(cells.plain(cells.once(grid)))
+    return [*_sizes(grid, gains), *_numbers(grid, gains), _again(grid), *_foretold()]
+
+
+def _sizes(grid, gains):
+    c = recorded.table(ANSWERS, "Coefficients", law="clark", coefficient="c")
+    low, high = map(float, c["95%"].split(" (")[0].split(" to "))
+    yield Row(
+        "experts gain less the larger a model is, after as many tokens", CLARK, ABOVE,
+        {"c of their law": Finding(f"{c['fitted']} ({low:g} to {high:g})", low, high)},
+        "the same sign; it is read off one length of runs, too few for an interval that tells",
+        COMMAND,
+    )  # fmt: skip
+    found = {
+        f"width {width}, {steps:,} steps": difference(gains[width, 16, steps])
+        for width, steps in LONGEST.items()
+    }
+    yield Row(
+        "16 experts beat dense at every size, if trained for long enough", LUDZIEJEWSKI, ABOVE,
+        found | {"width 192, 11,600 steps, one seed": _largest(grid)},
+        "as there; the larger the model, the longer it takes: at 3.1M tokens neither of the two"
+        " larger sizes gains. Of one seed the spread is that of the grid's", COMMAND,
+    )  # fmt: skip
+
+
+def _largest(grid):
+    losses = {row["cell"]: row["test_nll"] for row in _after()}
+    half = 1.96 * math.sqrt(2) * cells.noise(grid)
+    return difference(paired.Interval(losses["l_e1"] - losses["l_e16"], half))
+
+
+def _after():
+    return cells.read(recorded.RESULTS / "laws_foretold" / "cells.csv")
+
+
+def _numbers(grid, gains):
+    yield Row(
+        "the more experts, the lower the loss (theirs: to 512)", CLARK, BELOW,
+        {f"{n} less {m}": _less(grid, f"s_e{n}", f"s_e{m}", 6000) for n, m in DOUBLINGS},
+        "not at 12.3M tokens: 64 are level with 16, and 256 are behind; the number that is best"
+        " grows with the length of a run", COMMAND,
+    )  # fmt: skip
+    best = recorded.tables(ANSWERS, "The best number", parameters="any")
+    largest = {row["budget of"]: row for row in best}  # the last of each axis
+    yield Row(
+        "4 to 16 experts are best", "the sources", Region(low=3.9, high=16.1),
+        {f"at equal {axis}": _best(row) for axis, row in largest.items()},
+        "the grid's largest budget, by the law that fits best; the interval is of the law's"
+        " coefficients, not of its form", COMMAND,
+    )  # fmt: skip
+    yield Row(
+        "experts of a K-th of the width, K a token, beat whole ones", KRAJEWSKI, BELOW,
+        {name[2:]: _less(grid, name, PLAIN, 3000) for name in FINE},
+        "as there; theirs pay for a finer router, ours are as wide in sum and executed FLOPs are"
+        " not matched here", COMMAND,
+    )  # fmt: skip
+
+
+def _best(row):
+    number, low, high = row["best E, 95%"].replace(" to ", ", ").split(", ")
+    return Finding(f"{number} ({low} to {high})", float(low), float(high))
+
+
+def _less(grid, one, other, steps):
+    """The loss of one cell less another's; the spread of seeds is that of all cells so long."""
+    losses: dict[str, dict[float, float]] = {}
+    for row in grid:
+        if row["steps"] == steps and row["seed"] < 2:
+            losses.setdefault(row["cell"], {})[row["seed"]] = row["test_nll"]
+    both = {name: list(by_seed.values()) for name, by_seed in losses.items()}
+    mean = sum(a - b for a, b in zip(both[one], both[other], strict=True)) / len(both[one])
+    return difference(paired.Interval(mean, paired.seeds_half(both, one, other)))
+
+
+def _again(grid):
+    found = {}
+    for times in (1, 2, 4, 8):
+        read = [r for r in cells.plain(grid) if r["tokens"] == times * r["unique_tokens"]]
+        found[f"read {times} times"] = difference(law_tables.gains(read)[64, 16, 3000])
+    return Row(
+        "experts help when text is scarce (6.1M tokens, some of them again)", "the sources", ABOVE,
+        found,
+        "as much while text is read up to four times; of an eighth of it, read eight times, they"
+        " learn by heart as dense does, and hardly any of the gain is left", COMMAND,
+    )  # fmt: skip
+
+
+def _foretold():
+    misses: dict[str, dict[str, Finding]] = {}
+    for row in recorded.tables("laws_foretold/after.md", ""):
+        if row["cell"] in FIRST or row["law"] == TAKEN_UP:
+            misses.setdefault(row["law"], {})[row["cell"]] = _miss(row)
+    first = {name: found for name, found in misses.items() if name != TAKEN_UP}
+    for law, found in first.items():
+        yield Row(
+            f"{law}'s law foretells runs 7.7 times as long (within {NEAR})", f"{law.title()} et al. 2025",
+            NEARLY, found,
+            "foretold before they were run; it adds what size and tokens lack, while small models"
+            " here gain less of more tokens than large ones", FORETOLD,
+        )  # fmt: skip
+    known = {name: found for name, found in misses[TAKEN_UP].items() if name in FIRST}
+    yield Row(
+        f"a law with a power foretells runs 7.7 times as long (within {NEAR})", KAPLAN,
+        NEARLY, known, "taken up because of these very runs, so that it is no test", FORETOLD,
+    )  # fmt: skip
+    new = {name: found for name, found in misses[TAKEN_UP].items() if name not in FIRST}
+    yield Row(
+        f"a law with a power foretells runs 1.9 and 3.9 times as long (within {NEAR})", KAPLAN,
+        NEARLY, new,
+        "foretold before they were run, and both inside 95% of the law; that of 32 experts, whose"
+        " length was out of the grid by more, at its edge", FORETOLD,
+    )  # fmt: skip
+
+
+def _miss(row):
+    miss = float(row["off by"])
+    return Finding(f"{miss:+.3f} nats, no interval", miss, miss)
