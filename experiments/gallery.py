@@ -13,19 +13,24 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import balance, capacity, command, precision, routers
+from experiments import balance, capacity, command, laws, precision, routers
 from moe.analysis import (
     abilities,
+    cells,
     compression,
     distillation,
     efficiency,
+    law_plots,
+    law_tables,
     mixture_1991,
     plots,
     specialists,
     upcycling,
 )
+from moe.analysis.laws import LAWS
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+DRAWS = 500  # of the law's bootstrap, as in `configs/laws.py`
 # Drawn by their study alone: of trained models, which records do not hold.
 OF_MODELS = ("mixture_1991_cpu/regions.png",)
 # Where the log of each variant of the balance study lies: three are runs of the routers' study.
@@ -63,6 +68,23 @@ def _compressed(found, speeds):
     return compression.drawn(timed)
 
 
+def _experts(rows):
+    return law_plots.experts_figure(_law(rows))
+
+
+def _best(rows):
+    one = _law(rows)
+    return law_plots.best_figure(one, laws.memories(one))
+
+
+def _law(rows):
+    return law_tables.answer(laws.JOINT, rows, DRAWS)
+
+
+def _fits(rows):
+    return law_plots.fits_figure([law_tables.answer(name, rows, 0) for name in LAWS])
+
+
 def _routers(folder, baseline):
     function = functools.partial(plots.routers_figure, baseline=baseline)
     return Drawing(f"{folder}/routers.png", function, (f"{folder}/results.jsonl",))
@@ -82,6 +104,10 @@ DRAWINGS = (
         efficiency.figure_of,
         ("scaling_cpu/results.jsonl",),
     ),
+    _one("laws_cpu/experts.png", _experts, "cells.csv"),
+    _one("laws_cpu/best.png", _best, "cells.csv"),
+    _one("laws_cpu/gains.png", law_plots.gains_figure, "cells.csv"),
+    _one("laws_cpu/fits.png", _fits, "cells.csv"),
     _one("encoder_decoder_cpu/efficiency.png", efficiency.figure_of),
     Drawing(
         "abilities_cpu/few_shot.png",
@@ -130,6 +156,8 @@ def draw(drawing: Drawing, out: pathlib.Path) -> pathlib.Path:
 
 def _read(name):
     """The records of a file; those of `experiments.looks` with what they are of."""
+    if name.endswith(".csv"):
+        return cells.read(RESULTS / name)
     lines = [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
     return [line["of"] | line["found"] if {*line} == {"of", "found"} else line for line in lines]
 

@@ -75,12 +75,11 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
     """
     answers = [law_tables.answer(name, rows, draws) for name in LAWS]
     best = next(one for one in answers if one.name == JOINT)
-    largest = max(row["total"] for row in best.rows)
-    memories = (math.inf, largest / 30)
+    limits = memories(best)
     parts = {
         "Laws": law_tables.forms_table(answers, cells.noise(rows)),
         "Coefficients": law_tables.coefficients_table(answers),
-        f"The best number of experts, by {JOINT}": law_tables.optima_table(best, memories),
+        f"The best number of experts, by {JOINT}": law_tables.optima_table(best, limits),
         "What experts gain over dense, nats": law_tables.gains_table(rows),
     }
     if any(row["unique_tokens"] < row["tokens"] for row in rows):
@@ -89,7 +88,7 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
     (root / "answers.md").write_text(text + "\n")
     figures = {
         "experts.png": law_plots.experts_figure(best),
-        "best.png": law_plots.best_figure(best, memories),
+        "best.png": law_plots.best_figure(best, limits),
         "gains.png": law_plots.gains_figure(rows),
         "fits.png": law_plots.fits_figure(answers),
     }
@@ -98,6 +97,11 @@ def report(rows: list[dict], root: pathlib.Path, draws: int) -> None:
     print(f"{text}\n")
     for name in ("answers.md", *figures):
         print(root / name)
+
+
+def memories(one: law_tables.Answer) -> tuple[float, float]:
+    """Parameters that there may be: any number, and a thirtieth of the largest model's."""
+    return math.inf, max(row["total"] for row in one.rows) / 30
 
 
 def foretell(config: ConfigDict, root: pathlib.Path, draws: int = DRAWS) -> str:

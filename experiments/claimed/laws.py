@@ -121,8 +121,8 @@ def _foretold():
     first = {name: found for name, found in misses.items() if name != TAKEN_UP}
     for law, found in first.items():
         yield Row(
-            f"{law}'s law foretells runs 7.7 times as long (within {NEAR})", f"{law.title()} et al. 2025",
-            NEARLY, found,
+            f"{law}'s law foretells runs 7.7 times as long (within {NEAR})",
+            f"{law.title()} et al. 2025", NEARLY, found,
             "foretold before they were run; it adds what size and tokens lack, while small models"
             " here gain less of more tokens than large ones", FORETOLD,
         )  # fmt: skip
