@@ -1,7 +1,8 @@
 """Laws of the loss in size, experts and tokens, one small function for each published form.
 
-A law is linear in its amplitudes and its floor once its exponents are known. So a law here is the
-columns of a matrix, [runs, amplitudes], given the exponents; `analysis.fitting` finds both.
+Once its exponents are known, a law is linear in its amplitudes and its floor: the loss is, or its
+logarithm, or a root of it (`Link`). So a law here is the columns of a matrix, [runs, amplitudes],
+given the exponents; `analysis.fitting` finds both.
 Logarithms are natural where nothing else is said.
 """
 
