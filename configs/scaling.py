@@ -9,7 +9,8 @@
 All MoE variants are matched to `dense` in executed FLOPs: padding to capacity, the router and the
 dispatch are paid for by narrower experts. Parameters are free, so the output head has weights of
 its own in every variant. Learning rates are the best of `pilots`, which have a seed of their own
-and the length of the study. `experiments/RESULTS.md` has what came out.
+and the length of the study (4, 16 and 64 experts top-1 take that of 32). `experiments/RESULTS.md`
+has what came out.
 """
 
 from collections.abc import Iterable

@@ -200,7 +200,9 @@ def choice_table(one: Answer, share: float, memory: float = np.inf, text: float 
 def _optimum(one, axis, budget, memory, text=np.inf):
     """A row: the best model of a budget."""
     choose = chooser(one, axis, budget, memory, text)
-    best = min(choose(one.fitted.coefficients), key=lambda found: found.loss)
+    tried = choose(one.fitted.coefficients)
+    best = min(tried, key=lambda found: found.loss)
+    most = "most experts tried" if best.experts == max(found.experts for found in tried) else ""
     _, low, high = optima.best_experts(one.draws, choose)
     return (
         axis,
@@ -210,15 +212,12 @@ def _optimum(one, axis, budget, memory, text=np.inf):
         f"{best.size:.3g}",
         f"{best.tokens:.3g}",
         f"{best.loss:.3f}",
-        best.limit,
+        ", ".join(filter(None, (best.limit, most))),
     )
 
 
 def gains_table(rows: list[dict]) -> str:
-    """What experts gain over dense of the same size and length, nats.
-
-    Paired by seed; the spread over seeds is that of all cells together (`paired.seeds_half`).
-    """
+    """What experts gain over dense of the same size and length, nats; see `gains`."""
     plain = cells.plain(cells.once(rows))
     found = gains(plain)
     lengths = sorted({row["steps"] for row in plain})
@@ -230,7 +229,10 @@ def gains_table(rows: list[dict]) -> str:
 
 
 def gains(rows: list[dict]) -> dict[tuple[float, float, float], paired.Interval]:
-    """(width, experts, steps) -> the loss of dense less theirs, nats; see `gains_table`.
+    """(width, experts, steps) -> the loss of dense less theirs, nats.
+
+    Paired by seed, of the seeds that all cells have; the spread over seeds is that of all cells of
+    this length together (`paired.seeds_half`).
 
     Args:
       rows: of which a width, a number of experts and a length name one cell.
@@ -255,22 +257,21 @@ def _losses(rows):
 
 def _gain(losses, dense, experts):
     mean = float(np.mean(losses[dense]) - np.mean(losses[experts]))
-    named = {str(key): values for key, values in losses.items()}
+    named = {str(key): values for key, values in losses.items() if key[1] == dense[1]}
     return paired.Interval(mean, paired.seeds_half(named, str(dense), str(experts)))
 
 
 def repeated_table(rows: list[dict]) -> str:
     """What experts gain when as many tokens are the same text, read once or several times."""
     compared = {_key(row) for row in rows if _times(row) > 1}
-    like = [row for row in cells.plain(rows) if _key(row) in compared]
     numbers = sorted({experts for *_, experts in compared} - {1})
+    plain = cells.plain(rows)
     shown = []
     for width, steps in sorted({key[:2] for key in compared}):
-        here = [row for row in like if _key(row)[:2] == (width, steps)]
-        for times in sorted({_times(row) for row in here}):
-            read = [row for row in here if _times(row) == times]
+        for times in sorted({_times(r) for r in plain if _key(r)[:2] == (width, steps)}):
+            read = [row for row in plain if _times(row) == times]
             found = gains(read)
-            dense = [row["test_nll"] for row in read if row["experts"] == 1]
+            dense = [row["test_nll"] for row in read if _key(row) == (width, steps, 1)]
             loss = f"{np.mean(dense):.4f}" if dense else ""
             of_numbers = (str(found.get((width, number, steps), "")) for number in numbers)
             shown.append((f"{width:g}", f"{times}", loss, *of_numbers))
