@@ -137,8 +137,9 @@ LEGEND = (
     " those of routers, balance, capacity and precision are over documents and seeds together (the"
     " two half-widths in quadrature, which is not exact). times: geometric means, with the interval"
     " of the logarithms; those of standard deviations (sd) are of an F test; ≥: the shortest run is"
-    " better already. Of laws: of a bootstrap over cells and seeds; place: where in it a loss came, 0"
-    " at its low end and 1 at its high one. No interval: arithmetic, or medians of one run on one machine, which another"
+    " better already. Of laws: of a bootstrap over cells and seeds; place: where in it a loss came,"
+    " 0 at its low end and 1 at its high one. No interval: arithmetic, or medians of one run on one"
+    " machine, which another"
     " run may move by a tenth. No interval is widened for the number of claims: where nothing"
     " differs, one of twenty is judged all the same."
 )
