@@ -116,11 +116,11 @@ def test_under_capacity_too(mesh):
     seated = decoding.dropless(config, T)
     with tiny.on(mesh):
         there = decoding.prepare(config, tiny.params(config), tiny.routing_state(config))
-        put = sharding.shard_batch(rows)
-        now = decoding.prefill(seated, there, put[:, :3], jax.random.key(0), T)
+        begun = sharding.shard_batch(rows[:, :3])
+        now = decoding.prefill(seated, there, begun, jax.random.key(0), T)
         for t in range(3, T):
             tiny.assert_close(now.logits_BV, whole.logits[:, t - 1], rtol=1e-3, atol=1e-4)
-            now = decoding.advance(seated, there, now, put[:, t])
+            now = decoding.advance(seated, there, now, sharding.shard_batch(rows[:, t]))
         tiny.assert_close(now.logits_BV, whole.logits[:, -1], rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="model with experts.group_size=0 drops while it"):
         decoding.dropless(tiny.sparse(group_size=16), 8)
@@ -132,16 +132,15 @@ def test_under_capacity_too(mesh):
 
 @pytest.mark.parametrize("name", [EXPERTS, "pools so far"])
 def test_logits_are_those_of_the_forward_pass(name):
-    config = decoding.dropless(model(name))
-    prompt = PROMPTS[0]
-    tokens, want = by_forward_passes(config, prompt, 3)
-    state = decoding.prefill(
-        config, weights(config), jnp.array([prompt]), jax.random.key(0), len(prompt) + 3
-    )
-    for i in range(3):
-        tiny.assert_close(state.logits_BV[0], want[i], rtol=1e-4, atol=1e-5)
-        state = decoding.advance(config, weights(config), state, jnp.array(tokens[i : i + 1]))
-    assert state.at == len(prompt) + 3
+    """Of prompts of different lengths together."""
+    config, state = generation.begin(model(name), weights(model(name)), PROMPTS, STEPS)
+    alone = [by_forward_passes(config, prompt, STEPS) for prompt in PROMPTS]
+    for i in range(STEPS):
+        for b, (_, want) in enumerate(alone):
+            tiny.assert_close(state.logits_BV[b], want[i], rtol=1e-4, atol=1e-5)
+        token_B = jnp.array([tokens[i] for tokens, _ in alone])
+        state = decoding.advance(config, weights(config), state, token_B)
+    assert state.at == len(PROMPTS[0]) + STEPS
 
 
 def test_one_token_reads_the_weights_of_its_own_experts_only():
@@ -177,20 +176,21 @@ def test_a_stream_is_the_same_token_by_token():
 
 def test_experts_of_new_tokens_are_those_of_the_forward_pass():
     config = model(EXPERTS)
-    found = generation.written(config, weights(config), [PROMPTS[0]], STEPS)
+    found = generation.written(config, weights(config), PROMPTS, STEPS)
     row = np.array([PROMPTS[0] + found.tokens[0].tolist()], np.int32)
     output = forward(decoding.dropless(config), row)
     want_LTK = output.choices.reshape(found.experts.shape[0], -1, 2)[:, -STEPS:]
     np.testing.assert_array_equal(found.experts[:, 0], want_LTK)
-    assert generation.written(model(DENSE), weights(model(DENSE)), PROMPTS, 1).experts is None
+    assert generation.written(model(DENSE), weights(model(DENSE)), PROMPTS, STEPS).experts is None
 
 
 def test_what_is_drawn_follows_the_seed_and_the_temperature():
     config = model(EXPERTS)
-    sample = functools.partial(generation.generate, config, weights(config), [[3, 1, 4]] * 4, 6)
+    same = [PROMPTS[0]] * 3
+    sample = functools.partial(generation.generate, config, weights(config), same, STEPS)
     cold = sample()
     hot = sample(how=HOT)
-    assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 4
+    assert (cold == cold[0]).all() and len({tuple(row) for row in hot}) == 3
     np.testing.assert_array_equal(hot, sample(how=HOT))
     assert (hot != sample(how=HOT, seed=1)).any()
 
