@@ -16,6 +16,9 @@ from tests import tiny
 from tests.objectives import test_span_corruption as span_corruption
 
 V = 512
+ONE_LAYER = tiny.model(
+    vocab_size=V, num_layers=1, moe_every=1, experts=tiny.moe_config(num_experts=8)
+)
 
 
 def run_config(network=None, batch=16, length=64, name="adamw", accumulate=1, **mesh):
@@ -263,7 +266,7 @@ def test_another_failure_of_the_compiler_is_an_error(monkeypatch):
 def test_a_compiled_plan_has_the_program_s_numbers(monkeypatch):
     """Here the CPU's compiler stands in: peak memory adds up, and traffic is the program's."""
     monkeypatch.setattr(plan, "PLATFORM", "cpu")
-    run = run_config(length=8, data=2, expert=4)
+    run = run_config(ONE_LAYER, length=8, data=2, expert=4)
     planned = compile_with(monkeypatch, None, run)
     guess = plan.arithmetic(run, "v5e", 8)
     assert planned.how == "compiled" and planned.compile_seconds > 0
