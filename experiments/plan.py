@@ -9,7 +9,8 @@ With `pip install -r requirements-plan.txt` the TPU compiler compiles the whole 
 the report is about that program; without it, for a chip that is no TPU, or with --arithmetic, it is
 arithmetic on shapes and says so. `moe/presets` lists the models; `--out` adds the report to a
 JSON-lines file. `--search` tries all meshes, with and without ZeRO, ways to recompute and batch
-sizes by arithmetic, compiles the best and prints the table.
+sizes by arithmetic, compiles the best and prints the table. A lower --capacity_factor drops more
+tokens, so it is another model: what it saves stands in a table of its own.
 """
 
 import dataclasses
@@ -29,6 +30,13 @@ from moe.training.config import MeshConfig, RunConfig, TrainConfig
 from moe.training.optimizer import OptimizerConfig
 
 SHOWN = 12  # rows of --search
+IDLE = {  # flags that do nothing with --search, and why
+    "mesh": "tries every mesh",
+    "zero": "tries both with and without it",
+    "remat_policy": "tries them all",
+    "tokens": "reports no days of training",
+    "out": "prints a table and keeps no report",
+}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -50,6 +58,9 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("search", False, "Try all meshes and print the best.", flag_values=values)
     number("compile", 2, "So many of the best are compiled by --search.", flag_values=values)
+    flags.DEFINE_float(
+        "capacity_factor", 0, "Of the experts in training; 0 is the preset's.", flag_values=values
+    )
     number("batch_size", 0, "Sequences a step; 0 is one a device.", flag_values=values)
     number("seq_len", 0, "Tokens of a sequence; 0 is the preset's.", flag_values=values)
     number("accumulate", 1, "Micro-batches a step.", flag_values=values)
@@ -63,12 +74,15 @@ def define(values: flags.FlagValues) -> None:
 
 def main(ask: flags.FlagValues) -> None:
     """Plans, and prints the report."""
+    refuse_idle(ask)
     jax.config.update("jax_platforms", "cpu")
     preset = presets.preset(ask.model)
     mesh = dataclasses.replace(parse_mesh(ask.mesh), zero=ask.zero, transport=ask.transport)
     run = plan_search.recomputed(make_run(ask, preset, mesh), ask.remat_policy)
+    if ask.capacity_factor:
+        run = plan_search.with_slots(run, ask.capacity_factor)
     if ask.search:
-        print(planning.choices(searched(ask, run), ask.topology))
+        print(planning.choices(*searched(ask, run), preset, ask.topology))
         return
     tokens = ask.tokens or preset.tokens or 300e9
     twins = list(twin_rows(ask, preset, run, tokens))  # before the compiler takes its minutes
@@ -80,17 +94,37 @@ def main(ask: flags.FlagValues) -> None:
             file.writelines(json.dumps({"topology": ask.topology, **row}) + "\n" for row in rows)
 
 
-def searched(ask: flags.FlagValues, run: RunConfig) -> list[plan_search.Tried]:
-    """The best of `plan_search.search`, the first of them by the compiler if there is one."""
+def refuse_idle(ask: flags.FlagValues) -> None:
+    """Refuses flags that would do nothing.
+
+    Raises:
+      UserError: with the reason.
+    """
+    for name, why in IDLE.items() if ask.search else ():
+        message = f"--{name} does nothing with --search, which {why}: leave it out"
+        schema.require(not ask[name].present, message)
+    searches = ask.search or not ask["compile"].present
+    schema.require(searches, "--compile does nothing without --search: leave it out")
+
+
+def searched(
+    ask: flags.FlagValues, run: RunConfig
+) -> tuple[list[plan_search.Tried], list[plan_search.Tried]]:
+    """The best of `plan_search.search`, and what fewer slots would save.
+
+    The first of the best are by the compiler if there is one. If --capacity_factor says how many
+    slots, no fewer are tried.
+    """
     sides = sides_of(ask.topology)
-    choices = plan_search.runs(run, sides, ask.batch_size)
-    best = plan_search.search(choices, ask.topology.split(":")[0], math.prod(sides))[:SHOWN]
+    at = ask.topology.split(":")[0], math.prod(sides)
+    best = plan_search.search(plan_search.runs(run, sides, ask.batch_size), *at)[:SHOWN]
     schema.require(bool(best), f"{ask.model} fits {ask.topology} on no mesh: use more devices")
+    fewer = [] if ask.capacity_factor else plan_search.with_fewer_slots(best, *at)
     made = [
         plan_search.Tried(run, make_plan(run, ask.topology, compile_it=not ask.arithmetic))
         for run, _ in best[: ask.compile]
     ]
-    return made + best[ask.compile :]
+    return made + best[ask.compile :], fewer
 
 
 def twin_rows(

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from moe import plan
+from moe import plan, schema
 from moe.config import ModelConfig
 from moe.errors import UserError
 from moe.training.config import RunConfig
 
 ROWS = (1, 2, 4, 8)  # sequences on the devices that share one along 'model'
 MODEL = (1, 2, 4, 8, 16)
+FEWER = (1.1, 1.0)  # capacity factors below most presets'
 ROOM = 0.9  # of a device's memory; the rest is the compiler's
 
 
@@ -65,6 +66,36 @@ def recomputed(run: RunConfig, policy: str) -> RunConfig:
     model = dataclasses.replace(run.model, remat=remat)
     mesh = dataclasses.replace(run.mesh, remat_policy=policy if remat else "full")
     return dataclasses.replace(run, model=model, mesh=mesh)
+
+
+def with_slots(run: RunConfig, factor: float) -> RunConfig:
+    """The run with experts of another capacity factor in training: more or fewer dropped tokens.
+
+    Raises:
+      UserError: if the model has none.
+    """
+    wants = f"--capacity_factor={factor:g} wants"
+    experts = run.model.experts
+    if experts is None:
+        raise UserError(f"{wants} experts, and this model is dense: leave it out")
+    schema.require(not experts.dropless, f"{wants} slots, and the model is dropless: leave it out")
+    fixed = experts.expert_capacity
+    schema.require(not fixed, f"{wants} a factor, and an expert has {fixed} slots: leave it out")
+    model = {"experts": dataclasses.replace(experts, capacity_factor=factor)}
+    return run.replace(model=model)
+
+
+def with_fewer_slots(best: Sequence[Tried], chip: str, devices: int) -> list[Tried]:
+    """The fastest of these runs at each of the `FEWER` capacity factors; none if it has no factor.
+
+    Each computes less than the runs given because it drops more, so it is not one of the best.
+    """
+    experts = best[0].run.model.experts
+    own = experts.capacity_factor if experts else 0.0
+    found = []
+    for factor in (one for one in FEWER if one < own):
+        found += search((with_slots(run, factor) for run, _ in best), chip, devices)[:1]
+    return found
 
 
 def _divisors(model: ModelConfig, devices):

@@ -1,9 +1,13 @@
-"""Is cuDNN's fused attention right, in y and the gradients of queries, keys and values?
+"""Is fused attention right, in y and the gradients of queries, keys and values?
+
+cuDNN's on an NVIDIA GPU and splash on a TPU, where no one has run it yet. What they take is in
+`steps`: the dense model with the kernel that fits, and with our own attention.
 
 Documents of unequal lengths in a row, padding behind them, fewer key heads than query heads.
 An error is relative to the largest entry of float64's; y and gradients of padding are not read.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,21 +24,22 @@ HEADS = 4
 KV_HEADS = 2
 WIDTH = 64
 DOCUMENTS = (1, 63, 64, 130, 254)
-PADDING = 64
+PADDING = 128  # to a multiple of 128, as splash wants
+HOW = AttentionConfig()
 
 
-def check() -> dict:
+def check(kernel: str) -> dict:
     """The row: errors of y and, as dx, of the worst of the three gradients, and the verdict.
 
     Raises:
-      Skipped: where the kernel does not fit.
+      Skipped: where the kernel, "cudnn" or "splash", does not fit.
     """
     arrays, segment_BT, weight = make()
     low = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
-    reason = attention_kernels.misfit(low[0], "rotary", AttentionConfig())
+    reason = attention_kernels.misfits(low[0], "rotary", HOW)[kernel]
     if reason:
         raise Skipped(f"it wants {reason}")
-    got = with_gradients(by_cudnn, low, segment_BT, weight)
+    got = with_gradients(functools.partial(fused, kernel), low, segment_BT, weight)
     with jax.enable_x64(True):
         wide = [np.asarray(x, np.float64) for x in low]
         with jax.default_device(jax.devices("cpu")[0]):
@@ -58,10 +63,12 @@ def make() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     return [q, k, v], segment_BT, weight
 
 
-def by_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -> jax.Array:
+def fused(
+    kernel: str, q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray
+) -> jax.Array:
     """y_BTNH by the fused kernel."""
     segment = jnp.asarray(segment_BT)
-    return attention_kernels.by_cudnn(q, k, v, segment, segment, causal=True)
+    return attention_kernels.fused(kernel, True, HOW)(q, k, v, segment, segment)
 
 
 def plain(q: jax.Array, k: jax.Array, v: jax.Array, segment_BT: np.ndarray) -> jax.Array:

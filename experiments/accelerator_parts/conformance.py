@@ -44,7 +44,11 @@ def cells(settings: Settings) -> list[Cell]:
         for dtype in TOLERANCES
         for name in implementations()
     ]
-    return [Cell("attention cudnn bfloat16", attention.check, GUESS), *of_dispatchers]
+    of_attention = [
+        Cell(f"attention {kernel} bfloat16", functools.partial(attention.check, kernel), GUESS)
+        for kernel in ("cudnn", "splash")
+    ]
+    return [*of_attention, *of_dispatchers]
 
 
 def implementations() -> dict[str, Apply]:

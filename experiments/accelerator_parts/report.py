@@ -58,7 +58,7 @@ COLUMNS: dict[str, dict[str, Column]] = {  # of the table of each part
         "TFLOP/s": number("tflops"), "MFU, %": number("mfu", ".1f", 100),
         "GiB": number("peak_bytes", ".2f", 2**-30),
         "parameters": number("total_parameters", ",.0f"),
-        "active": number("active_parameters", ",.0f"),
+        "active": number("active_parameters", ",.0f"), "attention": number("attention"),
     },
     "training": {
         "step": number("step", ",.0f"), "of": number("steps", ",.0f"),

@@ -1,5 +1,8 @@
 """Part 3: whole training steps, dense and with experts of the same ideal FLOPs (router aside).
 
+`dense` has the fused attention that fits (cuDNN's on an NVIDIA GPU, splash on a TPU, where no one
+has measured it yet), and `dense, plain attention` our own; a row says what computed it.
+
 Model FLOPs utilization (MFU) is ideal FLOPs (`moe.flops.ideal`) over what the chip's maker states.
 """
 
@@ -18,6 +21,7 @@ from moe.batch import Batch
 from moe.config import ModelConfig, MoEConfig
 from moe.dispatch import grouped
 from moe.execution import Execution
+from moe.layers import attention_kernels
 from moe.training import optimizer, step
 
 
@@ -104,7 +108,16 @@ def measure(size: Size, way: str) -> dict:
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     with sharding.on(mesh):
         seconds, compiled = time_steps(size, Execution(implementation=kernel, attention=attention))
-    return row(size, seconds, layers.peak_bytes(compiled))
+    found = row(size, seconds, layers.peak_bytes(compiled))
+    return {**found, "attention": attention_of(size, attention)}
+
+
+def attention_of(size: Size, asked: str) -> str:
+    """What computes attention: plain, cudnn or splash."""
+    model = size.model
+    shape = (size.batch, size.length, model.num_heads, model.d_head)
+    q_BTNH = jax.ShapeDtypeStruct(shape, model.dtype)
+    return attention_kernels.choose(asked, q_BTNH, model.position, model.attention)
 
 
 def time_steps(size: Size, execution: Execution) -> tuple[float, jax.stages.Compiled]:

@@ -2,13 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from moe import chips, flops, plan
 from moe.analysis import markdown
 from moe.presets import Preset
 from moe.training.config import RunConfig
 
+Choices = Sequence[tuple[RunConfig, plan.Plan]]
+
+FEWER = (
+    "The fastest of these with fewer slots an expert. It drops more tokens, so it is another model,"
+    " whose loss has to be measured: it is not compared with those above."
+)
 ADVICE = (
     "To fit: --zero, a longer mesh.expert or mesh.model, fewer sequences or --accumulate,"
     " model.remat, --optimizer=adafactor, or more chips."
@@ -29,6 +35,7 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
     watts = planned.chip.watts * planned.devices
     bounds = ("overlapped", "serial")
     embedding = run.model.vocab_size * run.model.d_model
+    factor, own = _factors(run, preset)
     return {
         "model": name,
         "source": preset.source,
@@ -38,6 +45,8 @@ def row(name: str, preset: Preset, run: RunConfig, planned: plan.Plan, tokens: f
         "zero": run.mesh.zero,
         "transport": run.mesh.transport,
         "recomputed": _recomputed(run),
+        "capacity_factor": factor,
+        "preset_capacity_factor": own,
         "optimizer": run.optimizer.name,
         "batch_size": run.train.batch_size,
         "seq_len": run.train.seq_len,
@@ -97,24 +106,30 @@ def report(rows: list[dict], topology: str) -> str:
     return "\n".join(lines)
 
 
-def choices(tried: Iterable[tuple[RunConfig, plan.Plan]], topology: str) -> str:
+def choices(tried: Choices, fewer: Choices, preset: Preset, topology: str) -> str:
     """Plans of one model, best first, as a table.
 
     Args:
       tried: runs with their plans.
+      fewer: the same with fewer slots an expert, which stand in a table of their own.
+      preset: of the model.
       topology: that they are for.
     """
-    rows = [_choice(run, planned) for run, planned in tried]
-    return (
+    text = (
         f"{topology}, best first by a step in which nothing overlaps:\n\n"
-        f"{markdown.table(rows[0], (row.values() for row in rows))}\n\n"
+        f"{_table(tried, preset)}\n\n"
         "Steps and MFU are bounds, see docs/pods.md: of a step in which nothing overlaps, to one in"
         " which all does. MFU is of ideal FLOPs. GiB are those that leave a device in a step."
     )
+    return f"{text}\n\n{FEWER}\n\n{_table(fewer, preset)}" if fewer else text
 
 
-def _choice(run, planned):
-    mesh = ", ".join(f"{axis}={n}" for axis, n in planned.mesh.items() if n > 1)
+def _table(tried, preset):
+    rows = [_choice(run, planned, preset) for run, planned in tried]
+    return markdown.table(rows[0], (row.values() for row in rows))
+
+
+def _choice(run, planned, preset):
     memory, seconds, mfu = planned.memory, planned.seconds, planned.mfu
     short = f", short by {_gib(memory.short)}" if memory.short else ""
     sent: Counter[str] = Counter()
@@ -122,8 +137,9 @@ def _choice(run, planned):
         sent[axes] += traffic.bytes
     return {
         "by": planned.how,
-        "mesh": mesh + ", zero" * run.mesh.zero,
+        "mesh": mesh_text(planned.mesh, run.mesh.zero),
         "recomputed": _recomputed(run),
+        "capacity factor": _slots(*_factors(run, preset)),
         "batch": f"{run.train.batch_size:,} x {run.train.seq_len:,}",
         "memory": f"{_gib(memory.peak)} of {_gib(memory.limit)}{short}",
         "compute": f"{seconds['compute']:.3g} s",
@@ -132,6 +148,25 @@ def _choice(run, planned):
         "MFU": f"{mfu['serial']:.0%} to {mfu['overlapped']:.0%}",
         "sent along": ", ".join(f"{axes} {_gib(size)}" for axes, size in sorted(sent.items())),
     }
+
+
+def mesh_text(mesh: Mapping[str, int], zero: bool) -> str:
+    """ "data=16, expert=64, zero": the axes of more than one device."""
+    axes = [f"{axis}={n}" for axis, n in mesh.items() if n > 1] or ["one device"]
+    return ", ".join(axes + ["zero"] * zero)
+
+
+def _factors(run, preset):
+    """Capacity factors of the run and of its preset; None for dense models."""
+    return [one.experts and one.experts.capacity_factor for one in (run.model, preset.model)]
+
+
+def _slots(factor, own):
+    """A capacity factor, and what it means that it is not the preset's; "" if there is none."""
+    if factor == own:
+        return f"{factor:g}" if factor else ""
+    drops = "more" if factor < own else "fewer"
+    return f"{factor:g}, not {own:g}: {drops} tokens are dropped"
 
 
 def _recomputed(run):
@@ -170,10 +205,9 @@ _CELLS = {
         "compiled": f"the compiler, in {r['compile_seconds']:.0f} s",
         "refused": "arithmetic, but for the peak: the compiler refused the program",
     }.get(r["how"], "arithmetic"),
-    "mesh": lambda r: (
-        ", ".join(f"{a}={n}" for a, n in r["mesh"].items()) + (", zero" if r["zero"] else "")
-    ),
+    "mesh": lambda r: mesh_text(r["mesh"], r["zero"]),
     "recomputed": lambda r: r["recomputed"],
+    "capacity factor": lambda r: _slots(r["capacity_factor"], r["preset_capacity_factor"]),
     "batch": lambda r: f"{r['batch_size']:,} x {r['seq_len']:,}",
     "parameters": lambda r: _against(r["total_parameters"], r["published_total"]),
     "active": lambda r: _against(r["active_parameters"], r["published_active"]),

@@ -41,15 +41,22 @@ def choose(
     """
     if kernel == "plain":
         return kernel
-    reasons = {
-        "cudnn": misfit(q_BTNH, position, how),
-        "splash": splash.misfit(q_BTNH, position, context),
-    }
+    reasons = misfits(q_BTNH, position, how, context)
     if kernel == "auto":
         return next((name for name, reason in reasons.items() if not reason), "plain")
     reason = reasons[kernel]
     require(not reason, f"mesh.attention={kernel!r} wants {reason}. Use 'auto' or 'plain'")
     return kernel
+
+
+def misfits(
+    q_BTNH: splash.Shaped, position: str, how: AttentionConfig, context: bool = False
+) -> dict[str, str]:
+    """What each fused kernel wants and does not get; "" of one that fits. As `choose`."""
+    return {
+        "cudnn": misfit(q_BTNH, position, how),
+        "splash": splash.misfit(q_BTNH, position, context),
+    }
 
 
 def fused(kernel: str, causal: bool, how: AttentionConfig) -> Callable[..., jax.Array]:

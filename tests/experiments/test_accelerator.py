@@ -12,10 +12,19 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import accelerator
-from experiments.accelerator_parts import conformance, layers, report, steps, training
+from experiments.accelerator_parts import (
+    attention,
+    conformance,
+    layers,
+    report,
+    steps,
+    training,
+)
 from experiments.accelerator_parts.cells import Cell, Settings, Skipped
+from moe import target
 from moe.data import prepare
 from moe.errors import UserError
+from moe.layers import splash
 from moe.training import files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,7 +100,26 @@ def test_a_failure_is_written_and_the_others_run(root):
     )
     skipped = [cell for cell, row in read(root).items() if row["status"] == "skipped"]
     assert {part for part, _ in skipped} == set(FIRST_THREE)
-    assert all("hopper" in cell or "cudnn" in cell for _, cell in skipped)
+    assert all(any(name in cell for name in ("hopper", "cudnn", "splash")) for _, cell in skipped)
+    assert ("conformance", "attention splash bfloat16") in skipped
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_attention_of_tpus_is_told_from_one_that_sees_other_documents(blind, monkeypatch):
+    """XLA interprets the kernel; blind, it is told that all tokens are of one document."""
+
+    def interpreted(q, k, v, q_segment_BT, kv_segment_BT, **how):
+        segment_BT = jnp.ones_like(q_segment_BT) if blind else q_segment_BT
+        return attend(q, k, v, segment_BT, segment_BT, **how, interpret=True)
+
+    attend = splash.attend
+    monkeypatch.setattr(splash, "attend", interpreted)
+    monkeypatch.setattr(attention, "DOCUMENTS", (1, 30, 65))
+    monkeypatch.setattr(attention, "PADDING", 32)
+    with target.compiling_for("tpu"):
+        row = attention.check("splash")
+    assert row["ok"] != blind and bool(row["wrong"]) == blind
+    assert min(row["y"], row["dx"]) > 0 and (max(row["y"], row["dx"]) < 0.03) != blind
 
 
 def test_a_layer_and_a_step(root):
@@ -106,6 +134,10 @@ def test_a_layer_and_a_step(root):
     assert step["mfu"] is None and step["total_parameters"] > step["active_parameters"]
     dense = read(root)["steps", "dense"]
     assert dense["ideal_flops_per_token"] == step["ideal_flops_per_token"]
+    assert dense["attention"] == step["attention"] == "plain"
+    with target.compiling_for("tpu"):
+        chosen = {asked: steps.attention_of(steps.LARGE, asked) for asked in ("auto", "plain")}
+    assert chosen == {"auto": "splash", "plain": "plain"}
 
 
 def test_without_time_everything_is_skipped(tmp_path):

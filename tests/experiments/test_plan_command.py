@@ -7,10 +7,10 @@ from absl import flags
 
 from experiments import plan as command
 from experiments import plan_search
-from moe import chips, plan
+from moe import chips, plan, presets
 from moe.analysis import planning
 from moe.training.config import MeshConfig
-from tests import test_plan
+from tests import test_plan, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,53 @@ def test_reading_the_topology():
             command.device_count(text)
 
 
+def test_fewer_slots_are_another_model_and_say_so(capsys):
+    given = "--model=glam_8b_64e", "--topology=v5p:4x4x8", "--mesh=data=2,expert=64", "--zero"
+    text = report(capsys, *given, "--capacity_factor=1")
+    assert "| capacity factor | 1, not 1.25: more tokens are dropped |  |" in text
+    assert "| capacity factor | 1.25 |  |" in report(capsys, *given)
+
+
+@pytest.mark.parametrize(
+    ("experts", "wants"),
+    [
+        (None, "wants experts, and this model is dense"),
+        ({"dispatcher": "grouped"}, "wants slots, and the model is dropless"),
+        ({"expert_capacity": 64}, "wants a factor, and an expert has 64 slots"),
+    ],
+)
+def test_what_has_no_capacity_factor(experts, wants):
+    none = {"capacity_factor": 0.0, "eval_capacity_factor": 0.0}
+    experts = experts and tiny.moe_config(**none, **experts)
+    run = test_plan.run_config(tiny.model(vocab_size=test_plan.V, experts=experts))
+    with pytest.raises(ValueError, match=f"--capacity_factor=1.1 {wants}: leave it out"):
+        plan_search.with_slots(run, 1.1)
+
+
+@pytest.mark.parametrize("idle", ["mesh=data=2", "zero", "remat_policy=full", "tokens=1", "out=x"])
+def test_a_search_refuses_what_it_would_not_heed(idle, capsys):
+    name = idle.split("=")[0]
+    with pytest.raises(ValueError, match=f"--{name} does nothing with --search.*: leave it out"):
+        report(capsys, "--search", f"--{idle}")
+
+
+def test_without_a_search_nothing_is_chosen_to_be_compiled(capsys):
+    with pytest.raises(ValueError, match="--compile does nothing without --search"):
+        report(capsys, "--compile=1")
+
+
+def test_a_search_shows_fewer_slots_apart(capsys):
+    """GLaM's 1.25: the rows of 1.1 and 1.0 are faster, and not among the best."""
+    given = "--search", "--model=glam_0.1b_64e", "--topology=h100:2", "--batch_size=8"
+    best, fewer = report(capsys, *given).split("drops more tokens, so it is another model")
+    assert "dropped" not in best and "| 1.25 |" in best
+    assert [line.split(" | ")[3] for line in fewer.splitlines() if "dropped" in line] == [
+        f"{factor:g}, not 1.25: more tokens are dropped" for factor in plan_search.FEWER
+    ]
+    only = report(capsys, *given, "--capacity_factor=1.1")
+    assert "| 1.1, not 1.25: more tokens are dropped |" in only and "another model" not in only
+
+
 def test_a_search_tries_meshes_and_ways_to_recompute_and_puts_the_best_first():
     run = test_plan.run_config()
     choices = list(plan_search.runs(run, (2, 2), 16))
@@ -85,8 +132,10 @@ def test_a_search_tries_meshes_and_ways_to_recompute_and_puts_the_best_first():
     found = plan_search.search(some, "v5e", 4)
     seconds = [planned.seconds["serial"] for _, planned in found]
     assert len(found) == len(some) and seconds == sorted(seconds) and seconds[0] < seconds[-1]
-    text = planning.choices(found, "v5e:2x2")
-    assert "data=2, expert=2, zero | products" in text and "| nothing | 16 x 64 |" in text
+    preset = presets.Preset(model=run.model, total=1e6, length=64, source="a test")
+    text = planning.choices(found, [], preset, "v5e:2x2")
+    assert "data=2, expert=2, zero | products" in text and "| nothing | 1 | 16 x 64 |" in text
+    assert planning.mesh_text({"data": 1, "expert": 1}, zero=False) == "one device"
 
 
 def test_what_no_memory_holds_is_not_found(monkeypatch):
