@@ -110,7 +110,7 @@ def refuse_idle(ask: flags.FlagValues) -> None:
 def searched(
     ask: flags.FlagValues, run: RunConfig
 ) -> tuple[list[plan_search.Tried], list[plan_search.Tried]]:
-    """The best of `plan_search.search`, and what fewer slots would save.
+    """The best of `plan_search.search`, and the first with fewer slots.
 
     The first of the best are by the compiler if there is one. If --capacity_factor says how many
     slots, no fewer are tried.
@@ -119,7 +119,7 @@ def searched(
     at = ask.topology.split(":")[0], math.prod(sides)
     best = plan_search.search(plan_search.runs(run, sides, ask.batch_size), *at)[:SHOWN]
     schema.require(bool(best), f"{ask.model} fits {ask.topology} on no mesh: use more devices")
-    fewer = [] if ask.capacity_factor else plan_search.with_fewer_slots(best, *at)
+    fewer = [] if ask.capacity_factor else plan_search.with_fewer_slots(best[0].run, *at)
     made = [
         plan_search.Tried(run, make_plan(run, ask.topology, compile_it=not ask.arithmetic))
         for run, _ in best[: ask.compile]

@@ -85,17 +85,14 @@ def with_slots(run: RunConfig, factor: float) -> RunConfig:
     return run.replace(model=model)
 
 
-def with_fewer_slots(best: Sequence[Tried], chip: str, devices: int) -> list[Tried]:
-    """The fastest of these runs at each of the `FEWER` capacity factors; none if it has no factor.
+def with_fewer_slots(run: RunConfig, chip: str, devices: int) -> list[Tried]:
+    """The run at each of the `FEWER` capacity factors below its own; nothing if it has none.
 
-    Each computes less than the runs given because it drops more, so it is not one of the best.
+    It drops more tokens, and so is not the model that `search` finds a place for.
     """
-    experts = best[0].run.model.experts
-    own = experts.capacity_factor if experts else 0.0
-    found = []
-    for factor in (one for one in FEWER if one < own):
-        found += search((with_slots(run, factor) for run, _ in best), chip, devices)[:1]
-    return found
+    own = run.model.experts.capacity_factor if run.model.experts else 0.0
+    fewer = [with_slots(run, factor) for factor in FEWER if factor < own]
+    return [Tried(one, plan.arithmetic(one, chip, devices)) for one in fewer]
 
 
 def _divisors(model: ModelConfig, devices):

@@ -9,6 +9,7 @@ them if all overlap perfectly, their sum if nothing does.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -224,14 +225,12 @@ def _arithmetic(run, mesh, chip):
     sharding.check(mesh, run.shared())
     t = run.train
     sizes = dict(mesh.shape)
-    with sharding.on(mesh, run.mesh.zero):
-        state = state_shapes(run)
-        parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
+    state = _at_rest(_plain(run), mesh)
+    parameters, moments = map(estimate.bytes_per_device, (state.params, state.optimizer))
     kept = estimate.activations(run, sizes)
     gradients = estimate.bytes_per_device(estimate.trained(run, state.params))
     buffers = gradients + kept + estimate.gathered(run, sizes, state)
     memory = Memory(parameters, moments, buffers, chip.memory)
-    executed = flops.of_run(run)
     tokens = t.batch_size * t.seq_len
     return Plan(
         how="arithmetic",
@@ -240,7 +239,37 @@ def _arithmetic(run, mesh, chip):
         memory=memory,
         traffic=estimate.traffic(run, sizes, state),
         ideal_flops=sum(run.task.ideal_flops(t.seq_len).values()) * tokens,
-        executed_flops=executed.total,
+        executed_flops=_executed(run),
         tokens=tokens,
         memory_bytes=estimate.memory_bytes(run, sizes, state, kept),
     )
+
+
+@functools.lru_cache(maxsize=1)  # a search asks for each many times in a row
+def _at_rest(run, mesh):
+    with sharding.on(mesh, run.mesh.zero):
+        return state_shapes(run)
+
+
+def _plain(run):
+    """The run with a state of the same shapes, whatever its batch and what it recomputes."""
+    mesh = dataclasses.replace(run.mesh, remat_policy="full")
+    model = dataclasses.replace(run.model, remat=False)
+    return dataclasses.replace(_fewest(run), model=model, mesh=mesh)
+
+
+def _executed(run):
+    """FLOPs of a step, in proportion to those of fewer sequences."""
+    experts = run.model.experts
+    if experts and experts.dropless:  # its blocks have a part that tokens do not change
+        return flops.of_run(run).total
+    few = _fewest(run)
+    return flops.of_run(few).total * (run.train.batch_size / few.train.batch_size)
+
+
+def _fewest(run):
+    """The run with the fewest sequences that fill its groups."""
+    experts = run.model.experts
+    group = experts.group_size if experts else 0
+    least = math.lcm(*(group // math.gcd(group, T) for T in run.positions.values())) or 1
+    return run.replace(train={"batch_size": least * run.train.accumulate})

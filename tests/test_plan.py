@@ -48,6 +48,15 @@ def test_state_on_a_device():
     assert spread.parameters < experts.parameters < alone.parameters
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_executed_flops_are_those_of_the_whole_step(accumulate):
+    """Counted in fewer sequences: two of 64 tokens fill a group of 128."""
+    network = tiny.model(vocab_size=V, experts=tiny.moe_config(group_size=128))
+    run = run_config(network, accumulate=accumulate)
+    whole = flops.of_run(run).total
+    assert plan.arithmetic(run, "v5e", 1).executed_flops == whole > 0
+
+
 def test_adafactor_keeps_less():
     wide = tiny.model(vocab_size=V, d_model=128, d_ff=256)
     adam, ada = (

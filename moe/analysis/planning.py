@@ -12,8 +12,8 @@ from moe.training.config import RunConfig
 Choices = Sequence[tuple[RunConfig, plan.Plan]]
 
 FEWER = (
-    "The fastest of these with fewer slots an expert. It drops more tokens, so it is another model,"
-    " whose loss has to be measured: it is not compared with those above."
+    "The first with fewer slots an expert, by arithmetic. It drops more tokens, so it is another"
+    " model, whose loss has to be measured: it is not compared with those above."
 )
 ADVICE = (
     "To fit: --zero, a longer mesh.expert or mesh.model, fewer sequences or --accumulate,"
@@ -111,7 +111,7 @@ def choices(tried: Choices, fewer: Choices, preset: Preset, topology: str) -> st
 
     Args:
       tried: runs with their plans.
-      fewer: the same with fewer slots an expert, which stand in a table of their own.
+      fewer: the first with fewer slots an expert, which stand in a table of their own.
       preset: of the model.
       topology: that they are for.
     """
