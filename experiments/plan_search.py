@@ -72,7 +72,7 @@ def with_slots(run: RunConfig, factor: float) -> RunConfig:
     """The run with experts of another capacity factor in training: more or fewer dropped tokens.
 
     Raises:
-      UserError: if the model has none.
+      UserError: if the model has none, or would have as many slots as before.
     """
     wants = f"--capacity_factor={factor:g} wants"
     experts = run.model.experts
@@ -81,17 +81,35 @@ def with_slots(run: RunConfig, factor: float) -> RunConfig:
     schema.require(not experts.dropless, f"{wants} slots, and the model is dropless: leave it out")
     fixed = experts.expert_capacity
     schema.require(not fixed, f"{wants} a factor, and an expert has {fixed} slots: leave it out")
-    model = {"experts": dataclasses.replace(experts, capacity_factor=factor)}
-    return run.replace(model=model)
+    own = experts.capacity_factor
+    changed = _with_factor(run, factor)
+    schema.require(
+        factor == own or _slots(changed) != _slots(run),
+        f"--capacity_factor={factor:g} leaves an expert as many slots as {own:g}: leave it out",
+    )
+    return changed
+
+
+def _with_factor(run, factor):
+    experts = dataclasses.replace(run.model.experts, capacity_factor=factor)
+    return run.replace(model={"experts": experts})
+
+
+def _slots(run):
+    """C in each stack."""
+    experts = run.model.experts
+    sizes = map(experts.tokens_per_group, run.positions.values())
+    return [experts.slots(size, train=True) for size in sizes]
 
 
 def with_fewer_slots(run: RunConfig, chip: str, devices: int) -> list[Tried]:
-    """The run at each of the `FEWER` capacity factors below its own; nothing if it has none.
+    """The run at each of the `FEWER` capacity factors that leave it fewer slots, if any.
 
     It drops more tokens, and so is not the model that `search` finds a place for.
     """
     own = run.model.experts.capacity_factor if run.model.experts else 0.0
-    fewer = [with_slots(run, factor) for factor in FEWER if factor < own]
+    lower = [_with_factor(run, factor) for factor in FEWER if factor < own]
+    fewer = [one for one in lower if _slots(one) != _slots(run)]
     return [Tried(one, plan.arithmetic(one, chip, devices)) for one in fewer]
 
 

@@ -97,6 +97,18 @@ def test_what_has_no_capacity_factor(experts, wants):
         plan_search.with_slots(run, 1.1)
 
 
+def test_a_factor_that_leaves_as_many_slots():
+    """Of 4 tokens for 8 experts each has one slot, whatever the factor."""
+    network = tiny.model(
+        vocab_size=test_plan.V, experts=tiny.moe_config(num_experts=8, capacity_factor=1.25)
+    )
+    run = test_plan.run_config(network, length=4)
+    assert not plan_search.with_fewer_slots(run, "v5e", 1)
+    with pytest.raises(ValueError, match="leaves an expert as many slots as 1.25: leave it out"):
+        plan_search.with_slots(run, 1.1)
+    assert plan_search.with_slots(run, 3.0).model.experts.capacity_factor == 3.0
+
+
 @pytest.mark.parametrize("idle", ["mesh=data=2", "zero", "remat_policy=full", "tokens=1", "out=x"])
 def test_a_search_refuses_what_it_would_not_heed(idle, capsys):
     name = idle.split("=")[0]
@@ -113,12 +125,12 @@ def test_a_search_shows_fewer_slots_apart(capsys, monkeypatch):
     """The rows of 1.1 and 1.0 are faster, and not among the best."""
     experts = tiny.moe_config(capacity_factor=1.25)
     network = tiny.model(vocab_size=test_plan.V, experts=experts)
-    preset = presets.Preset(model=network, total=1e6, length=16, source="a test")
+    preset = presets.Preset(model=network, total=1e6, length=64, source="a test")
     monkeypatch.setattr(presets, "preset", lambda name: preset)
     monkeypatch.setattr(plan_search, "runs", lambda run, *given: [run])
     given = "--search", "--topology=h100:1"
     best, fewer = report(capsys, *given).split("so it is another model")
-    assert "dropped" not in best and "| 1.25 | 1 x 16 |" in best
+    assert "dropped" not in best and "| 1.25 | 1 x 64 |" in best
     assert [line.split(" | ")[3] for line in fewer.splitlines() if "one device" in line] == [
         f"{factor:g}, not 1.25: more tokens are dropped" for factor in plan_search.FEWER
     ]
