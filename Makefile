@@ -10,7 +10,7 @@ SCALING := $(BIN)/python -m experiments.scaling
 help:  ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in 12 to 15 minutes
+demo: $(VENV)/ready  ## Train dense and MoE at equal FLOPs on real text: table and plots in 8 to 15 minutes
 	$(SCALING) --config=configs/scaling.py:demo
 
 venv: $(VENV)/ready  ## Make .venv with requirements.txt, nothing more

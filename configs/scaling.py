@@ -1,6 +1,6 @@
 """Equal FLOPs on real text: a dense decoder, and MoE decoders that cost the same per token.
 
-    python -m experiments.scaling --config=configs/scaling.py:demo     # 15 minutes, 2 cores
+    python -m experiments.scaling --config=configs/scaling.py:demo     # 8 to 15 minutes, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:cpu      # hours, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:ladder   # as many more, 2 cores
     python -m experiments.scaling --config=configs/scaling.py:pilots   # what chose learning rates
