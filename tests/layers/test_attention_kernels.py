@@ -67,7 +67,7 @@ def test_without_an_nvidia_gpu():
     with pytest.raises(ValueError, match="an NVIDIA GPU, not cpu"):
         attention_kernels.choose("cudnn", queries(), "rotary", HOW)
     with pytest.raises(Skipped, match="an NVIDIA GPU"):
-        conformance.check()
+        conformance.check("cudnn")
 
 
 def layer(kernel, causal):
@@ -107,7 +107,7 @@ def test_values_and_gradients_are_those_of_our_own(on_cuda, causal, mesh, monkey
 
 
 def test_the_check_for_accelerators_tells_right_from_wrong(on_cuda, monkeypatch):
-    assert conformance.check()["ok"]
+    assert conformance.check("cudnn")["ok"]
     wrong = functools.partial(jax.nn.dot_product_attention)
 
     def leaks(*arrays, mask, **how):
@@ -115,5 +115,5 @@ def test_the_check_for_accelerators_tells_right_from_wrong(on_cuda, monkeypatch)
         return wrong(*arrays, **how)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", leaks)
-    row = conformance.check()
+    row = conformance.check("cudnn")
     assert not row["ok"] and row["y"] > 0.03
