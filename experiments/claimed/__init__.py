@@ -2,6 +2,7 @@
 
 recorded          reads what is recorded
 scaling           experts against dense at equal FLOPs: loss, steps, seconds, data
+laws              how many experts, and laws of the loss
 encoder_decoder   Switch against T5
 routers           routers, what keeps experts busy, capacity, precision
 specialisation    what experts specialise in

@@ -30,7 +30,8 @@ def rows() -> list[Row]:
 
 
 def _sizes(grid, gains):
-    small, large = (32, 128)
+    small = 32
+    large = 128
     yield Row(
         "experts gain less the larger a model is, after as many tokens", CLARK, ABOVE,
         {
